@@ -1,0 +1,21 @@
+"""The unconstrained features laboratory: neural collapse simulated, certified and checked claim by claim."""
+
+from importlib.metadata import version as _version
+
+from ufm import geometry as geometry
+from ufm.archive import load as load
+from ufm.constraints import Free as Free
+from ufm.constraints import Sphere as Sphere
+from ufm.losses import CrossEntropy as CrossEntropy
+from ufm.losses import Focal as Focal
+from ufm.losses import LabelSmoothing as LabelSmoothing
+from ufm.losses import SquaredError as SquaredError
+from ufm.metrics import Metrics as Metrics
+from ufm.metrics import Stream as Stream
+from ufm.metrics import measure as measure
+from ufm.problem import Params as Params
+from ufm.problem import Problem as Problem
+from ufm.training import Run as Run
+from ufm.training import train as train
+
+__version__ = _version("ufm")

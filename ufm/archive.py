@@ -1,0 +1,106 @@
+"""Results on disk without pickle: arrays in an npz file, everything else as JSON inside it."""
+
+import dataclasses
+import enum
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+T = TypeVar("T", bound=type)
+_CLASSES: dict[str, type] = {}
+
+
+def storable(cls: T) -> T:
+    """Let instances of `cls` (a dataclass, a NamedTuple or an enum) be saved and loaded by name."""
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+class Absent(NamedTuple):
+    """Stands for a user's own loss or class, which a file can name but not hold."""
+
+    name: str
+
+    def __call__(self, *_: Any) -> Any:
+        """Refuse to be used.
+
+        Raises:
+            ValueError: always; rebuild the problem with the loss of that name.
+        """
+        raise ValueError(f"loss {self.name!r} was not saved with the file: rebuild the problem with that loss")
+
+
+def save(path: Any, value: Any) -> None:
+    """Write `value` to exactly `path`, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    tree = json.dumps(encode(value, arrays))
+    target = pathlib.Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, __tree__=np.asarray(tree), **arrays)  # pyright: ignore[reportArgumentType]
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path: Any) -> Any:
+    """What `run.save(path)` or `best.save(path)` wrote.
+
+    Raises:
+        ValueError: where the file is not one of ours.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if "__tree__" not in file:
+            raise ValueError(f"path = {os.fspath(path)!r}: a file written by save is needed")
+        return decode(json.loads(str(file["__tree__"])), file)
+
+
+def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` as JSON; arrays are put into `arrays` and named."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic | np.ndarray) or hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise TypeError(f"{value!r}: arrays of objects are not stored")
+        name = f"array{len(arrays)}"
+        arrays[name] = array
+        return {"array": name}
+    if isinstance(value, enum.Enum):
+        return {"class": type(value).__name__, "member": value.name}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = {name: encode(getattr(value, name), arrays) for name in value._fields}  # pyright: ignore[reportAttributeAccessIssue]
+        return {"class": type(value).__name__, "fields": fields}
+    if isinstance(value, list | tuple):
+        return {"items": [encode(item, arrays) for item in value]}
+    if isinstance(value, dict):
+        return {"table": {key: encode(item, arrays) for key, item in value.items()}}
+    if dataclasses.is_dataclass(value) and type(value).__name__ in _CLASSES:
+        fields = {f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value) if f.init}
+        return {"class": type(value).__name__, "fields": fields}
+    return {"class": getattr(value, "__name__", type(value).__name__), "absent": True}
+
+
+def decode(tree: Any, arrays: Any) -> Any:
+    """The value that `encode` described."""
+    if not isinstance(tree, dict):
+        return tree
+    if "array" in tree:
+        array = arrays[tree["array"]]
+        return array if array.ndim else array[()]
+    if "items" in tree:
+        return tuple(decode(item, arrays) for item in tree["items"])
+    if "table" in tree:
+        return {key: decode(item, arrays) for key, item in tree["table"].items()}
+    known = _CLASSES.get(tree["class"])
+    if known is None or tree.get("absent"):
+        return Absent(tree["class"])
+    if "member" in tree:
+        return known[tree["member"]]  # pyright: ignore[reportIndexIssue]
+    return known(**{name: decode(item, arrays) for name, item in tree["fields"].items()})

@@ -1,0 +1,190 @@
+"""What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
+
+A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `convex` (in the logits) and
+`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow, and
+`conjugate(slope, label)`, its Fenchel conjugate, from which tighter ones do. Everything works without the
+optional parts; what cannot be certified then says so.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ufm._checks import real
+from ufm._pytree import pytree, set_field, static
+from ufm.archive import storable
+
+
+class ClassFirst:
+    """A loss that also takes many samples at once: logits (K, N) and labels (N,) give (N,).
+
+    The class axis is the first, so that softmax vectorises over samples.
+    """
+
+    convex: bool = True
+    infimum: Any = 0.0
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        raise NotImplementedError
+
+
+@storable
+@pytree
+class CrossEntropy(ClassFirst):
+    """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained)."""
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        return logsumexp(logits) - true_logit(logits, label)
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞."""
+        return _negative_entropy(slope + one_hot(slope, label))
+
+
+@storable
+@pytree
+class LabelSmoothing(ClassFirst):
+    """Cross-entropy to the targets (1−α) e_y + α/K (Szegedy et al. 2016). Convex; its infimum is their entropy.
+
+    Args:
+        alpha: α in [0, 1), dimensionless.
+    """
+
+    alpha: float = 0.1
+
+    def __post_init__(self):
+        set_field(self, "alpha", real("alpha", self.alpha, least=0.0, below=1.0))
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        smooth, sharp = self._weights(logits)
+        return logsumexp(logits) - sharp * true_logit(logits, label) - smooth * jnp.sum(logits, axis=0)
+
+    def infimum(self, num_classes: int) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Entropy of the targets, in nats."""
+        smooth = self.alpha / num_classes
+        right = 1.0 - self.alpha + smooth
+        return jax.scipy.special.entr(jnp.asarray(right)) + (num_classes - 1) * jax.scipy.special.entr(
+            jnp.asarray(smooth)
+        )
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞."""
+        smooth, sharp = self._weights(slope)
+        return _negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
+
+    def _weights(self, logits):
+        alpha = jnp.asarray(self.alpha, logits.dtype)
+        return alpha / logits.shape[0], 1.0 - alpha
+
+
+@storable
+@pytree
+class Focal(ClassFirst):
+    """−(1−p_y)^γ log p_y with p the softmax (Lin et al. 2017). Not convex for γ > 0; infimum 0.
+
+    Args:
+        gamma: γ ≥ 0, dimensionless; 0 is cross-entropy.
+    """
+
+    gamma: float = 2.0
+    convex = False
+
+    def __post_init__(self):
+        set_field(self, "gamma", real("gamma", self.gamma, least=0.0))
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        right = one_hot(logits, label, bool)
+        log_all = logsumexp(logits)
+        surprise = log_all - true_logit(logits, label)
+        # log(1 − p) from the wrong classes' own sum keeps its digits where p is close to 1
+        log_wrong = logsumexp(jnp.where(right, -jnp.inf, logits)) - log_all
+        return jnp.exp(jnp.asarray(self.gamma, logits.dtype) * log_wrong) * surprise
+
+
+@storable
+@pytree
+class SquaredError(ClassFirst):
+    """½‖z − e_y‖². Convex, infimum 0; a library's mean over N·K entries is 2/K times ours."""
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        return 0.5 * jnp.sum((logits - one_hot(logits, label)) ** 2, axis=0)
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """½‖slope‖² + slope_y."""
+        return 0.5 * jnp.sum(slope**2, axis=0) + true_logit(slope, label)
+
+
+@pytree
+class Custom:
+    """A user's loss that is no pytree of its own: a function of one sample's (logits, label).
+
+    `convex` and `infimum` are the function's own attributes where it has them.
+    """
+
+    function: Callable = static()
+
+    def __call__(self, logits: Float[Array, " K"], label: Int[Array, ""]) -> Float[Array, ""]:
+        """Loss of one sample."""
+        return self.function(logits, label)
+
+    @property
+    def convex(self) -> bool:
+        """Whether the function declares itself convex in the logits."""
+        return bool(getattr(self.function, "convex", False))
+
+    @property
+    def infimum(self) -> Any:
+        """What the function declares as its infimum; −∞ where it declares nothing."""
+        return getattr(self.function, "infimum", -jnp.inf)
+
+
+def as_loss(loss: Any) -> Any:
+    """`loss` as a pytree: a bare callable is wrapped.
+
+    Raises:
+        ValueError: where it is not callable.
+    """
+    if isinstance(loss, type) or not callable(loss):
+        raise ValueError(f"loss = {loss!r}: an instance such as ufm.CrossEntropy(), or any callable of (logits, label)")
+    return Custom(loss) if jax.tree_util.all_leaves([loss]) else loss
+
+
+def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Float[Array, " N"]:
+    """Losses of N samples, whichever form the loss was written in."""
+    return loss(logits, labels) if isinstance(loss, ClassFirst) else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
+
+
+def infimum(loss: Any, num_classes: int) -> Any:
+    """Declared greatest lower bound of one sample's loss; −∞ where none is declared."""
+    bound = getattr(loss, "infimum", -jnp.inf)
+    return bound(num_classes) if callable(bound) else bound
+
+
+def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any = None) -> Array:
+    """e_y along the first axis, in the shape of `logits`."""
+    classes = jnp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
+    return (classes == label[None]).astype(dtype or logits.dtype)
+
+
+def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    """z_y, by a sum over a mask: on a CPU that vectorises, and a gather does not."""
+    return jnp.sum(jnp.where(one_hot(logits, label, bool), logits, 0.0), axis=0)
+
+
+def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:
+    """Log Σ_j exp z_j over the first axis, without overflow; an entry may be −∞, not all of them."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    return top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
+
+
+def _negative_entropy(q):
+    """Σ q log q over the first axis; +∞ off the simplex, whose sum is trusted to be kept by the caller."""
+    return jnp.sum(jnp.where(q < 0, jnp.inf, -jax.scipy.special.entr(jnp.maximum(q, 0.0))), axis=0)

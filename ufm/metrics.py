@@ -1,0 +1,433 @@
+"""Neural collapse measured: NC1–NC4 and their relatives, of anybody's features, at once or streamed.
+
+With class means μ_k, the mean of class means μ_G (not the sample mean: the two differ where classes are
+unbalanced), C the centred means μ_k − μ_G and M their rows normalised,
+
+    Cov_W = (1/N) Σ_i (h_i − μ_{y_i})(h_i − μ_{y_i})ᵀ,    Cov_B = (1/K) Σ_k (μ_k − μ_G)(μ_k − μ_G)ᵀ.
+
+On balanced classes they add up to the total covariance; on unbalanced ones they do not. A covariance is never
+formed: everything follows from the smaller of the K×K and d×d Grams of the centred means.
+
+A zero vector or matrix normalises to zero. So where all means are equal NC2, NC3 and self-duality are 1,
+equinorm and cosines are 0; and a ratio to a vanishing between-class spread is ∞, or 0 where the within-class
+spread vanishes too. No metric is ever negative.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ufm._checks import integer
+from ufm._precision import float64, scope, to_numpy
+from ufm.archive import storable
+
+GATHERED_FROM = 512  # classes from which scatter and gather beat products with the one-hot matrix
+UNROLLED_TO = 64  # classes up to which an argmax is unrolled
+
+
+@storable
+class Metrics(NamedTuple):
+    """Dimensionless measures of collapse; what needs a classifier is None where none was given.
+
+    Attributes:
+        nc1: (1/K) Tr(Cov_W Cov_B†), within-class over between-class variability.
+        nc2: ‖MMᵀ/‖MMᵀ‖ − (I − J/K)/√(K−1)‖, the means' distance to a simplex ETF.
+        nc3: ‖AMᵀ/‖AMᵀ‖ − (I − J/K)/√(K−1)‖, the classifier's misalignment with the means.
+        nc4: share of samples on which the classifier and the nearest class centre disagree.
+        equinorm: standard deviation over mean of the norms of the centred means.
+        equinorm_A: the same of the classifier's rows.
+        equiangular: standard deviation of the cosines between centred means.
+        simplex_angle: mean |cos + 1/(K−1)| between centred means.
+        self_duality: ‖A/‖A‖ − C/‖C‖‖ with A as it is and C the centred means, not row-normalised.
+        trace_ratio: Tr Cov_W / Tr Cov_B.
+        cdnv: class-distance normalised variance, mean over pairs of (σ_k² + σ_l²)/(2‖μ_k − μ_l‖²)
+            (Galanti et al. 2022).
+        accuracy: share of samples that the classifier gets right.
+    """
+
+    nc1: Any
+    nc2: Any
+    nc3: Any
+    nc4: Any
+    equinorm: Any
+    equinorm_A: Any
+    equiangular: Any
+    simplex_angle: Any
+    self_duality: Any
+    trace_ratio: Any
+    cdnv: Any
+    accuracy: Any
+
+
+class Sums(NamedTuple):
+    """First pass over the features: counts (K,) and class sums (K, d). Adds up over batches."""
+
+    count: Any
+    features: Any
+
+
+class Centres(NamedTuple):
+    """What the first pass gives the second.
+
+    Counts (K,), means (K, d), centred means C (K, d), W with WᵀW = (CᵀC)†, and the rounding of the centring.
+    """
+
+    count: Any
+    means: Any
+    centred: Any
+    whitener: Any
+    rounding: Any
+
+
+class Spreads(NamedTuple):
+    """Second pass, relative to the means of the first. Adds up over batches.
+
+    Samples seen, Σ‖h−μ_y‖² of each class (K,), Σ‖W(h−μ_y)‖², and how often the classifier disagrees with the
+    nearest centre and how often it is right.
+    """
+
+    samples: Any
+    within: Any
+    whitened: Any
+    disagreements: Any
+    right: Any
+
+
+def evaluate(
+    H: Float[Array, "d N"], labels: Int[Array, " N"], A: Float[Array, "K d"], b: Float[Array, " K"]
+) -> Metrics:
+    """All metrics in one traceable piece, for use inside jitted code, which holds features in columns."""
+    reached = centres(first_pass(H, labels, A.shape[0]))
+    return summary(reached, second_pass(H, labels, reached, A, b), A)
+
+
+def first_pass(H: Float[Array, "d n"], labels: Int[Array, " n"], num_classes: int) -> Sums:
+    """Counts and sums of a batch of columns."""
+    return Sums(
+        _by_class(jnp.ones((1, H.shape[1]), H.dtype), labels, num_classes)[:, 0],
+        _by_class(H, labels, num_classes),
+    )
+
+
+def centres(sums: Sums) -> Centres:
+    """Means and the whitening of within-class deviations by the between-class spread.
+
+    Directions whose squared singular value is below 4 m ε of the largest (m = min(K, d), ε the rounding unit)
+    count as absent, and so does what is below 4 ε ‖means‖, the rounding of the centring itself.
+    """
+    means = sums.features / sums.count[:, None]
+    K, d = means.shape
+    eps = float(jnp.finfo(means.dtype).eps)
+    centred = means - jnp.mean(means, axis=0)
+    rounding = 4 * eps * jnp.linalg.norm(means)
+    centred = jnp.where(jnp.linalg.norm(centred, axis=1, keepdims=True) > rounding, centred, 0.0)
+    values, vectors = jnp.linalg.eigh(centred @ centred.T if d >= K else centred.T @ centred)
+    floor = jnp.maximum(4 * min(K, d) * eps * values[-1], rounding**2)
+    inverse = _over(1.0, jnp.where(values > floor, values, 0.0))
+    if d >= K:  # the centred means' Gram is singular: its least eigenvalue is rounding
+        inverse = inverse.at[0].set(0.0)
+        return Centres(sums.count, means, centred, inverse[:, None] * (vectors.T @ centred), rounding)
+    return Centres(sums.count, means, centred, jnp.sqrt(inverse)[:, None] * vectors.T, rounding)
+
+
+def second_pass(
+    H: Float[Array, "d n"],
+    labels: Int[Array, " n"],
+    reached: Centres,
+    A: Float[Array, "K d"] | None,
+    b: Float[Array, " K"] | None,
+) -> Spreads:
+    """Spreads of a batch of columns about the means, and what the classifier says of it."""
+    deviations = H - _of_class(reached.means, labels)
+    # a product with ones: XLA's own reductions of a matrix take three times as long on a CPU
+    squares = jnp.ones((1, H.shape[0]), H.dtype) @ deviations**2
+    within = _by_class(squares, labels, reached.means.shape[0])[:, 0]
+    whitened = jnp.sum((reached.whitener @ deviations) ** 2)
+    if A is None:
+        return Spreads(labels.shape[0], within, whitened, None, None)
+    offset = reached.centred @ jnp.mean(reached.means, axis=0) + 0.5 * jnp.sum(reached.centred**2, axis=1)
+    nearest = _first_largest(reached.centred @ H - offset[:, None])
+    decision = _first_largest(A @ H + (0.0 if b is None else b[:, None]))
+    return Spreads(labels.shape[0], within, whitened, jnp.sum(decision != nearest), jnp.sum(decision == labels))
+
+
+def summary(reached: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | None) -> Metrics:
+    """Metrics from the sums of the two passes; None for what a missing pass or classifier would tell."""
+    C = reached.centred
+    norms = jnp.linalg.norm(C, axis=1)
+    M = _over(C, norms[:, None])
+    spread_cosine, angle = _cosines(M)
+    values = dict.fromkeys(Metrics._fields)
+    values |= {
+        "nc2": _simplex_distance(M, M),
+        "equinorm": _relative_spread(norms),
+        "equiangular": spread_cosine,
+        "simplex_angle": angle,
+    }
+    if A is not None:
+        values |= {
+            "nc3": _simplex_distance(A, M),
+            "equinorm_A": _relative_spread(jnp.linalg.norm(A, axis=1)),
+            "self_duality": jnp.linalg.norm(_over(A, jnp.linalg.norm(A)) - _over(C, jnp.linalg.norm(C))),
+        }
+    if spreads is not None:
+        within = jnp.sum(spreads.within) / spreads.samples
+        apart, noise = jnp.any(reached.whitener != 0), reached.rounding**2
+        values |= {
+            "nc1": jnp.where(apart, spreads.whitened / spreads.samples, _ratio(within, 0.0, noise)),
+            "trace_ratio": _ratio(within, jnp.mean(norms**2), noise),
+            "cdnv": _cdnv(spreads.within / reached.count, C, noise),
+        }
+        if spreads.disagreements is not None:
+            values |= {
+                "nc4": spreads.disagreements / spreads.samples,
+                "accuracy": spreads.right / spreads.samples,
+            }
+    return Metrics(**values)
+
+
+def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
+    """Metrics of features, exactly, in the precision of `H` (half precisions are widened to float32).
+
+    Args:
+        H: (N, d) features, one sample a row: NumPy, JAX or torch.
+        labels: (N,) integers 0..K−1 in any order, each class present.
+        A: (K, d) classifier; without it K is the largest label plus one, and nc3, nc4, equinorm_A, self_duality
+            and accuracy are None.
+        b: (K,) bias; zeros where absent.
+
+    Raises:
+        ValueError: for wrong shapes, labels out of range, an absent class, a NaN or an infinity.
+    """
+    H, labels, A, b = _checked(H, labels, A, b)
+    K = _number_of_classes(labels, A)
+    with scope(H):
+        sums = _first(H, labels, K)
+        _check_sums(sums)
+        return _plain(_second_and_summary(H, labels, sums, A, b))
+
+
+class Stream:
+    """Metrics over batches, without holding the features; sums are kept in float64.
+
+    Feed every batch to `add`; the means are then known, and what is relative to them needs the same batches
+    again in `revisit`, with the classifier. Without the second pass `metrics` says None for what needs it.
+
+    Args:
+        num_classes: K ≥ 2.
+
+    Raises:
+        ValueError: as `measure`, and for batches of different dimension.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = integer("num_classes", num_classes, least=2)
+        self._sums: Sums | None = None
+        self._centres: Centres | None = None
+        self._spreads: Spreads | None = None
+
+    def add(self, H: Any, labels: Any) -> None:
+        """First pass: a batch of features (n, d) and labels (n,)."""
+        if self._centres is not None:
+            raise ValueError("add after revisit: the means of the first pass are already in use; start a new Stream")
+        H, labels, _, _ = self._batch(H, labels, None, None)
+        with float64():
+            sums = to_numpy(_first(H, labels, self.num_classes))
+        if not np.all(np.isfinite(sums.features)):
+            raise ValueError("H: a NaN or an infinity among the features; finite ones are needed")
+        self._sums = _added(self._sums, sums)
+
+    def revisit(self, H: Any, labels: Any, A: Any = None, b: Any = None) -> None:
+        """Second pass: the same batches, in any order, with the classifier that nc4 and accuracy speak of."""
+        H, labels, A, b = self._batch(H, labels, A, b)
+        centres = self._known_centres()
+        with float64():
+            self._spreads = _added(self._spreads, to_numpy(_second(H, labels, centres, A, b)))
+
+    def metrics(self, A: Any = None) -> Metrics:
+        """Metrics of all that was added; nc1, nc4, trace_ratio, cdnv and accuracy need the second pass."""
+        centres = self._known_centres()
+        if self._spreads is not None and self._spreads.samples != centres.count.sum():
+            raise ValueError(
+                f"revisited {self._spreads.samples} samples, added {centres.count.sum():.0f}: the same ones are needed"
+            )
+        A = None if A is None else _array(A).astype(np.float64)
+        with float64():
+            return _plain(_summary_jit(centres, self._spreads, A))
+
+    def _batch(self, H, labels, A, b):
+        H, labels, A, b = _checked(H, labels, A, b)
+        if self._sums is not None and H.shape[1] != self._sums.features.shape[1]:
+            raise ValueError(f"H of shape {H.shape}: {self._sums.features.shape[1]} columns, as before, are needed")
+        if labels.max(initial=0) >= self.num_classes:
+            raise ValueError(f"labels up to {labels.max()}: less than num_classes = {self.num_classes} is needed")
+        wide = [None if x is None else np.asarray(x, np.float64) for x in (H, A, b)]
+        return wide[0], labels, wide[1], wide[2]
+
+    def _known_centres(self) -> Centres:
+        if self._sums is None:
+            raise ValueError("no features added: call add first")
+        if self._centres is not None:
+            return self._centres
+        _check_sums(self._sums)
+        with float64():
+            self._centres = reached = to_numpy(_centres_jit(self._sums))
+        return reached
+
+
+_first = jax.jit(lambda H, labels, num_classes: first_pass(H.T, labels, num_classes), static_argnums=2)
+_second = jax.jit(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
+_centres_jit = jax.jit(centres)
+_summary_jit = jax.jit(summary)
+
+
+@jax.jit
+def _second_and_summary(H, labels, sums, A, b):
+    reached = centres(sums)
+    return summary(reached, second_pass(H.T, labels, reached, A, b), A)
+
+
+def _one_hot(labels, num_classes, dtype):
+    return (labels == jnp.arange(num_classes, dtype=labels.dtype)[:, None]).astype(dtype)
+
+
+def _by_class(columns, labels, num_classes):
+    """(K, d) sums over the samples of each class, of (d, n) columns."""
+    if num_classes < GATHERED_FROM:
+        return _one_hot(labels, num_classes, columns.dtype) @ columns.T
+    return jax.ops.segment_sum(columns.T, labels, num_classes)
+
+
+def _of_class(rows, labels):
+    """(d, n): the row of each sample's class, as a column."""
+    if len(rows) < GATHERED_FROM:
+        return rows.T @ _one_hot(labels, len(rows), rows.dtype)
+    return rows[labels].T
+
+
+def _first_largest(scores):
+    """Argmax over the first axis, as comparisons that a CPU vectorises over samples."""
+    if scores.shape[0] > UNROLLED_TO:
+        return jnp.argmax(scores, axis=0).astype(jnp.int32)
+    best, index = scores[0], jnp.zeros(scores.shape[1:], jnp.int32)
+    for k in range(1, scores.shape[0]):
+        better = scores[k] > best
+        best, index = jnp.where(better, scores[k], best), jnp.where(better, k, index)
+    return index
+
+
+def _over(x, norm):
+    """X / norm, and zero where the norm is."""
+    return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+
+def _ratio(x, y, noise):
+    """X / y of non-negative numbers; where y vanishes ∞, or 0 where x is noise too."""
+    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), jnp.where(x > noise, jnp.inf, 0.0))
+
+
+def _relative_spread(norms):
+    return _over(jnp.std(norms), jnp.mean(norms))
+
+
+def _simplex_distance(X, Y):
+    """‖XYᵀ/‖XYᵀ‖ − (I − J/K)/√(K−1)‖ for X and Y (K, d).
+
+    The difference is formed where it can vanish (K ≤ d + 1); beyond, traces and d×d Grams say the same.
+    """
+    K, d = X.shape
+    if 2 * d >= K:
+        G = X @ Y.T
+        target = (jnp.eye(K, dtype=G.dtype) - 1.0 / K) / jnp.sqrt(jnp.asarray(K - 1, G.dtype))
+        return jnp.linalg.norm(_over(G, jnp.linalg.norm(G)) - target)
+    norm = jnp.sqrt(jnp.sum((X.T @ X) * (Y.T @ Y)))
+    aligned = jnp.sum(X * Y) - jnp.sum(jnp.sum(X, axis=0) * jnp.sum(Y, axis=0)) / K
+    present = jnp.where(norm > 0, 1.0, 0.0)
+    cosine = _over(aligned, norm) / jnp.sqrt(jnp.asarray(K - 1, X.dtype))
+    return jnp.sqrt(jnp.maximum(1.0 + present - 2.0 * cosine, 0.0))
+
+
+def _cosines(M):
+    """Standard deviation of the cosines between distinct rows, and their mean distance to −1/(K−1)."""
+    K = M.shape[0]
+    cosines = M @ M.T
+    off = 1.0 - jnp.eye(K, dtype=M.dtype)
+    pairs = K * (K - 1)
+    mean = jnp.sum(off * cosines) / pairs
+    spread = jnp.sqrt(jnp.sum(off * (cosines - mean) ** 2) / pairs)
+    return spread, jnp.sum(off * jnp.abs(cosines + 1.0 / (K - 1))) / pairs
+
+
+def _cdnv(variances, C, noise):
+    """Mean over ordered pairs k ≠ l of σ_k²/‖μ_k − μ_l‖², which equals the symmetric definition."""
+    K = C.shape[0]
+    gram = C @ C.T
+    squares = jnp.diag(gram)
+    distances = jnp.maximum(squares[:, None] + squares[None, :] - 2.0 * gram, 0.0)
+    distinct = ~jnp.eye(K, dtype=bool)
+    return jnp.sum(jnp.where(distinct, _ratio(variances[:, None], distances, noise), 0.0)) / (K * (K - 1))
+
+
+def _added(before, batch):
+    return batch if before is None else jax.tree.map(np.add, before, batch)
+
+
+def _plain(metrics: Metrics) -> Metrics:
+    """Python-side numbers, so that nothing float64 is ever computed on outside its scope."""
+    return Metrics(*(None if value is None else np.asarray(value)[()] for value in metrics))
+
+
+def _check_sums(sums: Sums) -> None:
+    if not np.all(np.isfinite(np.asarray(sums.features))):
+        raise ValueError("H: a NaN or an infinity among the features; finite ones are needed")
+    absent = np.flatnonzero(np.asarray(sums.count) == 0)
+    if absent.size:
+        raise ValueError(f"labels: no sample of class {absent[0]}; each of 0..{len(sums.count) - 1} must be present")
+
+
+def _checked(H, labels, A, b):
+    """Arrays of the shapes that `measure` needs, whatever library they came from."""
+    H, labels = _array(H), np.asarray(_array(labels))
+    if H.ndim != 2 or 0 in H.shape:
+        raise ValueError(f"H of shape {H.shape}: (N, d) features, one sample a row, are needed")
+    if labels.shape != (H.shape[0],):
+        raise ValueError(f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of H, are needed")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels of type {labels.dtype}: integers are needed")
+    if labels.min() < 0:
+        raise ValueError(f"labels down to {labels.min()}: integers from 0 are needed")
+    if A is not None:
+        A = _array(A).astype(H.dtype)
+        if A.ndim != 2 or A.shape[1] != H.shape[1] or len(A) < 2 or not np.all(np.isfinite(np.asarray(A))):
+            raise ValueError(f"A of shape {A.shape}: a finite (K, {H.shape[1]}) classifier is needed")
+        if labels.max() >= len(A):
+            raise ValueError(f"labels up to {labels.max()}: less than K = {len(A)}, the rows of A, is needed")
+    if b is not None:
+        b = _array(b).astype(H.dtype)
+        if A is None or b.shape != (len(A),) or not np.all(np.isfinite(np.asarray(b))):
+            raise ValueError(f"b of shape {b.shape}: a finite (K,) bias with its classifier A is needed")
+    return H, labels.astype(np.int32), A, b
+
+
+def _number_of_classes(labels, A) -> int:
+    K = int(labels.max()) + 1 if A is None else len(A)
+    if K < 2:
+        raise ValueError("labels: only class 0 is present; at least two classes are needed")
+    return K
+
+
+def _array(x: Any) -> Any:
+    """A NumPy or JAX array in float32 or float64 (or of integers); torch tensors are recognised by `detach`."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+    if x.dtype == np.float16 or x.dtype == jnp.bfloat16:
+        return x.astype(np.float32)
+    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
+        raise ValueError(f"an array of type {x.dtype}: numbers are needed")
+    return x

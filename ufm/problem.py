@@ -1,0 +1,224 @@
+"""What is minimised: a loss, weight decay and constraints over free features, classifier and bias."""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from ufm._checks import integer, real
+from ufm._precision import float64, scope
+from ufm._pytree import pytree, set_field, static
+from ufm.archive import storable
+from ufm.constraints import Free, as_constraint
+from ufm.losses import CrossEntropy, as_loss, per_sample
+
+
+@storable
+class Params(NamedTuple):
+    """Parameters of the model: features H (N, d), classifier A (K, d), bias b (K,), hidden layers W.
+
+    One sample a row of H, samples of one class together, classes in order; b is zero where a problem has
+    no bias.
+    """
+
+    H: Any
+    A: Any
+    b: Any
+    W: tuple = ()
+
+
+@storable
+@pytree
+class Problem:
+    """An unconstrained features model.
+
+    Minimise over features H (N, d), classifier A (K, d) and bias b (K,), with logits Z = H Aᵀ + 1bᵀ,
+
+        f = (1/N) Σ_i w_{y_i} loss(Z_i, y_i) + λ_A/2 ‖A‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖².
+
+    Shapes, kinds of loss, constraint and bias are static; every number (λ, smoothing, gamma, radius, class
+    weight) is traced, so that changing it never compiles again.
+
+    Args:
+        num_classes: K ≥ 2.
+        dim: d ≥ 1, the dimension of the features.
+        per_class: samples of each class, one positive integer or K of them.
+        loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, or any callable of
+            (logits, label) that JAX can differentiate.
+        lambda_A: weight decay λ_A ≥ 0 of the classifier.
+        lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
+            the half differ.
+        lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
+        bias: whether there is one.
+        class_weights: K positive numbers w_k, or None for ones. They are not normalised.
+        features: where rows of H may be: `Free()`, `Sphere(radius)`.
+        classifier: where rows of A may be.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+
+    num_classes: int = static()
+    dim: int = static()
+    per_class: int | tuple[int, ...] = static()
+    loss: Any = CrossEntropy()
+    lambda_A: float = 5e-4
+    lambda_H: float = 5e-4
+    lambda_b: float = 0.0
+    bias: bool = static(default=True)
+    class_weights: Float[np.ndarray, " K"] | None = None
+    features: Any = Free()
+    classifier: Any = Free()
+    bias_kind: str = static(default="", init=False)
+
+    def __post_init__(self):
+        set_field(self, "num_classes", integer("num_classes", self.num_classes, least=2))
+        set_field(self, "dim", integer("dim", self.dim, least=1))
+        set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
+        set_field(self, "loss", as_loss(self.loss))
+        for name in ("lambda_A", "lambda_H", "lambda_b"):
+            set_field(self, name, real(name, getattr(self, name), least=0.0))
+        if not isinstance(self.bias, bool | np.bool_):
+            raise ValueError(f"bias = {self.bias!r}: True or False is needed")
+        if self.lambda_b > 0 and not self.bias:
+            raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
+        set_field(self, "class_weights", _class_weights(self.class_weights, self.num_classes))
+        for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
+            constraint = as_constraint(name, getattr(self, name))
+            if getattr(self, decay) > 0 and not constraint.decays:
+                raise ValueError(
+                    f"{decay} = {getattr(self, decay)!r}: the norm of {name} on a {type(constraint).__name__} "
+                    f"is fixed, so its weight decay is a constant; {decay} = 0 is needed"
+                )
+        set_field(self, "bias", bool(self.bias))
+        set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """(K,) samples of each class."""
+        return np.broadcast_to(np.asarray(self.per_class), (self.num_classes,))
+
+    @property
+    def num_samples(self) -> int:
+        """N, samples in all."""
+        return int(self.class_counts.sum())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int32 labels: classes in order."""
+        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_counts)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes have equally many samples and one weight."""
+        same_weight = self.class_weights is None or np.ptp(self.class_weights) == 0
+        return bool(np.ptp(self.class_counts) == 0 and same_weight)
+
+    def init(self, seed: int = 0, scale: float = 1.0) -> Params:
+        """Random feasible parameters: entries of H and A normal with variance scale²/d, no bias.
+
+        Args:
+            seed: a non-negative integer; the same seed gives the same bits.
+            scale: of a row's norm, dimensionless.
+
+        Returns:
+            Params in float64.
+        """
+        random = np.random.default_rng(integer("seed", seed, least=0))
+        spread = real("scale", scale, least=0.0) / np.sqrt(self.dim)
+        H = spread * random.normal(size=(self.num_samples, self.dim))
+        A = spread * random.normal(size=(self.num_classes, self.dim))
+        with float64():
+            return Params(
+                np.asarray(self.features.project(jnp.asarray(H), axis=1)),
+                np.asarray(self.classifier.project(jnp.asarray(A), axis=1)),
+                np.zeros(self.num_classes),
+            )
+
+    def objective(self, params: Params) -> Any:
+        """F at the parameters, in nats (cross-entropies) or squared units (squared error).
+
+        Computed in float64 where a parameter is float64. Inside a transformed function (jit, grad, vmap) it
+        is traced like any other.
+
+        Raises:
+            ValueError: where a shape is not the problem's.
+        """
+        params = self.check_params(params)
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, params))):
+            return risk(self, columns(params))
+        with scope(params):
+            return np.asarray(_objective(self, params))[()]
+
+    def check_params(self, params: Params) -> Params:
+        """`params` where their shapes are the problem's, else a ValueError that says what is needed."""
+        params = Params(*params)
+        shapes = {
+            "H": (self.num_samples, self.dim),
+            "A": (self.num_classes, self.dim),
+            "b": (self.num_classes,),
+        }
+        for name, shape in shapes.items():
+            if np.shape(getattr(params, name)) != shape:
+                raise ValueError(f"params.{name} of shape {np.shape(getattr(params, name))}: {shape} is needed")
+        return params
+
+
+def risk(problem: Problem, params: Params) -> Float[Array, ""]:
+    """F at parameters whose H is (d, N): columns are what jitted code holds, for the softmax's sake."""
+    H, A, b, _ = params
+    loss = per_sample(problem.loss, logits(problem, params), problem.labels)
+    if problem.class_weights is not None:
+        loss = loss * jnp.asarray(problem.class_weights, loss.dtype)[problem.labels]
+    decay = problem.lambda_A * jnp.sum(A**2) + problem.lambda_H * _squared_norm(H) + problem.lambda_b * jnp.sum(b**2)
+    return jnp.mean(loss) + 0.5 * decay
+
+
+def logits(problem: Problem, params: Params) -> Float[Array, "K N"]:
+    """A H + b for an H of columns."""
+    products = params.A @ params.H
+    return products + params.b[:, None] if problem.bias else products
+
+
+def columns(params: Params) -> Params:
+    """The same parameters with H transposed: rows to columns or back."""
+    return params._replace(H=params.H.T)
+
+
+@jax.custom_jvp
+def _squared_norm(X):
+    """‖X‖², by a product with ones: XLA's own reduction of a matrix takes three times as long on a CPU."""
+    return jnp.sum(jnp.ones((1, X.shape[0]), X.dtype) @ X**2)
+
+
+@_squared_norm.defjvp
+def _squared_norm_jvp(primals, tangents):
+    (X,), (dX,) = primals, tangents
+    return _squared_norm(X), 2.0 * jnp.sum(X * dX)
+
+
+@jax.jit
+def _objective(problem, params):
+    return risk(problem, columns(params))
+
+
+def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
+    if isinstance(value, numbers.Integral):
+        return integer("per_class", value, least=1)
+    if not isinstance(value, Sequence | np.ndarray) or np.shape(value) != (num_classes,):
+        raise ValueError(f"per_class = {value!r}: a positive integer, or {num_classes} of them, is needed")
+    return tuple(integer("per_class", count, least=1) for count in value)
+
+
+def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:
+    if value is None:
+        return None
+    weights = np.asarray(value, np.float64)
+    if weights.shape != (num_classes,) or not np.all(np.isfinite(weights)) or not np.all(weights > 0):
+        raise ValueError(f"class_weights = {value!r}: {num_classes} positive, finite numbers are needed")
+    return weights

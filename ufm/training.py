@@ -1,0 +1,310 @@
+"""Optimiser trajectories: full-batch training in jit-compiled chunks, with every metric recorded on the way."""
+
+import enum
+import functools as ft
+import numbers
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ufm import archive
+from ufm._checks import choice, integer
+from ufm._precision import DTYPES, in_precision
+from ufm._progress import progress as progress_bar
+from ufm._pytree import pytree
+from ufm.metrics import Metrics, evaluate
+from ufm.problem import Params, Problem, columns, risk
+
+SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
+MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
+HELD_IN_GROUP = 2**22  # numbers that the snapshots of a group may hold
+
+
+@archive.storable
+class Outcome(enum.Enum):
+    """How a training run ended; the value says what to try next."""
+
+    FINISHED = "all steps were taken"
+    DIVERGED = "the loss stopped being finite; try a smaller learning rate, or another seed"
+
+
+@archive.storable
+class Status(NamedTuple):
+    """Outcome of a run, and the step and snapshot (an index of the history) at which it was seen."""
+
+    outcome: Outcome
+    step: int
+    snapshot: int
+
+    def __str__(self) -> str:
+        return f"{self.outcome.name.lower()} at step {self.step} (snapshot {self.snapshot}): {self.outcome.value}"
+
+
+@archive.storable
+@pytree
+class History:
+    """Arrays over snapshots, (S,) or (seeds, S) for several seeds.
+
+    Every field of `Metrics` is an attribute: `history.nc1`. After a divergence the rows that follow are absent,
+    or NaN where another seed went on.
+
+    Attributes:
+        step: (S,) optimiser steps taken.
+        loss: the objective.
+        metrics: `Metrics` of arrays.
+    """
+
+    step: Any
+    loss: Any
+    metrics: Metrics
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Metrics._fields:
+            return getattr(self.metrics, name)
+        raise AttributeError(f"History has no {name!r}; it has step, loss, {', '.join(Metrics._fields)}")
+
+
+@archive.storable
+class Run(NamedTuple):
+    """What `train` returns; arrays are NumPy's, with a leading axis where `seed` was an array.
+
+    Attributes:
+        problem: what was trained.
+        params: final parameters, in the precision of the run.
+        history: metrics at the snapshots.
+        status: how it ended; a tuple of them for several seeds.
+        optimizer_state: leaves of the optimiser's state, from which `train(resume=run)` goes on.
+        steps: taken in all.
+        seed: of the initial parameters.
+        precision: "float32" or "float64".
+    """
+
+    problem: Problem
+    params: Params
+    history: History
+    status: Any
+    optimizer_state: tuple
+    steps: int
+    seed: Any
+    precision: str
+
+    def save(self, path: Any) -> None:
+        """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
+        archive.save(path, self)
+
+
+class _Carry(NamedTuple):
+    params: Params
+    state: Any
+
+
+def train(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    steps: int = 2000,
+    seed: Any = 0,
+    snapshots: int | Sequence[int] = 100,
+    params: Params | None = None,
+    precision: str = "float32",
+    resume: Run | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Minimise by full-batch gradient steps, and record every metric on the way.
+
+    The gradient is projected to the constraints' tangent space, the optimiser steps, and the result is put
+    back on the constraint. The optimiser sees `Params` whose H is (d, N): features in columns. An optimiser's
+    `weight_decay` adds to the problem's own.
+
+    Args:
+        problem: what to minimise.
+        optimizer: any optax transformation; those that ask for the value (L-BFGS, Polyak) are given it.
+        steps: number of steps, at least 1.
+        seed: of the initial parameters; an array of seeds trains them all at once.
+        snapshots: how many, log-spaced and including the first and the last step, or an explicit list of steps.
+        params: where to start, instead of at random. They are copied, never modified.
+        precision: "float32" or "float64".
+        resume: a run to go on with: its parameters, optimiser state and step count.
+        progress: whether to draw a bar; None does where standard error is a terminal.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+    choice("precision", precision, tuple(DTYPES))
+    integer("steps", steps, least=1)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer = {optimizer!r}: an optax GradientTransformation, such as optax.sgd(0.5)")
+    first = 0 if resume is None else resume.steps
+    looks = schedule(steps, snapshots)
+    optimizer = optax.with_extra_args_support(optimizer)
+    with in_precision(precision):
+        carry, batched = _start(problem, optimizer, seed, params, resume, DTYPES[precision])
+        carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, precision, progress)
+        history, status = _history(records, looks, first, batched)
+        final = jax.tree.map(np.asarray, _rows(carry.params))
+        state = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(carry.state))
+    return Run(problem, final, history, status, state, first + done, seed, precision)
+
+
+def schedule(steps: int, snapshots: int | Sequence[int]) -> list[int]:
+    """Steps at which a run is recorded: 0, then log-spaced up to the last, or those listed.
+
+    Raises:
+        ValueError: where a listed step is not in 0..steps, or a number of snapshots is below 2.
+    """
+    if isinstance(snapshots, numbers.Integral):
+        count = integer("snapshots", snapshots, least=2)
+        spaced = np.geomspace(1, steps, count - 1) if count > 2 else [steps]
+        return [0, *sorted({round(float(step)) for step in spaced})]
+    listed = np.unique(np.asarray(snapshots))
+    if not np.issubdtype(listed.dtype, np.integer) or listed[0] < 0 or listed[-1] > steps:
+        raise ValueError(
+            f"snapshots = {snapshots!r}: a number of at least 2, or steps between 0 and {steps}, are needed"
+        )
+    return [int(step) for step in listed]
+
+
+def _start(problem, optimizer, seed, params, resume, dtype) -> tuple[_Carry, bool]:
+    """Initial carry on the device, in buffers of its own, and whether it has a leading axis of seeds."""
+    if resume is not None:
+        if params is not None:
+            raise ValueError("params and resume: only one of them says where to start")
+        params, seed = resume.params, resume.seed
+    batched = np.ndim(seed) == 1
+    if params is None:
+        seeds = np.atleast_1d(np.asarray(seed))
+        starts = [columns(problem.init(int(s))) for s in seeds]
+        params = jax.tree.map(lambda *leaves: np.stack(leaves), *starts) if batched else starts[0]
+    else:
+        params = Params(*params)
+        one = Params(params.H[0], params.A[0], params.b[0]) if batched else params
+        problem.check_params(one)
+        params = _rows(params)
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype, copy=True), params)
+    state = (jax.vmap(optimizer.init) if batched else optimizer.init)(params)
+    if resume is not None:
+        leaves, structure = jax.tree.flatten(state)
+        saved = resume.optimizer_state
+        if [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in saved]:
+            raise ValueError("optimizer: its state has another shape than the one resume was trained with")
+        state = structure.unflatten([jnp.array(new, leaf.dtype) for new, leaf in zip(saved, leaves, strict=True)])
+    return _Carry(params, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)), batched
+
+
+def _drive(problem, optimizer, carry, batched, steps, looks, precision, progress):
+    """Run from look to look, while a second thread measures what the first has left behind."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(carry.params))
+    advance, record = _compiled(size < SINGLE_THREAD_BELOW)
+    group = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size))
+
+    def measured(params, count):
+        with in_precision(precision):  # a scope belongs to its thread
+            return np.asarray(record(problem, batched, params, count))[:count]
+
+    pending, done = [], 0
+    stops = [*looks, steps] if looks[-1] < steps else looks
+    with ThreadPoolExecutor(1) as aside, progress_bar(steps, "steps", progress) as show:
+        for first in range(0, len(stops), group):
+            members = stops[first : first + group]
+            counts = np.diff([done, *members], append=[members[-1]] * (group - len(members)))
+            carry, params = advance(problem, optimizer, batched, carry, counts.astype(np.int32))
+            pending.append(aside.submit(measured, params, len(members)))
+            done = members[-1]
+            if len(pending) > 1:  # one group behind: holds memory down, and sees a divergence soon
+                records = pending[-2].result()
+                if not np.any(np.isfinite(records[-1][0])):
+                    break
+                show(stops[first - 1], _news(*records[-1]))
+        records = np.concatenate([future.result() for future in pending])
+    return carry, done, records[: len(looks)]
+
+
+def _news(loss, *metrics) -> str:
+    values = {"loss": loss, **dict(zip(Metrics._fields, metrics, strict=True))}
+    return "  ".join(f"{name} {np.mean(values[name]):.1e}" for name in ("loss", "nc1", "nc2", "nc3", "nc4"))
+
+
+def _history(records, looks, first, batched) -> tuple[History, Any]:
+    """Records as arrays, cut after a divergence that all seeds share; and the status of each seed."""
+    loss, *values = np.stack(records, axis=-1)  # (fields, S) or (fields, seeds, S)
+    steps = first + np.asarray(looks[: len(records)])
+    finite = np.isfinite(np.atleast_2d(loss))
+    ends = [int(np.argmin(row)) if not row.all() else len(row) for row in finite]
+    keep = max(max(ends), 1)
+    statuses = tuple(
+        Status(Outcome.FINISHED, int(steps[-1]), len(steps) - 1)
+        if end == finite.shape[1]
+        else Status(Outcome.DIVERGED, int(steps[end]), end)
+        for end in ends
+    )
+    history = History(steps[:keep], loss[..., :keep], Metrics(*(value[..., :keep] for value in values)))
+    return history, statuses if batched else statuses[0]
+
+
+def _rows(params: Params) -> Params:
+    """H with its last two axes exchanged."""
+    return params._replace(H=np.swapaxes(params.H, -1, -2))
+
+
+@ft.cache
+def _compiled(single_thread: bool):
+    """The two programs of a run; a small one is kept on one core, where XLA would split its loops over all."""
+    options = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"} if single_thread else None
+    options = options if jax.default_backend() == "cpu" else None
+    advance = jax.jit(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options)
+    return advance, jax.jit(_record, static_argnums=1, compiler_options=options)
+
+
+def _advance(problem, optimizer, batched, carry, counts):
+    """Take counts[j] steps, then the next; the parameters after each. Traced numbers: one compilation serves all."""
+
+    def one(carry):
+        def until_next(carry, count):
+            carry = jax.lax.fori_loop(0, count, lambda _, c: _step(problem, optimizer, c), carry)
+            return carry, carry.params
+
+        return jax.lax.scan(until_next, carry, counts)
+
+    return jax.vmap(one, out_axes=(0, 1))(carry) if batched else one(carry)
+
+
+def _step(problem, optimizer, carry: _Carry) -> _Carry:
+    params, state = carry
+    value, gradient = jax.value_and_grad(risk, argnums=1)(problem, params)
+    # all gradients before any update: XLA then updates in place instead of copying the features at every step
+    gradient = jax.lax.optimization_barrier(gradient)
+    gradient = gradient._replace(
+        H=problem.features.tangent(params.H, gradient.H, axis=0),
+        A=problem.classifier.tangent(params.A, gradient.A, axis=1),
+    )
+    updates, state = optimizer.update(
+        gradient, state, params, value=value, grad=gradient, value_fn=ft.partial(risk, problem)
+    )
+    moved = Params(*jax.tree.map(jnp.add, params, updates))
+    kept = moved._replace(
+        H=problem.features.project(moved.H, axis=0),
+        A=problem.classifier.project(moved.A, axis=1),
+    )
+    return _Carry(kept, state)
+
+
+def _record(problem, batched, params, count):
+    """Loss and metrics of the first `count` of a group of parameters: (group, fields) or (group, fields, seeds)."""
+
+    def one(params):
+        b = params.b if problem.bias else jnp.zeros_like(params.b)
+        metrics = evaluate(params.H, jnp.asarray(problem.labels), params.A, b)
+        return jnp.stack([risk(problem, params), *metrics])
+
+    of_one = jax.vmap(one, out_axes=1) if batched else one
+
+    def fill(j, records):
+        return records.at[j].set(of_one(jax.tree.map(lambda leaf: leaf[j], params)))
+
+    first = jax.eval_shape(of_one, jax.tree.map(lambda leaf: leaf[0], params))
+    records = jnp.zeros((params.H.shape[0], *first.shape), first.dtype)
+    return jax.lax.fori_loop(0, count, fill, records)
