@@ -284,7 +284,7 @@ def _step(problem, optimizer, carry: _Carry) -> _Carry:
     updates, state = optimizer.update(
         gradient, state, params, value=value, grad=gradient, value_fn=ft.partial(risk, problem)
     )
-    moved = Params(*jax.tree.map(jnp.add, params, updates))
+    moved: Any = optax.apply_updates(params, updates)  # pyright: ignore[reportArgumentType]
     kept = moved._replace(
         H=problem.features.project(moved.H, axis=0),
         A=problem.classifier.project(moved.A, axis=1),

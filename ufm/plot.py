@@ -1,0 +1,107 @@
+"""Figures from runs, reports and sweeps: measured as marks and lines, theory as dashes with its name."""
+
+import pathlib
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by colour-blind readers; black last, kept for theory
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P")
+LABELS = {
+    "nc1": "NC1: within / between variability",
+    "nc2": "NC2: distance of means to a simplex",
+    "nc3": "NC3: misalignment of classifier and means",
+    "nc4": "NC4: disagreement with nearest centre",
+}
+STYLE = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+
+
+def figure(rows: int, columns: int, width: float = 9.0, height: float = 6.0) -> tuple[Figure, Any]:
+    """An empty figure in the house's style and its (rows, columns) array of axes; sizes in inches."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        made = Figure(figsize=(width, height), layout="constrained")
+        return made, made.subplots(rows, columns, squeeze=False)
+
+
+def collapse(
+    histories: Mapping[str, Any], metrics: Sequence[str] = ("nc1", "nc2", "nc3", "nc4"), unit: str = "step"
+) -> Figure:
+    """NC1–NC4 against steps, one panel a metric and one line a history.
+
+    A dot marks the first recorded step with zero training error, where the terminal phase begins. The first
+    three metrics are on log axes; a value of zero cannot be drawn there and is left out.
+
+    Args:
+        histories: by name; each has `step`, the metrics and, where the mark is wanted, `accuracy`.
+        metrics: four of the fields of `ufm.Metrics`.
+        unit: what `step` counts.
+    """
+    made, axes = figure(2, 2)
+    for axis, name in zip(axes.flat, metrics, strict=True):
+        for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
+            steps, values = np.asarray(history.step), np.asarray(getattr(history, name), float)
+            drawn = steps > 0 if name == "nc4" else (steps > 0) & (values > 0)
+            axis.plot(steps[drawn], values[drawn], color=colour, lw=1.6, label=label)
+            start = terminal_phase(history)
+            if start is not None and drawn[start]:
+                axis.plot(steps[start], values[start], "o", color=colour, ms=6, mec="white", zorder=3)
+        axis.set(xscale="log", xlabel=unit, title=LABELS.get(name, name))
+        if name != "nc4":
+            axis.set_yscale("log")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles.append(axes[0, 0].plot([], [], "o", color="#555555", ms=6, mec="white")[0])
+    made.legend(handles, [*labels, "zero training error"], loc="outside lower center", ncols=len(handles))
+    return made
+
+
+def terminal_phase(history: Any) -> int | None:
+    """Index of the first snapshot from which the training error stays zero; None where there is none."""
+    accuracy = getattr(history, "accuracy", None)
+    if accuracy is None or np.asarray(accuracy)[-1] < 1.0:
+        return None
+    wrong = np.flatnonzero(np.asarray(accuracy) < 1.0)
+    return int(wrong[-1]) + 1 if wrong.size else 0
+
+
+def save(made: Figure, path: Any, command: str | None = None) -> None:
+    """Write a PNG that names the command and the versions that made it, and nothing that varies by itself.
+
+    Args:
+        made: the figure.
+        path: where to.
+        command: that made it; by default the one being run.
+    """
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    made.savefig(path, metadata={"Software": None, "Description": f"{command or this_command()}; {versions()}"})
+
+
+def this_command() -> str:
+    """The command being run, as it would be typed from the project's root."""
+    script = pathlib.Path(sys.argv[0])
+    root = pathlib.Path.cwd()
+    name = script.resolve().relative_to(root) if script.resolve().is_relative_to(root) else script.name
+    return shlex.join(["python", str(name), *sys.argv[1:]])
+
+
+def versions() -> str:
+    """Versions of what numbers depend on."""
+    packages = " ".join(f"{name} {version(name)}" for name in ("ufm", "jax", "optax", "numpy", "matplotlib"))
+    return f"{packages} python {platform.python_version()}"
