@@ -4,6 +4,10 @@ import math
 import numbers
 from typing import Any
 
+# annotations of what people pass: they inform, and these functions check, so that a wrong type too is a ValueError
+Integer = int | Any
+Real = float | Any
+
 
 def integer(name: str, value: Any, least: int) -> int:
     """`value` as an int of at least `least`."""

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ufm._checks import real
+from ufm._checks import Real, real
 from ufm._pytree import pytree, set_field
 from ufm.archive import storable
 
@@ -38,7 +38,7 @@ class Sphere:
         ValueError: where the radius is not positive and finite.
     """
 
-    radius: float = 1.0
+    radius: Real = 1.0
     decays = False
 
     def __post_init__(self):

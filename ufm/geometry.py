@@ -1,5 +1,7 @@
 """The frames that features collapse to, and how far a Gram matrix is from theirs."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -70,10 +72,10 @@ def general_orthogonal_frame(norms, dim: int, seed: int | None = 0) -> Float[np.
     return _rotated(rows, dim, seed)
 
 
-def gram_distance(X: Float[np.ndarray, "K d"], Y: Float[np.ndarray, "K e"]) -> float:
+def gram_distance(X: Any, Y: Any) -> float:
     """Scale-free distance of Grams: ‖XXᵀ/‖XXᵀ‖ − YYᵀ/‖YYᵀ‖‖ in Frobenius norm.
 
-    Blind to rotation and scale of either argument, whose row lengths may differ; a zero matrix counts as
+    X is (K, d) and Y (K, e). Blind to rotation and scale of either; a zero matrix counts as
     a zero Gram.
 
     Returns:

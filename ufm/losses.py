@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm._checks import real
+from ufm._checks import Real, real
 from ufm._pytree import pytree, set_field, static
 from ufm.archive import storable
 
@@ -55,7 +55,7 @@ class LabelSmoothing(ClassFirst):
         alpha: α in [0, 1), dimensionless.
     """
 
-    alpha: float = 0.1
+    alpha: Real = 0.1
 
     def __post_init__(self):
         set_field(self, "alpha", real("alpha", self.alpha, least=0.0, below=1.0))
@@ -92,7 +92,7 @@ class Focal(ClassFirst):
         gamma: γ ≥ 0, dimensionless; 0 is cross-entropy.
     """
 
-    gamma: float = 2.0
+    gamma: Real = 2.0
     convex = False
 
     def __post_init__(self):
@@ -182,7 +182,7 @@ def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float
 def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:
     """Log Σ_j exp z_j over the first axis, without overflow; an entry may be −∞, not all of them."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
-    return top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=0))
+    return top + jnp.log(jnp.sum(jnp.exp(logits - top[None]), axis=0))
 
 
 def _negative_entropy(q):

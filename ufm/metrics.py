@@ -121,7 +121,7 @@ def centres(sums: Sums) -> Centres:
     means = sums.features / sums.count[:, None]
     K, d = means.shape
     eps = float(jnp.finfo(means.dtype).eps)
-    centred = means - jnp.mean(means, axis=0)
+    centred = means - jnp.mean(means, axis=0, keepdims=True)
     rounding = 4 * eps * jnp.linalg.norm(means)
     centred = jnp.where(jnp.linalg.norm(centred, axis=1, keepdims=True) > rounding, centred, 0.0)
     values, vectors = jnp.linalg.eigh(centred @ centred.T if d >= K else centred.T @ centred)
@@ -146,12 +146,14 @@ def second_pass(
     squares = jnp.ones((1, H.shape[0]), H.dtype) @ deviations**2
     within = _by_class(squares, labels, reached.means.shape[0])[:, 0]
     whitened = jnp.sum((reached.whitener @ deviations) ** 2)
+    samples = jnp.asarray(labels.shape[0], H.dtype)
     if A is None:
-        return Spreads(labels.shape[0], within, whitened, None, None)
+        return Spreads(samples, within, whitened, None, None)
     offset = reached.centred @ jnp.mean(reached.means, axis=0) + 0.5 * jnp.sum(reached.centred**2, axis=1)
     nearest = _first_largest(reached.centred @ H - offset[:, None])
     decision = _first_largest(A @ H + (0.0 if b is None else b[:, None]))
-    return Spreads(labels.shape[0], within, whitened, jnp.sum(decision != nearest), jnp.sum(decision == labels))
+    disagreements, right = (jnp.sum(x, dtype=H.dtype) for x in (decision != nearest, decision == labels))
+    return Spreads(samples, within, whitened, disagreements, right)
 
 
 def summary(reached: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | None) -> Metrics:
@@ -252,7 +254,7 @@ class Stream:
         centres = self._known_centres()
         if self._spreads is not None and self._spreads.samples != centres.count.sum():
             raise ValueError(
-                f"revisited {self._spreads.samples} samples, added {centres.count.sum():.0f}: the same ones are needed"
+                f"revisited {self._spreads.samples:.0f} samples, added {centres.count.sum():.0f}: the same ones are needed"
             )
         A = None if A is None else _array(A).astype(np.float64)
         with float64():
@@ -291,7 +293,7 @@ def _second_and_summary(H, labels, sums, A, b):
 
 
 def _one_hot(labels, num_classes, dtype):
-    return (labels == jnp.arange(num_classes, dtype=labels.dtype)[:, None]).astype(dtype)
+    return (labels[None, :] == jnp.arange(num_classes, dtype=labels.dtype)[:, None]).astype(dtype)
 
 
 def _by_class(columns, labels, num_classes):

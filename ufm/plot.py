@@ -28,7 +28,6 @@ STYLE = {
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "savefig.dpi": 150,
 }
 
 
@@ -36,7 +35,7 @@ def figure(rows: int, columns: int, width: float = 9.0, height: float = 6.0) -> 
     """An empty figure in the house's style and its (rows, columns) array of axes; sizes in inches."""
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         made = Figure(figsize=(width, height), layout="constrained")
         return made, made.subplots(rows, columns, squeeze=False)
 
@@ -90,7 +89,9 @@ def save(made: Figure, path: Any, command: str | None = None) -> None:
         command: that made it; by default the one being run.
     """
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    made.savefig(path, metadata={"Software": None, "Description": f"{command or this_command()}; {versions()}"})
+    made.savefig(
+        path, dpi=150, metadata={"Software": None, "Description": f"{command or this_command()}; {versions()}"}
+    )
 
 
 def this_command() -> str:

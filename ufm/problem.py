@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ufm._checks import integer, real
+from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64, scope
 from ufm._pytree import pytree, set_field, static
 from ufm.archive import storable
@@ -63,15 +63,15 @@ class Problem:
         ValueError: naming the argument, its value and what is legal.
     """
 
-    num_classes: int = static()
-    dim: int = static()
-    per_class: int | tuple[int, ...] = static()
+    num_classes: Integer = static()
+    dim: Integer = static()
+    per_class: Integer | Sequence[int] = static()
     loss: Any = CrossEntropy()
-    lambda_A: float = 5e-4
-    lambda_H: float = 5e-4
-    lambda_b: float = 0.0
-    bias: bool = static(default=True)
-    class_weights: Float[np.ndarray, " K"] | None = None
+    lambda_A: Real = 5e-4
+    lambda_H: Real = 5e-4
+    lambda_b: Real = 0.0
+    bias: bool | Any = static(default=True)
+    class_weights: Any = None
     features: Any = Free()
     classifier: Any = Free()
     bias_kind: str = static(default="", init=False)
@@ -172,9 +172,10 @@ class Problem:
 def risk(problem: Problem, params: Params) -> Float[Array, ""]:
     """F at parameters whose H is (d, N): columns are what jitted code holds, for the softmax's sake."""
     H, A, b, _ = params
-    loss = per_sample(problem.loss, logits(problem, params), problem.labels)
+    labels = jnp.asarray(problem.labels)
+    loss = per_sample(problem.loss, logits(problem, params), labels)
     if problem.class_weights is not None:
-        loss = loss * jnp.asarray(problem.class_weights, loss.dtype)[problem.labels]
+        loss = loss * jnp.asarray(problem.class_weights, loss.dtype)[labels]
     decay = problem.lambda_A * jnp.sum(A**2) + problem.lambda_H * _squared_norm(H) + problem.lambda_b * jnp.sum(b**2)
     return jnp.mean(loss) + 0.5 * decay
 

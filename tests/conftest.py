@@ -1,0 +1,29 @@
+import importlib.util
+import pathlib
+import sys
+
+import hypothesis
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("ufm", deadline=None, derandomize=True, max_examples=20, database=None)
+hypothesis.settings.load_profile("ufm")
+
+
+@pytest.fixture
+def study():
+    """Load a study by name, as the script that it is."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"study_{name}", ROOT / "studies" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load

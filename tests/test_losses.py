@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from zoo import LOSSES
+
+import ufm
+from ufm import losses
+
+
+def brier(z, y):
+    p = jax.nn.softmax(z)
+    return jnp.sum((p - jax.nn.one_hot(y, z.shape[0], dtype=z.dtype)) ** 2)
+
+
+ALL = (*LOSSES, losses.as_loss(brier))
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_agree_with_central_differences(loss, seed):
+    random = np.random.default_rng(seed)
+    with jax.enable_x64(True):
+        Z, y = jnp.asarray(random.normal(size=(5, 7)) * 3), jnp.asarray(random.integers(0, 5, 7))
+        value = lambda Z: jnp.sum(losses.per_sample(loss, Z, y))  # noqa: E731
+        gradient, step = np.asarray(jax.grad(value)(Z)), 1e-5
+        for index in np.ndindex(Z.shape):
+            E = jnp.zeros_like(Z).at[index].set(step)
+            # the error of a central difference is step² f'''/6, and rounding ε f/step: 1e-10 both
+            slope = float((value(Z + E) - value(Z - E)) / (2 * step))
+            assert abs(slope - gradient[index]) < 1e-7
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logits_of_ten_thousand_are_safe(loss, dtype):
+    with jax.enable_x64(dtype == np.float64):
+        Z = jnp.asarray(np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [0.0, 0.0, -1e4]]), dtype)
+        y = jnp.asarray([0, 0, 2])
+        value, gradient = jax.value_and_grad(lambda Z: jnp.sum(losses.per_sample(loss, Z, y)))(Z)
+        assert value.dtype == dtype
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradient))
+
+
+def test_cross_entropies_of_confident_logits_keep_their_digits():
+    # z = (t, 0): the loss is log(1 + e^{-t}), to the rounding of a logit
+    with jax.enable_x64(True):
+        for t in (0.0, 1.0, 30.0):
+            z, y = jnp.asarray([t, 0.0]), jnp.asarray(0)
+            assert_allclose(ufm.CrossEntropy()(z, y), np.log1p(np.exp(-t)), rtol=1e-12, atol=4e-15)
+            assert_allclose(ufm.Focal(0.0)(z, y), ufm.CrossEntropy()(z, y), atol=1e-15)
+            assert_allclose(ufm.LabelSmoothing(0.0)(z, y), ufm.CrossEntropy()(z, y), atol=1e-15)
+
+
+@given(st.sampled_from((2, 3, 7)), st.floats(0.0, 0.99), st.integers(0, 1000))
+def test_label_smoothing_infimum_is_reached_where_softmax_is_the_target(K, alpha, seed):
+    loss = ufm.LabelSmoothing(alpha)
+    with jax.enable_x64(True):
+        target = np.full(K, alpha / K)
+        target[0] += 1 - alpha
+        bound = float(losses.infimum(loss, K))
+        at_target = float(loss(jnp.log(jnp.asarray(np.maximum(target, 1e-300))), jnp.asarray(0)))
+        assert_allclose(at_target, bound, atol=1e-12)
+        other = jnp.asarray(np.random.default_rng(seed).normal(size=K) * 5)
+        assert float(loss(other, jnp.asarray(0))) >= bound - 1e-12
+
+
+@given(st.sampled_from((ufm.CrossEntropy(), ufm.SquaredError(), ufm.LabelSmoothing(0.3))), st.integers(0, 1000))
+def test_conjugate_obeys_fenchel_with_equality_at_the_gradient(loss, seed):
+    random = np.random.default_rng(seed)
+    with jax.enable_x64(True):
+        Z, W = jnp.asarray(random.normal(size=(4, 6)) * 3), jnp.asarray(random.normal(size=(4, 6)) * 3)
+        y = jnp.asarray(random.integers(0, 4, 6))
+        slope = jax.grad(lambda Z: jnp.sum(losses.per_sample(loss, Z, y)))(Z)
+        conjugate = np.asarray(loss.conjugate(slope, y))
+        # ℓ(z) + ℓ*(∇ℓ(z)) = ⟨∇ℓ(z), z⟩, and ≥ at any other point
+        equal = losses.per_sample(loss, Z, y) + conjugate - jnp.sum(slope * Z, axis=0)
+        above = losses.per_sample(loss, W, y) + conjugate - jnp.sum(slope * W, axis=0)
+        assert_allclose(equal, 0.0, atol=1e-11)
+        assert np.all(np.asarray(above) >= -1e-11)
+
+
+def test_conjugate_is_infinite_off_the_simplex():
+    with jax.enable_x64(True):
+        assert np.isinf(ufm.CrossEntropy().conjugate(jnp.asarray([0.5, -0.5]), jnp.asarray(0)))
+
+
+@pytest.mark.parametrize("wrong", [3.0, "cross-entropy", None, ufm.CrossEntropy])
+def test_a_loss_that_is_not_callable_is_refused(wrong):
+    with pytest.raises(ValueError, match="loss ="):
+        losses.as_loss(wrong)
+
+
+@pytest.mark.parametrize("make", [lambda: ufm.LabelSmoothing(1.0), lambda: ufm.LabelSmoothing(-0.1)])
+def test_alpha_out_of_range_is_named(make):
+    with pytest.raises(ValueError, match="alpha"):
+        make()
+
+
+@pytest.mark.parametrize("gamma", [-1.0, float("inf"), "2", True])
+def test_gamma_out_of_range_is_named(gamma):
+    with pytest.raises(ValueError, match="gamma"):
+        ufm.Focal(gamma)

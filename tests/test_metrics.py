@@ -1,0 +1,226 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_or_none
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from zoo import features
+
+import ufm
+from ufm import geometry
+from ufm.metrics import Stream
+
+DIRECTIONAL = ("nc1", "nc2", "nc3", "equinorm", "equiangular", "simplex_angle", "trace_ratio", "cdnv")
+
+
+def definition(H, labels):
+    """Cov_W, Cov_B and the centred means, as the definitions are written."""
+    K = labels.max() + 1
+    means = np.stack([H[labels == k].mean(axis=0) for k in range(K)])
+    C, D = means - means.mean(axis=0), H - means[labels]
+    return D.T @ D / len(H), C.T @ C / K, C
+
+
+def pseudoinverse(B):
+    """B⁺ from the eigenvalues, cut where they are rounding."""
+    values, vectors = np.linalg.eigh(B)
+    kept = values > 1e-12 * values.max()
+    return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+
+
+@given(features(least_per_class=2))
+def test_nc1_is_the_pseudoinverse_definition(drawn):
+    H, labels, _, _ = drawn
+    W, B, _ = definition(H, labels)
+    X = pseudoinverse(B)
+    # the four conditions of Penrose: BXB = B, XBX = X, BX and XB symmetric
+    assert_allclose(B @ X @ B, B, atol=1e-8 * np.abs(B).max())
+    assert_allclose(X @ B @ X, X, atol=1e-8 * np.abs(X).max())
+    assert_allclose(B @ X, (B @ X).T, atol=1e-7)
+    assert_allclose(X @ B, (X @ B).T, atol=1e-7)
+    K = labels.max() + 1
+    measured = ufm.measure(H, labels)
+    assert_allclose(measured.nc1, np.trace(W @ X) / K, rtol=1e-7)
+    assert_allclose(measured.trace_ratio, np.trace(W) / np.trace(B), rtol=1e-10)
+
+
+@given(features(), st.floats(1e-3, 1e3), st.integers(0, 99))
+def test_rotation_scale_and_order_do_not_matter(drawn, scale, seed):
+    H, labels, A, b = drawn
+    random = np.random.default_rng(seed)
+    Q = np.linalg.qr(random.normal(size=(H.shape[1],) * 2))[0]
+    order, names = random.permutation(len(H)), random.permutation(len(A))
+    renamed = np.argsort(names)
+    plain = ufm.measure(H, labels, A, b)
+    rotated = ufm.measure(scale * H @ Q, labels, A @ Q, b * scale)
+    permuted = ufm.measure(H[order], renamed[labels[order]], A[names], b[names])
+    for name in (*DIRECTIONAL, "self_duality", "nc4", "accuracy"):
+        assert_allclose(getattr(rotated, name), getattr(plain, name), rtol=1e-7, atol=1e-12)
+        assert_allclose(getattr(permuted, name), getattr(plain, name), rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize(("K", "d"), [(2, 1), (4, 3), (5, 12), (12, 11)])
+def test_everything_vanishes_on_a_simplex(K, d):
+    E = geometry.simplex_etf(K, d)
+    labels = np.repeat(np.arange(K), 6)
+    m = ufm.measure(3.0 * E[labels], labels, 0.5 * E)
+    for name in m._fields:
+        assert_allclose(getattr(m, name), 1.0 if name == "accuracy" else 0.0, atol=1e-13)
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_an_orthogonal_frame_is_a_simplex_to_the_metrics_and_its_classifier_is_not(K):
+    F = geometry.orthogonal_frame(K, K + 1)
+    labels = np.repeat(np.arange(K), 2)
+    m = ufm.measure(F[labels], labels, F)
+    assert_allclose(m.nc2, 0.0, atol=1e-13)
+    # A = F and C = P F: ⟨A, C⟩ = tr P = K − 1, ‖A‖ = √K, ‖C‖ = √(K−1), so ‖A/‖A‖ − C/‖C‖‖² = 2 − 2√((K−1)/K)
+    expected = np.sqrt(2 - 2 * np.sqrt((K - 1) / K))
+    assert_allclose(m.self_duality, expected, rtol=1e-12)
+    # uncentred means' Gram I against the simplex: the same number
+    assert_allclose(geometry.gram_distance(F, geometry.simplex_etf(K, K)), expected, rtol=1e-12)
+
+
+@given(features(least_per_class=3))
+def test_covariances_add_up_on_balanced_data(drawn):
+    H, labels, _, _ = drawn
+    W, B, C = definition(H, labels)
+    T = np.cov(H.T, bias=True).reshape(W.shape)
+    assert_allclose(W + B, T, atol=1e-12 * max(1.0, np.abs(T).max()))
+    assert_allclose(
+        ufm.measure(H, labels).trace_ratio, (np.trace(T) - np.trace(B)) / np.trace(B), rtol=1e-6, atol=1e-12
+    )
+    assert_allclose(np.trace(B), np.mean(np.sum(C**2, axis=1)), rtol=1e-12)
+
+
+@given(features(least_per_class=2))
+def test_streamed_metrics_are_the_exact_ones(drawn):
+    H, labels, A, b = drawn
+    whole, stream = ufm.measure(H, labels, A, b), Stream(len(A))
+    parts = [slice(i, i + 7) for i in range(0, len(H), 7)]
+    for part in parts:
+        stream.add(H[part], labels[part])
+    early = stream.metrics(A)
+    assert early.nc1 is None
+    assert early.nc4 is None
+    for part in parts[::-1]:
+        stream.revisit(H[part], labels[part], A, b)
+    for name, value in stream.metrics(A)._asdict().items():
+        assert_allclose(value, getattr(whole, name), rtol=1e-10, atol=1e-13)
+
+
+def test_nc4_and_accuracy_by_brute_force():
+    random = np.random.default_rng(3)
+    H, labels = random.normal(size=(200, 4)), np.repeat(np.arange(5), 40)
+    A, b = random.normal(size=(5, 4)), random.normal(size=5)
+    means = np.stack([H[labels == k].mean(axis=0) for k in range(5)])
+    nearest = np.argmin(np.linalg.norm(H[:, None] - means, axis=2), axis=1)
+    decision = np.argmax(H @ A.T + b, axis=1)
+    m = ufm.measure(H, labels, A, b)
+    assert m.nc4 == np.mean(nearest != decision)
+    assert_allclose(m.accuracy, np.mean(decision == labels), rtol=1e-15)
+
+
+def test_cdnv_and_cosines_by_brute_force():
+    random = np.random.default_rng(4)
+    labels = np.repeat(np.arange(4), [3, 5, 2, 7])
+    H = random.normal(size=(17, 6)) + 10.0
+    means = np.stack([H[labels == k].mean(axis=0) for k in range(4)])
+    variances = np.array([np.mean(np.sum((H[labels == k] - means[k]) ** 2, axis=1)) for k in range(4)])
+    pairs = [(k, j) for k in range(4) for j in range(4) if k != j]
+    C = means - means.mean(axis=0)
+    M = C / np.linalg.norm(C, axis=1, keepdims=True)
+    cosines = np.array([M[k] @ M[j] for k, j in pairs])
+    norms = np.linalg.norm(C, axis=1)
+    m = ufm.measure(H, labels)
+    cdnv = np.mean([(variances[k] + variances[j]) / (2 * np.sum((means[k] - means[j]) ** 2)) for k, j in pairs])
+    assert_allclose(m.cdnv, cdnv, rtol=1e-10)
+    assert_allclose(m.equiangular, cosines.std(), rtol=1e-10)
+    assert_allclose(m.simplex_angle, np.mean(np.abs(cosines + 1 / 3)), rtol=1e-10)
+    assert_allclose(m.equinorm, norms.std() / norms.mean(), rtol=1e-10)
+
+
+def test_more_classes_than_twice_the_dimension_by_the_definition():
+    random = np.random.default_rng(5)
+    C = random.normal(size=(9, 3))
+    C -= C.mean(axis=0)
+    A, M = random.normal(size=(9, 3)), C / np.linalg.norm(C, axis=1, keepdims=True)
+    m = ufm.measure(C, np.arange(9), A)
+    target = (np.eye(9) - 1 / 9) / np.sqrt(8)
+    for found, G in ((m.nc2, M @ M.T), (m.nc3, A @ M.T)):
+        assert_allclose(found, np.linalg.norm(G / np.linalg.norm(G) - target), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_degenerate_features_give_the_stated_values(dtype):
+    labels, A = np.tile(np.arange(4), 5), np.eye(4, 6)
+    noise = np.random.default_rng(0).normal(size=(5, 6))
+    equal_means = np.repeat(noise - noise.mean(axis=0), 4, axis=0).astype(dtype)
+    for H, ratio in ((equal_means, np.inf), (np.full((20, 6), 0.3, dtype), 0.0), (np.zeros((20, 6), dtype), 0.0)):
+        m = ufm.measure(H, labels, A)
+        assert (m.nc1, m.trace_ratio, m.cdnv) == (ratio, ratio, ratio)
+        assert_allclose([m.nc2, m.nc3, m.self_duality], 1.0, rtol=1e-6)
+        assert (m.equinorm, m.equiangular) == (0.0, 0.0)
+    one_each = ufm.measure(np.eye(4, 6, dtype=dtype), np.arange(4), A)
+    assert (one_each.nc1, one_each.trace_ratio, one_each.cdnv) == (0.0, 0.0, 0.0)
+
+
+@given(features(), st.sampled_from((np.float32, np.float64)))
+def test_no_metric_is_negative(drawn, dtype):
+    H, labels, A, b = drawn
+    near = np.concatenate([H, H * (1 + 1e-12)]).astype(dtype)
+    assert all(value >= 0 for value in ufm.measure(near, np.tile(labels, 2), A, b))
+
+
+def test_arrays_of_every_library_give_the_same():
+    random = np.random.default_rng(6)
+    H, labels = random.normal(size=(30, 4)).astype(np.float32), np.tile(np.arange(3), 10)
+    expected = ufm.measure(H, labels)
+    assert ufm.measure(jnp.asarray(H), jnp.asarray(labels)) == expected
+    assert ufm.measure(H.tolist(), labels.tolist()).nc1.dtype == np.float64
+    assert ufm.measure(H.astype(np.float16), labels).nc1.dtype == np.float32
+    for tensor, half in torch_or_none.tensors(H):
+        assert ufm.measure(tensor, labels) == expected
+        assert_allclose(ufm.measure(half, labels).nc1, expected.nc1, rtol=0.1)
+
+
+GOOD = {"H": np.eye(6, 4), "labels": np.array([0, 1, 2, 0, 1, 2]), "A": np.ones((3, 4)), "b": np.zeros(3)}
+WRONG = {
+    "H of shape (6,)": {"H": np.ones(6)},
+    "H of shape (0, 4)": {"H": np.ones((0, 4)), "labels": np.zeros(0, int)},
+    "a NaN or an infinity": {"H": np.full((6, 4), np.nan)},
+    "labels of shape (5,)": {"labels": np.arange(5)},
+    "labels of type float64": {"labels": np.ones(6)},
+    "labels down to -1": {"labels": np.array([0, 1, 2, 0, 1, -1])},
+    "labels up to 3": {"labels": np.array([0, 1, 2, 0, 1, 3])},
+    "no sample of class 1": {"labels": np.array([0, 2, 2, 0, 0, 2])},
+    "A of shape (3, 5)": {"A": np.ones((3, 5))},
+    "b of shape (2,)": {"b": np.zeros(2)},
+    "only class 0": {"labels": np.zeros(6, int), "A": None, "b": None},
+    "an array of type": {"H": np.full((6, 4), "a")},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_input_is_named(message):
+    import re
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ufm.measure(**{**GOOD, **WRONG[message]})
+
+
+def test_stream_refuses_what_it_cannot_use():
+    stream = Stream(3)
+    with pytest.raises(ValueError, match="call add first"):
+        stream.metrics()
+    stream.add(GOOD["H"], GOOD["labels"])
+    with pytest.raises(ValueError, match="4 columns"):
+        stream.add(np.ones((2, 5)), np.array([0, 1]))
+    with pytest.raises(ValueError, match="less than num_classes = 3"):
+        stream.add(np.ones((2, 4)), np.array([0, 3]))
+    stream.revisit(GOOD["H"][:4], GOOD["labels"][:4])
+    with pytest.raises(ValueError, match="revisited 4 samples, added 6"):
+        stream.metrics()
+    with pytest.raises(ValueError, match="add after revisit"):
+        stream.add(GOOD["H"], GOOD["labels"])
