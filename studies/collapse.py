@@ -7,6 +7,7 @@ falls to the same geometry: no variability within classes, means on a simplex, t
 import dataclasses
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import optax
@@ -51,7 +52,7 @@ class Config:
 
 def data(config: Config) -> dict[str, ufm.Run]:
     """Train the three problems."""
-    shape = {"num_classes": config.num_classes, "dim": config.dim, "per_class": config.per_class}
+    shape: dict[str, Any] = {"num_classes": config.num_classes, "dim": config.dim, "per_class": config.per_class}
     shape["lambda_A"] = config.lambda_A
     free = {**shape, "lambda_H": config.lambda_H}
     sphere = {**shape, "lambda_H": 0.0, "features": ufm.Sphere(config.radius)}

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,11 @@ def storable(cls: T) -> T:
     return cls
 
 
-class Absent(NamedTuple):
+class Absent:
     """Stands for a user's own loss or class, which a file can name but not hold."""
 
-    name: str
+    def __init__(self, name: str):
+        self.name = name
 
     def __call__(self, *_: Any) -> Any:
         """Refuse to be used.

@@ -148,13 +148,13 @@ def _features(file: pathlib.Path) -> dict[str, Any]:
     """Arrays of a feature file, or a ValueError that says what it lacks."""
     if not file.is_file():
         raise ValueError(f"{file}: no such file; an .npz file with H and labels is needed")
-    try:
-        archive = np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file}: not an .npz file of plain arrays") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{file}: a single array; an .npz file with H and labels is needed")
-    with archive:
+    with file.open("rb") as stream:
+        try:
+            archive = np.load(stream, allow_pickle=False)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{file}: not an .npz file of plain arrays") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{file}: a single array; an .npz file with H and labels is needed")
         absent = {"H", "labels"} - set(archive.files)
         if absent:
             raise ValueError(f"{file}: no key {' and '.join(sorted(absent))}; it has {', '.join(archive.files)}")

@@ -254,7 +254,7 @@ class Stream:
         centres = self._known_centres()
         if self._spreads is not None and self._spreads.samples != centres.count.sum():
             raise ValueError(
-                f"revisited {self._spreads.samples:.0f} samples, added {centres.count.sum():.0f}: the same ones are needed"
+                f"revisited {self._spreads.samples:.0f} samples, added {centres.count.sum():.0f}: the same are needed"
             )
         A = None if A is None else _array(A).astype(np.float64)
         with float64():

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from ufm import archive
-from ufm._checks import choice, integer
+from ufm._checks import Integer, choice, integer
 from ufm._precision import DTYPES, in_precision
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
@@ -105,8 +105,8 @@ class _Carry(NamedTuple):
 
 def train(
     problem: Problem,
-    optimizer: optax.GradientTransformation,
-    steps: int = 2000,
+    optimizer: optax.GradientTransformation | Any,
+    steps: Integer = 2000,
     seed: Any = 0,
     snapshots: int | Sequence[int] = 100,
     params: Params | None = None,

@@ -1,0 +1,427 @@
+"""What ufm costs, against peers that do the same work: medians of runs taken in turn in one process.
+
+Compiling is timed apart, as what a first run takes longer. Where several peers compete the table shows the fastest,
+and the JSON has every run of each. Rows check that both sides found the same numbers, and raise where they did not.
+"""
+
+import dataclasses
+import functools as ft
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import ufm
+from ufm import plot
+from ufm._tables import number, show
+
+REST = 0.05  # seconds before a run, in which idle threads of another library stop spinning
+SAME = 1e-4  # relative difference up to which two results are the same
+THREADS = (1, 2)  # of PyTorch
+NO_TORCH = "left out: PyTorch is not installed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is timed, and how often."""
+
+    only: tuple[str, ...] = ()
+    """Groups of rows to time; all where none is named."""
+    repeats: int = 5
+    """Runs of each side in the training group."""
+    repeats_metrics: int = 3
+    """Runs of each side in the metrics group."""
+    num_classes: int = 10
+    """K of the trained problem."""
+    dim: int = 64
+    """d of the trained problem."""
+    per_class: int = 100
+    """Samples of each class of the trained problem."""
+    lambda_A: float = 5e-3
+    """Weight decay of its classifier."""
+    lambda_H: float = 5e-5
+    """Weight decay of its features."""
+    learning_rate: float = 0.5
+    """Of gradient descent."""
+    momentum: float = 0.9
+    """Of gradient descent."""
+    steps: int = 2000
+    """Optimiser steps."""
+    snapshots: int = 100
+    """How often every metric is recorded in the row that records; 2 in the others."""
+    measured_classes: int = 100
+    """K of the measured features."""
+    measured_dim: int = 2048
+    """d of the measured features."""
+    measured_samples: int = 50_000
+    """N of the measured features."""
+    output: pathlib.Path = pathlib.Path("figures/benchmark.json")
+    """Results to write."""
+
+    def __post_init__(self):
+        unknown = [name for name in self.only if name not in GROUPS]
+        if unknown:
+            raise ValueError(f"only = {unknown[0]!r}: one of {', '.join(GROUPS)} is needed")
+
+
+class Timed(NamedTuple):
+    """Seconds of every run, seconds that compiling added to the first, and what the last run returned."""
+
+    seconds: list[float]
+    compilation: float
+    result: Any
+
+    @property
+    def median(self) -> float:
+        """Median of the seconds."""
+        return float(np.median(self.seconds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison of ufm with peers; without `ufm` it could not be timed, and the note says why."""
+
+    what: str
+    note: str
+    ufm: Timed | None = None
+    peers: dict[str, Timed] = dataclasses.field(default_factory=dict)
+
+    def cells(self) -> list[str]:
+        """What the table shows."""
+        if self.ufm is None:
+            return [self.what, "", "", "", "", self.note]
+        name, peer = fastest(self.peers)
+        compilation = f"{duration(self.ufm.compilation)}, {duration(peer.compilation)}"
+        ratio = number(peer.median / self.ufm.median)
+        note = f"peer: {name}; {self.note}"
+        return [self.what, duration(self.ufm.median), duration(peer.median), ratio, compilation, note]
+
+    def record(self) -> dict[str, Any]:
+        """What the JSON holds; times in seconds."""
+        if self.ufm is None:
+            return {"what": self.what, "note": self.note}
+        name, peer = fastest(self.peers)
+        sides = {"ufm": self.ufm, **self.peers}
+        return {
+            "what": self.what,
+            "ufm": self.ufm.median,
+            "peer": peer.median,
+            "ratio": peer.median / self.ufm.median,
+            "compilation": [self.ufm.compilation, peer.compilation],
+            "note": f"peer: {name}; {self.note}",
+            "runs": {side: timed.seconds for side, timed in sides.items()},
+        }
+
+
+def training(config: Config) -> list[Row]:
+    """Gradient descent with momentum: against PyTorch, against its matrix products alone, and what recording costs."""
+    problem = ufm.Problem(
+        config.num_classes, config.dim, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
+    )
+    ours = ft.partial(train, problem, config, 2)
+    return [
+        against_torch("train: eager PyTorch", problem, ours, eager_peers, config, at_least(5)),
+        against_torch("train: compiled PyTorch", problem, ours, compiled_peers, config, at_least(2)),
+        against_products(problem, ours, config),
+        recording(problem, ours, config),
+    ]
+
+
+def metrics(config: Config) -> list[Row]:
+    """`ufm.measure` against the definition of NC1 by a pseudoinverse, in NumPy."""
+    random = np.random.default_rng(0)
+    K, d, N = config.measured_classes, config.measured_dim, config.measured_samples
+    labels = np.arange(N) % K
+    H = random.standard_normal((N, d), np.float32)
+    H += random.standard_normal((K, d), np.float32)[labels]
+    peers = {"NumPy": ft.partial(pseudoinverse_nc1, H, labels)}
+    timed = race(peers, lambda: ufm.measure(H, labels).nc1, config.repeats_metrics)
+    agreement = same("NC1", timed["ufm"].result, timed["NumPy"].result)
+    return [compared(f"measure: pseudoinverse, K = {K}, d = {d}, N = {N}", timed, at_least(10), agreement)]
+
+
+GROUPS: dict[str, Callable[[Config], list[Row]]] = {"training": training, "metrics": metrics}
+
+
+def race(peers: dict[str, Callable[[], Any]], ours: Callable[[], Any], repeats: int) -> dict[str, Timed]:
+    """Time the peers and ufm in turn, after a first run of each that compiles and a second that is not counted."""
+    sides = {**peers, "ufm": ours}
+    first = {}
+    for name, run in sides.items():
+        jax.clear_caches()  # what the sides share is compiled for each
+        first[name] = clock(run)[0]
+    for run in sides.values():
+        clock(run)
+    rounds = [{name: clock(run) for name, run in sides.items()} for _ in range(repeats)]
+    timed = {}
+    for name in sides:
+        seconds = [each[name][0] for each in rounds]
+        timed[name] = Timed(seconds, max(first[name] - float(np.median(seconds)), 0.0), rounds[-1][name][1])
+    return timed
+
+
+def clock(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a run takes until its results are there, and the results."""
+    time.sleep(REST)
+    start = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return time.perf_counter() - start, result
+
+
+def compared(what: str, timed: dict[str, Timed], goal: Callable[[float], str], agreement: str) -> Row:
+    """A row of what a race measured."""
+    peers = {name: side for name, side in timed.items() if name != "ufm"}
+    ratio = fastest(peers)[1].median / timed["ufm"].median
+    return Row(what, f"{goal(ratio)}; {agreement}", timed["ufm"], peers)
+
+
+def fastest(peers: dict[str, Timed]) -> tuple[str, Timed]:
+    """The peer with the smallest median, and its name."""
+    return min(peers.items(), key=lambda item: item[1].median)
+
+
+def at_least(goal: float) -> Callable[[float], str]:
+    """A note on how many times as fast as its peer ufm is."""
+    return lambda ratio: f"{ratio:.2f} times as fast, goal at least {goal:g}: {'met' if ratio >= goal else 'missed'}"
+
+
+def at_most(goal: float) -> Callable[[float], str]:
+    """A note on how many times as long as its peer ufm takes."""
+    return lambda ratio: f"ufm/peer {1 / ratio:.3f}, goal at most {goal:g}: {'met' if ratio * goal >= 1 else 'missed'}"
+
+
+def same(quantity: str, ours: float, theirs: float) -> str:
+    """A note that two numbers agree.
+
+    Raises:
+        AssertionError: where they do not.
+    """
+    if not abs(ours - theirs) <= SAME * abs(theirs):
+        raise AssertionError(f"{quantity}: {ours:.8g} by ufm, {theirs:.8g} by its peer; they differ by over {SAME:g}")
+    return f"{quantity} {ours:.7g}, {theirs:.7g}"
+
+
+def train(problem: ufm.Problem, config: Config, snapshots: int) -> ufm.Params:
+    """What the training rows time."""
+    optimizer = optax.sgd(config.learning_rate, momentum=config.momentum)
+    return ufm.train(problem, optimizer, config.steps, snapshots=snapshots, progress=False).params
+
+
+def same_loss(problem: ufm.Problem, timed: dict[str, Timed]) -> str:
+    """A note that every peer ended at the loss where ufm did."""
+    ours = problem.objective(timed["ufm"].result)
+    losses = {name: problem.objective(side.result) for name, side in timed.items() if name != "ufm"}
+    notes = {name: same("loss", ours, loss) for name, loss in losses.items()}
+    return notes[fastest({name: timed[name] for name in losses})[0]]
+
+
+def against_torch(
+    what: str,
+    problem: ufm.Problem,
+    ours: Callable[[], ufm.Params],
+    peers: Callable[[ufm.Problem, Config], dict[str, Callable[[], ufm.Params]]],
+    config: Config,
+    goal: Callable[[float], str],
+) -> Row:
+    """Training against loops in PyTorch, each with one thread and with two."""
+    if importlib.util.find_spec("torch") is None:
+        return Row(what, NO_TORCH)
+    import torch
+
+    before = torch.get_num_threads()
+    runs = {
+        f"{name}, {threads} thread{'s' * (threads > 1)}": ft.partial(in_threads, threads, run)
+        for name, run in peers(problem, config).items()
+        for threads in THREADS
+    }
+    timed = race(runs, ours, config.repeats)
+    torch.set_num_threads(before)
+    return compared(what, timed, goal, same_loss(problem, timed))
+
+
+def in_threads(threads: int, run: Callable[[], Any]) -> Any:
+    """A run with so many threads of PyTorch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return run()
+
+
+def eager_peers(problem: ufm.Problem, config: Config) -> dict[str, Callable[[], ufm.Params]]:
+    """Loops with autograd: PyTorch's own SGD, and plain tensors with a feature vector a row or a column."""
+    import torch
+
+    decays = (problem.lambda_H, problem.lambda_A, problem.lambda_b)
+
+    def sgd():
+        params = torch_start(problem, columns=False)
+        groups = [{"params": [x], "weight_decay": decay} for x, decay in zip(params, decays, strict=True)]
+        optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, fused=True)
+        loss = torch_loss(problem, columns=False)
+        for _ in range(config.steps):
+            optimizer.zero_grad()
+            loss(*params).backward()
+            optimizer.step()
+        return torch_params(params, columns=False)
+
+    def plain(columns):
+        params = torch_start(problem, columns)
+        traces = [torch.zeros_like(x) for x in params]
+        loss = torch_loss(problem, columns)
+        for _ in range(config.steps):
+            gradients = torch.autograd.grad(loss(*params), params)
+            with torch.no_grad():
+                for x, trace, gradient, decay in zip(params, traces, gradients, decays, strict=True):
+                    trace.mul_(config.momentum).add_(gradient).add_(x, alpha=decay)
+                    x.sub_(trace, alpha=config.learning_rate)
+        return torch_params(params, columns)
+
+    return {"SGD": sgd, "rows": ft.partial(plain, False), "columns": ft.partial(plain, True)}
+
+
+def compiled_peers(problem: ufm.Problem, config: Config) -> dict[str, Callable[[], ufm.Params]]:
+    """Loops whose whole step, gradient and momentum, is compiled; a feature vector a row or a column."""
+    import torch
+    from torch._inductor import config as inductor
+
+    inductor.force_disable_caches = True
+    torch.compiler.reset()
+    decays = (problem.lambda_H, problem.lambda_A, problem.lambda_b)
+
+    def loop(columns):
+        gradient = torch.func.grad(torch_loss(problem, columns), argnums=(0, 1, 2))
+
+        def step(params, traces):
+            gradients = zip(params, gradient(*params), decays, strict=True)
+            gradients = [g + decay * x for x, g, decay in gradients]
+            traces = [config.momentum * t + g for t, g in zip(traces, gradients, strict=True)]
+            return [x - config.learning_rate * t for x, t in zip(params, traces, strict=True)], traces
+
+        compiled = torch.compile(step, fullgraph=True, dynamic=False)
+
+        def run():
+            params = [x.detach() for x in torch_start(problem, columns)]
+            traces = [torch.zeros_like(x) for x in params]
+            for _ in range(config.steps):
+                params, traces = compiled(params, traces)
+            return torch_params(params, columns)
+
+        return run
+
+    return {"rows": loop(False), "columns": loop(True)}
+
+
+def torch_start(problem: ufm.Problem, columns: bool) -> list[Any]:
+    """H, A and b where ufm starts."""
+    import torch
+
+    H, A, b, _ = problem.init(0)
+    arrays = (np.ascontiguousarray(H.T) if columns else H, A, b)
+    return [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in arrays]
+
+
+def torch_loss(problem: ufm.Problem, columns: bool) -> Callable[..., Any]:
+    """Cross-entropy of H, A and b."""
+    import torch
+    from torch.nn import functional
+
+    labels = torch.tensor(problem.labels, dtype=torch.long)
+
+    def in_rows(H, A, b):
+        return functional.cross_entropy(functional.linear(H, A, b), labels)
+
+    def in_columns(H, A, b):
+        return -torch.log_softmax(torch.addmm(b[:, None], A, H), 0).gather(0, labels[None]).mean()
+
+    return in_columns if columns else in_rows
+
+
+def torch_params(params: list[Any], columns: bool) -> ufm.Params:
+    """Parameters as ufm has them."""
+    H, A, b = (x.detach().numpy() for x in params)
+    return ufm.Params(H.T if columns else H, A, b)
+
+
+def against_products(problem: ufm.Problem, ours: Callable[[], ufm.Params], config: Config) -> Row:
+    """Training against a loop of the three matrix products of its steps, a bound on what a step can cost."""
+    H, A, _, _ = problem.init(0)
+    inputs = [jnp.asarray(x, jnp.float32) for x in (H.T, A, A @ H.T / problem.num_samples)]
+    timed = race({"products": lambda: products(*inputs, config.steps)}, ours, config.repeats)
+    for ours_, theirs in zip(timed["products"].result, (A @ H.T, inputs[2] @ H, A.T @ inputs[2]), strict=True):
+        np.testing.assert_allclose(ours_, theirs, rtol=1e-3, atol=1e-5)
+    return compared("train: its matrix products", timed, at_most(1.4), "a bound: nothing else is done")
+
+
+@jax.jit
+def products(H, A, U, steps):
+    """Logits and both gradients of a step, so many times; the barrier keeps them from being computed once."""
+
+    def step(_, carry):
+        H, A, U = jax.lax.optimization_barrier(carry[:3])
+        return H, A, U, A @ H, U @ H.T, A.T @ U
+
+    start = (H, A, U, jnp.zeros_like(U), jnp.zeros_like(A), jnp.zeros_like(H))
+    return jax.lax.fori_loop(0, steps, step, start)[3:]
+
+
+def recording(problem: ufm.Problem, few: Callable[[], ufm.Params], config: Config) -> Row:
+    """Training with many snapshots against training with the first and last."""
+    timed = race({"2 snapshots": few}, ft.partial(train, problem, config, config.snapshots), config.repeats)
+    return compared(f"train: {config.snapshots} snapshots", timed, at_most(1.05), same_loss(problem, timed))
+
+
+def pseudoinverse_nc1(H: np.ndarray, labels: np.ndarray) -> float:
+    """NC1 as it is defined: (1/K) Tr(Cov_W Cov_B†), both covariances formed."""
+    K = labels.max() + 1
+    means = np.stack([H[labels == k].mean(axis=0) for k in range(K)])
+    deviations = H - means[labels]
+    centred = means - means.mean(axis=0)
+    within, between = deviations.T @ deviations / len(H), centred.T @ centred / K
+    return float(np.trace(within @ np.linalg.pinv(between, rcond=1e-5)) / K)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a unit that suits them."""
+    return f"{number(seconds)} s" if seconds >= 1 else f"{number(1e3 * seconds)} ms"
+
+
+def machine() -> str:
+    """What the times depend on besides the versions."""
+    torch = f", torch {version('torch')}" if importlib.util.find_spec("torch") else ""
+    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, JAX on {jax.default_backend()}{torch}"
+
+
+def main(config: Config) -> None:
+    """Time, print, write."""
+    rows = []
+    for name in config.only or GROUPS:
+        print(f"timing: {name}", file=sys.stderr)
+        rows += GROUPS[name](config)
+    columns = ["what", "ufm", "peer", "ratio (peer/ufm)", "compilation (ufm, peer)", "note"]
+    show(columns, [row.cells() for row in rows], title=machine())
+    made_by = {"command": plot.this_command(), "versions": plot.versions(), "machine": machine()}
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    config.output.write_text(json.dumps({**made_by, "rows": [row.record() for row in rows]}, indent=1) + "\n")
+    print(f"wrote {config.output}")
+
+
+def description() -> str:
+    """What `--help` says, with the groups of rows."""
+    groups = "\n".join(f"  {name}: {group.__doc__}" for name, group in GROUPS.items())
+    return f"{__doc__}\nGroups of rows, for --only:\n\n{groups}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=description()))

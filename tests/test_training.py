@@ -1,0 +1,191 @@
+import jax
+import numpy as np
+import optax
+import pytest
+from numpy.testing import assert_allclose
+from zoo import ZOO, problem
+
+import ufm
+from ufm import training
+from ufm.training import Outcome, schedule
+
+SGD = optax.sgd(0.5, momentum=0.9)
+
+
+def same(x, y):
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
+
+
+def by_hand(p, q, rate, momentum, steps):
+    """Heavy-ball descent with the gradient of the formula: ∂f/∂Z = (softmax − Y)/N."""
+    H, A, b = (np.array(x) for x in q[:3])
+    Y, N = np.eye(p.num_classes)[p.labels], p.num_samples
+    speeds = [np.zeros_like(x) for x in (H, A, b)]
+    for _ in range(steps):
+        Z = H @ A.T + b
+        E = np.exp(Z - Z.max(axis=1, keepdims=True))
+        U = (E / E.sum(axis=1, keepdims=True) - Y) / N
+        gradients = (U @ A + p.lambda_H * H, U.T @ H + p.lambda_A * A, U.sum(axis=0))
+        for x, v, g in zip((H, A, b), speeds, gradients, strict=True):
+            v *= momentum
+            v += g
+            x -= rate * v
+    return H, A, b
+
+
+def test_training_is_heavy_ball_descent_on_the_formula():
+    p = problem(lambda_A=3e-2)
+    run = ufm.train(p, SGD, steps=40, seed=3, snapshots=[0, 40], precision="float64")
+    for found, expected in zip(run.params, by_hand(p, p.init(seed=3), 0.5, 0.9, 40), strict=False):
+        assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_every_problem_trains_downhill_on_its_constraint(name, precision):
+    p = ZOO[name]
+    run = ufm.train(p, optax.sgd(0.1), steps=300, snapshots=[0, 1, 2, 3, 300], precision=precision)
+    rounding = np.finfo(precision).eps
+    assert run.params.H.dtype == precision
+    assert run.history.loss[-1] < run.history.loss[0]
+    for constraint, rows in ((p.features, run.params.H), (p.classifier, run.params.A)):
+        if isinstance(constraint, ufm.Sphere):
+            assert_allclose(np.linalg.norm(rows, axis=1), constraint.radius, rtol=4 * rounding)
+    assert_allclose(run.history.loss[-1], p.objective(run.params), rtol=100 * rounding)
+    assert not jax.config.jax_enable_x64
+
+
+def test_sphere_holds_at_every_step():
+    p = ZOO["spheres"]
+    for steps in range(1, 6):
+        q = ufm.train(p, optax.sgd(3.0, momentum=0.9), steps=steps, snapshots=2, precision="float64").params
+        assert_allclose(np.linalg.norm(q.H, axis=1), 2.0, rtol=1e-15)
+        assert_allclose(np.linalg.norm(q.A, axis=1), 1.5, rtol=1e-15)
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.05), optax.lbfgs(), optax.polyak_sgd(), optax.adafactor(0.05)])
+def test_any_optax_optimiser_is_taken(optimizer):
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes its counts with floats
+        run = ufm.train(problem(), optimizer, steps=50, snapshots=3)
+    assert run.history.loss[-1] < run.history.loss[0]
+
+
+def test_history_is_what_measure_says_of_the_parameters():
+    p = ZOO["imbalanced"]
+    run = ufm.train(p, SGD, steps=25, snapshots=[0, 7, 25], precision="float64")
+    m = ufm.measure(run.params.H, p.labels, run.params.A, run.params.b)
+    for name, value in m._asdict().items():
+        assert_allclose(getattr(run.history, name)[-1], value, rtol=1e-9, atol=1e-14)
+    assert run.history.step.tolist() == [0, 7, 25]
+    with pytest.raises(AttributeError, match="History has no 'nc5'"):
+        _ = run.history.nc5
+
+
+def test_one_compilation_serves_all_snapshots_and_numbers(monkeypatch):
+    traces = []
+    step = training._step
+    monkeypatch.setattr(training, "_step", lambda *args: traces.append(1) or step(*args))
+    optimizer = optax.sgd(0.25)
+    for snapshots in (2, 3, 9, 40, [0, 5, 6, 77]):
+        ufm.train(problem(lambda_A=1e-3), optimizer, steps=100, snapshots=snapshots)
+    ufm.train(problem(lambda_A=0.2, lambda_H=0.1), optimizer, steps=31, snapshots=4)
+    assert len(traces) <= 2  # scan traces its body once, or twice where it checks types
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "sphere"])
+def test_same_seed_same_bits_and_snapshots_do_not_touch_them(name):
+    runs = [ufm.train(ZOO[name], SGD, steps=60, seed=5, snapshots=n) for n in (2, 2, 30)]
+    assert same(runs[0].params, runs[1].params)
+    assert same(runs[0].params, runs[2].params)
+    assert not same(runs[0].params, ufm.train(ZOO[name], SGD, steps=60, seed=6, snapshots=2).params)
+
+
+def test_many_seeds_are_the_single_ones():
+    p = problem()
+    many = ufm.train(p, SGD, steps=30, seed=[1, 4], snapshots=[0, 10, 30], precision="float64")
+    assert many.params.H.shape == (2, 15, 4)
+    assert many.history.nc1.shape == (2, 3)
+    for row, seed in enumerate((1, 4)):
+        one = ufm.train(p, SGD, steps=30, seed=seed, snapshots=[0, 10, 30], precision="float64")
+        assert_allclose(many.params.H[row], one.params.H, rtol=1e-12)
+        assert_allclose(many.history.loss[row], one.history.loss, rtol=1e-13)
+        assert many.status[row] == one.status
+
+
+def test_the_users_parameters_are_left_alone():
+    p = problem()
+    start = p.init(seed=1)
+    copies = [np.array(x) for x in start[:3]]
+    for precision in ("float32", "float64"):
+        ufm.train(p, SGD, steps=5, params=start, snapshots=2, precision=precision)
+    on_device = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float32), start)
+    ufm.train(p, SGD, steps=5, params=on_device, snapshots=2)
+    assert same(copies, list(start[:3]))
+    assert np.all(np.isfinite(on_device.H))  # a donated buffer would raise
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    p = problem()
+    whole = ufm.train(p, SGD, steps=50, snapshots=[0, 20, 50])
+    half = ufm.train(p, SGD, steps=20, snapshots=[0, 20])
+    half.save(tmp_path / "half")
+    for first in (half, ufm.load(tmp_path / "half")):
+        rest = ufm.train(p, SGD, steps=30, snapshots=[0, 30], resume=first)
+        assert same(rest.params, whole.params)
+        assert rest.history.step.tolist() == [20, 50]
+        assert rest.steps == 50
+    with pytest.raises(ValueError, match="optimizer: its state"):
+        ufm.train(p, optax.adam(0.1), steps=3, resume=half)
+
+
+def test_saved_runs_come_back_whole_and_without_pickle(tmp_path):
+    p = ZOO["imbalanced"]
+    run = ufm.train(p, SGD, steps=10, snapshots=3)
+    run.save(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    back = ufm.load(tmp_path / "run")
+    assert same(run.params, back.params)
+    assert same(run.history, back.history)
+    assert back.status == run.status
+    assert back.problem.objective(run.params) == p.objective(run.params)
+    own = ufm.train(problem(loss=lambda z, y: (z[y] - 1.0) ** 2), SGD, steps=2, snapshots=2)
+    own.save(tmp_path / "own")
+    with pytest.raises(ValueError, match="was not saved"):
+        ufm.load(tmp_path / "own").problem.objective(own.params)
+    np.savez(tmp_path / "other.npz", x=1)
+    with pytest.raises(ValueError, match="written by save"):
+        ufm.load(tmp_path / "other.npz")
+
+
+def test_divergence_is_found_and_what_came_before_stays():
+    p = problem(loss=ufm.SquaredError())
+    run = ufm.train(p, optax.sgd(300.0), steps=4000, snapshots=60)
+    assert run.status.outcome is Outcome.DIVERGED
+    assert "smaller learning rate" in str(run.status)
+    assert len(run.history.loss) == run.status.snapshot
+    assert np.all(np.isfinite(run.history.loss))
+    assert 0 < run.status.step < 4000
+
+
+def test_schedule_is_log_spaced_with_both_ends_or_as_listed():
+    assert schedule(1000, 5) == [0, 1, 10, 100, 1000]
+    assert schedule(3, 100) == [0, 1, 2, 3]
+    assert schedule(7, 2) == [0, 7]
+    assert schedule(10, [3, 10, 3]) == [3, 10]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"steps": 0}, "steps = 0"),
+        ({"snapshots": 1}, "snapshots = 1"),
+        ({"snapshots": [5, 11]}, "snapshots ="),
+        ({"precision": "half"}, "precision = 'half'"),
+        ({"optimizer": 0.1}, "optimizer = 0.1"),
+        ({"params": ufm.Params(np.zeros((2, 2)), np.zeros((3, 4)), np.zeros(3))}, "params.H of shape"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_wrong_arguments_name_themselves(words, message):
+    with pytest.raises(ValueError, match=message):
+        ufm.train(problem(), **{"optimizer": SGD, "steps": 10, **words})
