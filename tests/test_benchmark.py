@@ -1,0 +1,84 @@
+import functools
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+SMALL = {
+    "repeats": 1,
+    "repeats_metrics": 1,
+    "num_classes": 3,
+    "dim": 4,
+    "per_class": 5,
+    "steps": 20,
+    "snapshots": 5,
+    "measured_classes": 5,
+    "measured_dim": 8,
+    "measured_samples": 200,
+}
+
+
+@pytest.fixture
+def benchmark(study, monkeypatch):
+    benchmark = study("benchmark")
+    monkeypatch.setattr(benchmark, "REST", 0.0)
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests in this process need them
+    return benchmark
+
+
+def test_without_torch_its_rows_are_left_out(benchmark, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    benchmark.main(benchmark.Config(**SMALL, output=tmp_path / "benchmark.json"))
+    assert capsys.readouterr().out.count("left out") == 2
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert "jax" in written["versions"]
+    rows = written["rows"]
+    assert [set(row) for row in rows[:2]] == [{"what", "note"}] * 2
+    assert len(rows) == 5
+    for row in rows[2:]:
+        assert row["ratio"] == row["peer"] / row["ufm"] > 0
+        assert {len(seconds) for seconds in row["runs"].values()} == {1}
+    assert "NC1" in rows[-1]["note"]
+
+
+def test_eager_torch_takes_the_same_steps(benchmark):
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    config = benchmark.Config(**SMALL)
+    row = torch_row(benchmark, config, "eager_peers")
+    assert len(row.peers) == 6
+    assert "loss" in row.note
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_torch_takes_the_same_steps(benchmark):
+    pytest.importorskip("torch")
+    row = torch_row(benchmark, benchmark.Config(**SMALL), "compiled_peers")
+    assert len(row.peers) == 4
+    assert all(peer.compilation is not None for peer in row.peers.values())
+
+
+def test_another_loss_raises(benchmark):
+    assert "loss" in benchmark.same("loss", 1.0, 1.00001)
+    for other in (1.01, np.nan):
+        with pytest.raises(AssertionError, match="loss: 1 by ufm"):
+            benchmark.same("loss", 1.0, other)
+
+
+def test_groups_are_in_the_help_and_unknown_ones_are_refused(benchmark):
+    for group in benchmark.GROUPS:
+        assert group in benchmark.description()
+    with pytest.raises(ValueError, match=r"only = 'speed': one of training, metrics"):
+        benchmark.Config(only=("speed",))
+
+
+def torch_row(benchmark, config, peers):
+    problem = benchmark.ufm.Problem(
+        config.num_classes, config.dim, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
+    )
+    ours = functools.partial(benchmark.train, problem, config, 2)
+    return benchmark.against_torch("torch", problem, ours, getattr(benchmark, peers), config, benchmark.at_least(1))
