@@ -1,0 +1,57 @@
+"""Roots and minima of few variables, in float64."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def root(rises: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that is negative at `low` and not at `high` changes sign, to the last bit."""
+    while low < (middle := 0.5 * (low + high)) < high:
+        if rises(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def maximum(rise: Callable[[float], float], low: float, high: float) -> float:
+    """Golden section: the largest value of a function with one peak in [low, high]."""
+    ratio = 0.5 * (np.sqrt(5.0) - 1.0)
+    inner = [high - ratio * (high - low), low + ratio * (high - low)]
+    values = [rise(x) for x in inner]
+    for _ in range(80):
+        if values[0] > values[1]:
+            high, inner[1], values[1] = inner[1], inner[0], values[0]
+            inner[0] = high - ratio * (high - low)
+            values[0] = rise(inner[0])
+        else:
+            low, inner[0], values[0] = inner[0], inner[1], values[1]
+            inner[1] = low + ratio * (high - low)
+            values[1] = rise(inner[1])
+    return float(max(values))
+
+
+def newton(convex: Callable, x: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Minimiser of a smooth convex function by damped Newton steps, then a few undamped ones.
+
+    Args:
+        convex: x ↦ (value, gradient, Hessian), the last positive definite.
+        x: where to start.
+        positive: which entries must stay so; the minimiser has them positive.
+    """
+    polish = 4
+    for _ in range(1000):
+        value, gradient, hessian = convex(x)
+        step = -np.linalg.solve(hessian, gradient)
+        promised = -gradient @ step
+        size = min(1.0, *(0.9 * x[i] / -step[i] for i in np.flatnonzero(positive & (step < 0))), 1.0)
+        if promised <= 1e-12 * abs(value):
+            if polish == 0:
+                break
+            polish -= 1
+        else:
+            while convex(x + size * step)[0] > value - 0.25 * size * promised:
+                size *= 0.5
+        x = x + size * step
+    return x
