@@ -9,6 +9,7 @@ from ufm.problem import Problem
 from ufm.theory.registry import (
     NEAR,
     TOTAL,
+    WITHIN,
     Prediction,
     decay_scale,
     factor_norms,
@@ -23,7 +24,7 @@ from ufm.theory.registry import (
 def _applies_without_bias(problem: Problem) -> bool:
     if not is_plain(problem, SquaredError) or problem.balanced or problem.bias_kind != "none":
         return False
-    return same_weights(problem) or np.count_nonzero(_shrunk(problem)) <= problem.dim
+    return same_weights(problem) or bool(np.count_nonzero(_shrunk(problem)) <= problem.dim)
 
 
 @theorem(
@@ -57,7 +58,7 @@ def general_orthogonal_frame(problem: Problem) -> Prediction:
         return Prediction(**known)
     if not np.any(s):
         return Prediction(degenerate=True, **known)
-    known |= {"degenerate": False} | factor_norms(problem, s[s > 0])
+    known |= {"degenerate": False, "metrics": WITHIN} | factor_norms(problem, s[s > 0])
     if cut.size and relaxed[cut[0]] > 0 and n[cut[0]] > (1 - NEAR) * n[kept[-1]]:
         return Prediction(**known)
     ratio = np.sqrt(problem.lambda_H / problem.lambda_A)
@@ -85,8 +86,8 @@ def _shrunk(problem: Problem) -> np.ndarray:
 def centred_frame(problem: Problem) -> Prediction:
     """Value, singular values, bias n/N, and Grams that are functions of D − nnᵀ/N.
 
-    The best bias centres what is left, C = I − 11ᵀ/N: (1/2N)‖C(Z − Y)‖² + c‖Z‖_*. Now YᵀCY = D − nnᵀ/N = Σ τ_j² v_jv_jᵀ,
-    so the singular values of Z are s_j = (τ_j − Nc)₊, the d largest of them, Z = CY Σ (s_j/τ_j) v_jv_jᵀ, and
+    The best bias centres what is left, C = I − 11ᵀ/N: (1/2N)‖C(Z − Y)‖² + c‖Z‖_*. With YᵀCY = D − nnᵀ/N = Σ τ_j²v_jv_jᵀ
+    the singular values of Z are s_j = (τ_j − Nc)₊, the d largest of them, Z = CY Σ (s_j/τ_j) v_jv_jᵀ, and
 
         f = Σ_alive (cτ_j − Nc²/2) + Σ_dead τ_j²/(2N).
 
@@ -106,7 +107,7 @@ def centred_frame(problem: Problem) -> Prediction:
         return Prediction(**known)
     if not np.any(s):
         return Prediction(degenerate=True, **known)
-    known |= {"degenerate": False} | factor_norms(problem, s[s > 0])
+    known |= {"degenerate": False, "metrics": WITHIN} | factor_norms(problem, s[s > 0])
     if d < K - 1 and s[d - 1] > 0 and tau[d] > (1 - NEAR) * tau[d - 1]:
         return Prediction(**known)
     EV = V - n @ V / N

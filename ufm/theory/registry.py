@@ -13,6 +13,8 @@ THEOREMS: list["Theorem"] = []
 
 NEAR = 1e-6  # relative distance to a threshold within which only the value is predicted
 
+WITHIN = {"nc1": 0.0, "trace_ratio": 0.0}  # metrics where a loss is convex and not everything is zero
+
 TOTAL = "c at total collapse"  # c = √(λ_A λ_H) from which the minimiser is the zero point
 
 

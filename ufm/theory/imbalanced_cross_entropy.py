@@ -1,0 +1,304 @@
+"""Cross-entropy and label smoothing on imbalanced classes: which classes merge, and two groups solved exactly."""
+
+from typing import Any
+
+import numpy as np
+
+from ufm.losses import CrossEntropy, LabelSmoothing
+from ufm.problem import Problem
+from ufm.theory._scalar import newton
+from ufm.theory.registry import (
+    TOTAL,
+    WITHIN,
+    Prediction,
+    decay_scale,
+    factor_norms,
+    is_plain,
+    near,
+    theorem,
+    weights,
+)
+
+
+def _smooth(problem: Problem) -> float:
+    return float(problem.loss.alpha) if isinstance(problem.loss, LabelSmoothing) else 0.0
+
+
+def _groups(problem: Problem) -> list[np.ndarray]:
+    """Classes of one count and weight each, the largest w²n first."""
+    n, w = problem.class_counts, weights(problem)
+    kinds, kind = np.unique(np.stack([w**2 * n, n], axis=1), axis=0, return_inverse=True)
+    return [np.flatnonzero(kind.ravel() == i) for i in reversed(range(len(kinds)))]
+
+
+def _reach(problem: Problem) -> np.ndarray:
+    """(K,) the c up to which a class differs from another of the same count and weight: (1−α) w √n/N."""
+    return (1 - _smooth(problem)) * weights(problem) * np.sqrt(problem.class_counts) / problem.num_samples
+
+
+def _merging(problem: Problem) -> list[np.ndarray]:
+    """Groups of at least two classes that c reaches."""
+    c, reach = decay_scale(problem), _reach(problem)
+    return [group for group in _groups(problem) if len(group) > 1 and c >= reach[group[0]]]
+
+
+def _merge_thresholds(problem: Problem) -> dict[str, float]:
+    reach = _reach(problem)
+    return {f"c at which class {g[0]} merges with its like": float(reach[g[0]]) for g in _groups(problem) if len(g) > 1}
+
+
+def _rank(problem: Problem) -> int:
+    """The largest rank that logits can have at the optimum of the convex form."""
+    return problem.num_classes - 1 - sum(len(group) - 1 for group in _merging(problem))
+
+
+def _bias(problem: Problem, b: np.ndarray) -> dict[str, Any]:
+    return {"none": {}, "free": {"centred_bias": b - np.mean(b)}, "regularised": {"bias": b}}[problem.bias_kind]
+
+
+def _is_smoothed(problem: Problem) -> bool:
+    return is_plain(problem, CrossEntropy, LabelSmoothing)
+
+
+@theorem(
+    "total collapse",
+    paper="Dang et al. 2024",
+    assumes="cross-entropy or label smoothing, weight decay on A and H; any counts, class weights, bias and d",
+    applies=lambda problem: _is_smoothed(problem) and not (problem.balanced and problem.dim >= problem.num_classes - 1),
+)
+def total_collapse(problem: Problem) -> Prediction:
+    """Whether the minimiser is the zero point, and then its value and bias.
+
+    At A = H = 0 with the best bias let U = −∂(mean loss)/∂Z, rows w_k(T_k − softmax b)/N for targets T_k. If ‖U‖_op ≤ c
+    the zero point is a global minimum by convexity; else a rank-one step along the top singular pair descends, for any
+    d. Without bias ‖U‖_op = √λ_max(PDP)/N; with a free one b = log of the mean target and, with equal weights,
+    ‖U‖_op = (1−α)√λ_max(D − nnᵀ/N)/N. Trap: decided by the largest mode, long after minorities have died.
+    """
+    value, b, reach = _zero_point(problem)
+    c, thresholds = decay_scale(problem), {TOTAL: reach}
+    if near(c, reach):
+        return Prediction(value=value if c >= reach else None, thresholds=thresholds)
+    if c < reach:
+        return Prediction(degenerate=False, thresholds=thresholds)
+    return Prediction(value=value, degenerate=True, thresholds=thresholds, **_bias(problem, b))
+
+
+def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
+    """Value, best bias and ‖U‖_op at A = H = 0."""
+    K, n, N, alpha = problem.num_classes, problem.class_counts, problem.num_samples, _smooth(problem)
+    mass = weights(problem) * n / N
+    total = np.sum(mass)
+    mean_target = (1 - alpha) * mass / total + alpha / K
+
+    def risk(b: np.ndarray) -> tuple:
+        top = np.max(b)
+        p = np.exp(b - top)
+        value = total * (top + np.log(np.sum(p)) - mean_target @ b) + problem.lambda_b / 2 * b @ b
+        p /= np.sum(p)
+        slope = total * (p - mean_target) + problem.lambda_b * b
+        return value, slope, total * (np.diag(p) - np.outer(p, p)) + problem.lambda_b * np.eye(K)
+
+    b = np.zeros(K) if problem.bias_kind == "none" else np.log(mean_target)
+    if problem.bias_kind == "regularised":
+        b = newton(risk, b, np.zeros(K, bool))
+    p = np.exp(b - np.max(b))
+    residual = (1 - alpha) * np.eye(K) + alpha / K - p / np.sum(p)
+    rows = (weights(problem) * np.sqrt(n) / N)[:, None] * residual
+    return float(risk(b)[0]), b, float(np.linalg.norm(rows, 2))
+
+
+@theorem(
+    "minority collapse",
+    paper="Fang et al. 2021; Dang et al. 2024",
+    assumes="cross-entropy or label smoothing, imbalanced, weight decay on A and H, d ≥ rank of the optimal logits",
+    applies=lambda problem: _is_smoothed(problem) and not problem.balanced and problem.dim >= _rank(problem),
+)
+def minority_collapse(problem: Problem) -> Prediction:
+    """Which classifier rows coincide: those of equal count n ≤ N² λ_A λ_H, whatever the other classes are.
+
+    In the convex form Σ π_k CE(z_k, k) + c‖D^{1/2}Z̄‖_* average over permutations of the K_B classes of one count n: the
+    only part of Z̄ that tells them apart is v(e_k − 1_B/K_B). At v = 0 the K_B logits of a sample are equal, so the loss
+    has the slope −(n/N)(K_B − 1) in v whatever the rest is, and the price is c√n(K_B − 1): v = 0 iff c ≥ √n/N. A class
+    weight w and smoothing α put (1−α)w in front of √n/N. The transition is continuous.
+
+    Trap: classes of different counts coincide too where both have died, a_j = a_k = 0, which no formula tells. If
+    a_j = a_k, then x = e_j − e_k without bias, and some x on j and k with one, has ‖Ux‖² a mean of (1−α)²w²n/N² over
+    the two; as ‖U‖_op ≤ c, that excludes it for most problems. The others are left open.
+    """
+    c, thresholds = decay_scale(problem), _merge_thresholds(problem)
+    reached_zero = _zero_point(problem)[2]
+    unclear = c >= reached_zero or near(c, reached_zero) or _may_die(problem)
+    if unclear or any(near(c, reach) for reach in thresholds.values()):
+        return Prediction(thresholds=thresholds)
+    return Prediction(merged=_listed(_merging(problem)), thresholds=thresholds)
+
+
+def _may_die(problem: Problem) -> bool:
+    """Whether classes of different counts are not excluded from coinciding."""
+    c, reach = decay_scale(problem), _reach(problem)
+    candidates = [float(reach[g[0]]) for g in _groups(problem) if len(g) == 1 or c >= reach[g[0]]]
+    if len(candidates) < 2 or problem.bias_kind == "none":
+        return len(candidates) > 1 and bool(np.mean(np.square(sorted(candidates)[:2])) <= c**2)
+    return _smooth(problem) > 0 or min(candidates) <= c
+
+
+def _listed(groups: list[np.ndarray]) -> tuple[tuple[int, ...], ...]:
+    return tuple(sorted((tuple(int(k) for k in group) for group in groups), key=lambda group: (-len(group), group)))
+
+
+@theorem(
+    "two groups of classes",
+    paper="Fang et al. 2021; Hong & Ling 2023; Dang et al. 2024",
+    assumes="cross-entropy or label smoothing, two kinds of classes by count and weight, weight decay on A and H, any "
+    "bias, d ≥ rank of the optimal logits",
+    applies=lambda problem: _is_smoothed(problem) and len(_groups(problem)) == 2 and problem.dim >= _rank(problem),
+)
+def two_groups(problem: Problem) -> Prediction:
+    """Value, geometry and bias of K_A classes of one count and K_B of another, by a convex problem in few variables.
+
+    Averaging the convex form over permutations within groups leaves, with e = 1_A/K_A − 1_B/K_B and ‖e‖² = g²,
+
+        z_k = u(e_k − 1_A/K_A) + α_A e  (k ∈ A),    v(e_k − 1_B/K_B) − α_B e  (k ∈ B),    b = δe,
+
+    whose nuclear norm has three orthogonal parts, √n_A(K_A−1)u + √n_B(K_B−1)v + g√(K_An_Aα_A² + K_Bn_Bα_B²). With the
+    two losses that is jointly convex; u = 0 or v = 0 exactly where the group has merged, and α = 0 where the slope of
+    the loss there is no more than cg. Trap: α = 0 with u > 0 happens: the whole minority is dead, a = h = 0, while the
+    majority still has a shape.
+    """
+    groups = TwoGroups(problem)
+    x, clear = groups.solve()
+    known: dict[str, Any] = {
+        "value": float(groups.objective(x)),
+        "thresholds": {TOTAL: _zero_point(problem)[2], **_merge_thresholds(problem)},
+    }
+    if not clear:
+        return Prediction(**known)
+    known |= _bias(problem, x[4] * groups.e)
+    shape = groups.shape(x)
+    if not np.any(shape["gram_A"]):
+        return Prediction(degenerate=True, **known)
+    return Prediction(degenerate=False, metrics=WITHIN, **shape, **known)
+
+
+class TwoGroups:
+    """The convex problem in x = (u, v, α_A, α_B, δ)."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.members = problem, _groups(problem)
+        first = [group[0] for group in self.members]
+        self.sizes = np.array([len(group) for group in self.members])
+        self.counts = problem.class_counts[first]
+        self.mass = self.sizes * self.counts * weights(problem)[first] / problem.num_samples
+        self.c, self.alpha, self.reach = decay_scale(problem), _smooth(problem), _reach(problem)[first]
+        self.e = np.zeros(problem.num_classes)
+        self.e[self.members[0]], self.e[self.members[1]] = 1 / self.sizes[0], -1 / self.sizes[1]
+        self.g = float(np.linalg.norm(self.e))
+        self.stretch = self.sizes * self.counts  # ‖α‖ is √(Σ K n α²)
+        self.apart = (self.sizes > 1) & (self.c < self.reach)
+
+    def solve(self) -> tuple[np.ndarray, bool]:
+        """The minimiser, and whether it is clear of every threshold."""
+        free = np.array([*self.apart, False, False, self.problem.bias])
+        x = self._minimum(np.where(free, 1.0, 0.0) * [1, 1, 0, 0, 0], free)
+        slope = self.smooth(x)[1][2:4]
+        pull = float(np.sqrt(np.sum(slope**2 / self.stretch)))
+        price = self.c * self.g
+        merges = any(near(self.c, float(reach)) for reach in self.reach[self.sizes > 1])
+        clear = not merges and not near(pull, price)
+        if pull > price:
+            x = self._leave_zero(x, -slope / self.stretch)
+            if np.any(x[2:4]):
+                x = self._minimum(x, free | [False, False, True, True, False])
+        return x, clear
+
+    def objective(self, x: np.ndarray) -> float:
+        """What is minimised."""
+        return float(self.smooth(x)[0] + self.c * self.g * np.sqrt(self.stretch @ x[2:4] ** 2))
+
+    def smooth(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Value, gradient and Hessian of all but the norm of α."""
+        cost = self.c * np.sqrt(self.counts) * (self.sizes - 1)
+        decay = self.problem.lambda_b * self.g**2
+        value = cost @ x[:2] + decay * x[4] ** 2 / 2
+        gradient = np.array([*cost, 0.0, 0.0, decay * x[4]])
+        hessian = np.diag([0.0, 0.0, 0.0, 0.0, decay])
+        for i, sign in ((0, 1.0), (1, -1.0)):
+            B = np.zeros((2, 5))
+            B[0, i], B[1, 2 + i], B[1, 4] = 1.0, 1.0, sign
+            loss, slope, curvature = self._loss(i, B @ x)
+            value += self.mass[i] * loss
+            gradient += self.mass[i] * B.T @ slope
+            hessian += self.mass[i] * B.T @ curvature @ B
+        return float(value), gradient, hessian
+
+    def shape(self, x: np.ndarray) -> dict[str, Any]:
+        """Grams and norms: D^{1/2}Z̄ has singular values √n u, √n v on the groups' centred parts, g‖α‖ along e."""
+        K, problem = self.problem.num_classes, self.problem
+        length = float(np.sqrt(self.stretch @ x[2:4] ** 2))
+        values, signs = [self.g * length] * (length > 0), np.zeros(K)
+        gram_A = length * np.outer(self.e, self.e) / self.g
+        gram_H = np.zeros((K, K))
+        for i, group in enumerate(self.members):
+            s = float(np.sqrt(self.counts[i]) * x[i])
+            centred = s * (np.eye(len(group)) - 1 / len(group))
+            gram_A[np.ix_(group, group)] += centred
+            gram_H[np.ix_(group, group)] += centred / self.counts[i]
+            values += [s] * (len(group) - 1) * (s > 0)
+            signs[group] = (1 - 2 * i) * x[2 + i]
+        if length > 0:
+            gram_H += self.g * np.outer(signs, signs) / length
+        ratio = np.sqrt(problem.lambda_H / problem.lambda_A)
+        merged = [group for group, apart in zip(self.members, self.apart, strict=True) if len(group) > 1 and not apart]
+        return factor_norms(problem, values) | {
+            "gram_A": gram_A,
+            "gram_H": gram_H,
+            "norms_A": np.sqrt(ratio * np.diag(gram_A)),
+            "norms_H": np.sqrt(np.diag(gram_H) / ratio),
+            "dead": (np.diag(gram_A) == 0) & (np.diag(gram_H) == 0),
+            "merged": _listed(merged),
+        }
+
+    def _loss(self, i: int, margins: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Loss of a sample of group i at (r, m): within the group r, to the other group r(1−1/K_i) + m g²."""
+        own, other = self.sizes[i], self.sizes[1 - i]
+        J = -np.array([[1.0, 0.0], [1 - 1 / own, self.g**2]])
+        many = np.array([own - 1, other])
+        exponents = J @ margins
+        top = max(0.0, float(np.max(exponents)))
+        odds = many * np.exp(exponents - top)
+        total = np.exp(-top) + np.sum(odds)
+        value = np.log1p(np.sum(odds)) if top == 0 else top + np.log(total)
+        p = odds / total
+        right = self.alpha * np.array([1 - 1 / own, 1 / own])  # α z_y: the targets' uniform part, as logits sum to zero
+        return float(value + right @ margins), J.T @ p + right, J.T @ (np.diag(p) - np.outer(p, p)) @ J
+
+    def _leave_zero(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """X with α along a direction of descent, as far as it descends."""
+        size, base = 1.0 / np.max(np.abs(direction)), self.objective(x)
+        for _ in range(60):
+            moved = x + size * np.array([0, 0, *direction, 0])
+            if self.objective(moved) < base:
+                return moved
+            size *= 0.5
+        return x
+
+    def _minimum(self, x: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """Minimiser over the free variables; u and v stay positive, α away from zero."""
+        if not np.any(free):
+            return x
+
+        def restricted(part: np.ndarray) -> tuple:
+            full = x.copy()
+            full[free] = part
+            value, gradient, hessian = self.smooth(full)
+            length = np.sqrt(self.stretch @ full[2:4] ** 2)
+            if length > 0:
+                pull, price = self.stretch * full[2:4] / length, self.c * self.g
+                value += price * length
+                gradient[2:4] += price * pull
+                hessian[2:4, 2:4] += price * (np.diag(self.stretch) - np.outer(pull, pull)) / length
+            return value, gradient[free], hessian[np.ix_(free, free)]
+
+        solved = x.copy()
+        solved[free] = newton(restricted, x[free], np.array([True, True, False, False, False])[free])
+        return solved
