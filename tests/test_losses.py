@@ -47,13 +47,16 @@ def test_logits_of_ten_thousand_are_safe(loss, dtype):
 
 
 def test_cross_entropies_of_confident_logits_keep_their_digits():
-    # z = (t, 0): the loss is log(1 + e^{-t}), to the rounding of a logit
+    # z = (t, 0): the loss is log(1 + e^{-t}), and its slope −e^{-t}/(1 + e^{-t}) along the right logit
     with jax.enable_x64(True):
-        for t in (0.0, 1.0, 30.0):
+        for t in (0.0, 1.0, 30.0, 300.0):
             z, y = jnp.asarray([t, 0.0]), jnp.asarray(0)
-            assert_allclose(ufm.CrossEntropy()(z, y), np.log1p(np.exp(-t)), rtol=1e-12, atol=4e-15)
-            assert_allclose(ufm.Focal(0.0)(z, y), ufm.CrossEntropy()(z, y), atol=1e-15)
-            assert_allclose(ufm.LabelSmoothing(0.0)(z, y), ufm.CrossEntropy()(z, y), atol=1e-15)
+            value, slope = jax.value_and_grad(ufm.CrossEntropy())(z, y)
+            assert_allclose(value, np.log1p(np.exp(-t)), rtol=1e-14)
+            assert_allclose(slope, np.array([-1.0, 1.0]) * np.exp(-t) / (1 + np.exp(-t)), rtol=1e-14)
+            # the others, to the rounding of a logit
+            assert_allclose(ufm.Focal(0.0)(z, y), value, atol=4e-15)
+            assert_allclose(ufm.LabelSmoothing(0.0)(z, y), value, atol=4e-15)
 
 
 @given(st.sampled_from((2, 3, 7)), st.floats(0.0, 0.99), st.integers(0, 1000))

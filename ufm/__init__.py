@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from ufm import geometry as geometry
 from ufm.archive import load as load
+from ufm.certificate import lower_bound as lower_bound
 from ufm.constraints import Free as Free
 from ufm.constraints import Sphere as Sphere
 from ufm.losses import CrossEntropy as CrossEntropy
@@ -13,6 +14,8 @@ from ufm.losses import SquaredError as SquaredError
 from ufm.metrics import Metrics as Metrics
 from ufm.metrics import Stream as Stream
 from ufm.metrics import measure as measure
+from ufm.optimum import Optimum as Optimum
+from ufm.optimum import minimize as minimize
 from ufm.problem import Params as Params
 from ufm.problem import Problem as Problem
 from ufm.training import Run as Run

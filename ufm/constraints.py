@@ -25,6 +25,10 @@ class Free:
         """The gradient as it is."""
         return gradient
 
+    def multiplied(self, rows, pull, decay, counts) -> tuple[Any, Any]:
+        """Decay of each row, and what the multipliers cost: none."""
+        return decay * counts, jnp.zeros((), rows.dtype)
+
 
 @storable
 @pytree
@@ -61,6 +65,23 @@ class Sphere:
         """The part of the gradient along the sphere (Riemannian gradient)."""
         along = jnp.sum(rows * gradient, axis=axis, keepdims=True) / jnp.sum(rows**2, axis=axis, keepdims=True)
         return gradient - along * rows
+
+    def multiplied(
+        self, rows: Float[Array, "K d"], pull: Float[Array, "K d"], decay: Any, counts: Float[Array, " K"]
+    ) -> tuple[Float[Array, " K"], Float[Array, ""]]:
+        """Decay of each row with its multiplier, n_k (λ + μ_k) > 0, and the multipliers' cost ½ R² Σ n_k μ_k.
+
+        Stationarity on the sphere, n_k (λ + μ_k) m_k = pull_k, gives them at an optimum; any positive ones are valid.
+
+        Args:
+            rows: m_k.
+            pull: negative gradient of the risk with respect to them.
+            decay: λ.
+            counts: n_k.
+        """
+        decayed = jnp.sum(rows * pull, axis=1) / self.radius**2
+        decayed = jnp.maximum(decayed, 1e-12 * jnp.max(jnp.abs(decayed)) + jnp.finfo(rows.dtype).tiny)
+        return decayed, 0.5 * self.radius**2 * jnp.sum(decayed - decay * counts)
 
 
 KINDS = (Free, Sphere)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm._checks import Real, real
@@ -38,8 +39,8 @@ class CrossEntropy(ClassFirst):
     """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained)."""
 
     def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Loss of each sample."""
-        return logsumexp(logits) - true_logit(logits, label)
+        """Loss of each sample, with all its digits where it is small."""
+        return _cross_entropy(logits, label)
 
     def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞."""
@@ -106,6 +107,12 @@ class Focal(ClassFirst):
         # log(1 − p) from the wrong classes' own sum keeps its digits where p is close to 1
         log_wrong = logsumexp(jnp.where(right, -jnp.inf, logits)) - log_all
         return jnp.exp(jnp.asarray(self.gamma, logits.dtype) * log_wrong) * surprise
+
+    def along(self, lead: Any, num_classes: int) -> Any:
+        """The loss where the right logit leads K − 1 equal ones by `lead` (NumPy, float64); it decreases."""
+        surprise = np.log1p((num_classes - 1) * np.exp(-lead))
+        log_wrong = np.log(num_classes - 1.0) - np.logaddexp(np.log(num_classes - 1.0), lead)
+        return np.exp(self.gamma * log_wrong) * surprise
 
 
 @storable
@@ -177,6 +184,31 @@ def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any 
 def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
     """z_y, by a sum over a mask: on a CPU that vectorises, and a gather does not."""
     return jnp.sum(jnp.where(one_hot(logits, label, bool), logits, 0.0), axis=0)
+
+
+@jax.custom_jvp
+def _cross_entropy(logits, label):
+    """m + log(e^{−m} + Σ_{j≠y} e^{z_j − max z}) with the deficit m = max z − z_y ≥ 0."""
+    _, wrong, top = _odds(logits, label)
+    deficit = top - true_logit(logits, label)
+    return deficit + jnp.log1p(wrong + jnp.expm1(-deficit))
+
+
+@_cross_entropy.defjvp
+def _cross_entropy_jvp(primals, tangents):
+    (logits, label), (moved, _) = primals, tangents
+    odds, wrong, _ = _odds(logits, label)
+    total = jnp.sum(odds, axis=0)
+    # p_y − 1 as minus the others' sum, which doesn't cancel
+    slopes = jnp.where(one_hot(logits, label, bool), -(wrong / total)[None], odds / total[None])
+    return _cross_entropy(logits, label), jnp.sum(slopes * moved, axis=0)
+
+
+def _odds(logits, label):
+    """e^{z_j − max z}, their sum over the wrong classes, and max z."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    odds = jnp.exp(logits - top[None])
+    return odds, jnp.sum(jnp.where(one_hot(logits, label, bool), 0.0, odds), axis=0), top
 
 
 def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:

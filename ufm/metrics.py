@@ -104,6 +104,26 @@ def evaluate(
     return summary(reached, second_pass(H, labels, reached, A, b), A)
 
 
+def of_means(
+    means: Float[Array, "K d"], count: Float[Array, " K"], A: Float[Array, "K d"], b: Float[Array, " K"]
+) -> Metrics:
+    """Metrics of features that have collapsed to their means, `count` of each class; traceable."""
+    reached = centres(Sums(count, means * count[:, None]))
+    classes = jnp.arange(len(count), dtype=jnp.int32)
+    share = count / jnp.sum(count)
+    nearest = _first_largest(reached.centred @ means.T - _offset(reached)[:, None])
+    decision = _first_largest(A @ means.T + b[:, None])
+    zeros = jnp.zeros_like(count)
+    spreads = Spreads(
+        samples=jnp.asarray(1.0, count.dtype),
+        within=zeros,
+        whitened=jnp.zeros((), count.dtype),
+        disagreements=jnp.sum(jnp.where(decision != nearest, share, 0.0)),
+        right=jnp.sum(jnp.where(decision == classes, share, 0.0)),
+    )
+    return summary(reached, spreads, A)
+
+
 def first_pass(H: Float[Array, "d n"], labels: Int[Array, " n"], num_classes: int) -> Sums:
     """Counts and sums of a batch of columns."""
     return Sums(
@@ -149,8 +169,7 @@ def second_pass(
     samples = jnp.asarray(labels.shape[0], H.dtype)
     if A is None:
         return Spreads(samples, within, whitened, None, None)
-    offset = reached.centred @ jnp.mean(reached.means, axis=0) + 0.5 * jnp.sum(reached.centred**2, axis=1)
-    nearest = _first_largest(reached.centred @ H - offset[:, None])
+    nearest = _first_largest(reached.centred @ H - _offset(reached)[:, None])
     decision = _first_largest(A @ H + (0.0 if b is None else b[:, None]))
     disagreements, right = (jnp.sum(x, dtype=H.dtype) for x in (decision != nearest, decision == labels))
     return Spreads(samples, within, whitened, disagreements, right)
@@ -319,6 +338,11 @@ def _first_largest(scores):
         better = scores[k] > best
         best, index = jnp.where(better, scores[k], best), jnp.where(better, k, index)
     return index
+
+
+def _offset(reached):
+    """c_k such that the nearest centre of h is the largest of ⟨C_k, h⟩ − c_k."""
+    return reached.centred @ jnp.mean(reached.means, axis=0) + 0.5 * jnp.sum(reached.centred**2, axis=1)
 
 
 def _over(x, norm):

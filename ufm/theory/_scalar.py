@@ -32,20 +32,23 @@ def maximum(rise: Callable[[float], float], low: float, high: float) -> float:
     return float(max(values))
 
 
-def newton(convex: Callable, x: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def newton(convex: Callable, x: np.ndarray, most: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Minimiser of a smooth convex function by damped Newton steps, then a few undamped ones.
 
     Args:
         convex: x ↦ (value, gradient, Hessian), the last positive definite.
         x: where to start.
+        most: the largest step of each entry, so that no exponential is left far behind.
         positive: which entries must stay so; the minimiser has them positive.
     """
     polish = 4
     for _ in range(1000):
         value, gradient, hessian = convex(x)
-        step = -np.linalg.solve(hessian, gradient)
+        scale = 1 / np.sqrt(np.diag(hessian))
+        step = -scale * np.linalg.solve(hessian * np.outer(scale, scale), gradient * scale)
         promised = -gradient @ step
-        size = min(1.0, *(0.9 * x[i] / -step[i] for i in np.flatnonzero(positive & (step < 0))), 1.0)
+        limits = [0.9 * x[i] / -step[i] for i in np.flatnonzero(positive & (step < 0))]
+        size = min(1.0, 1.0 / max(np.max(np.abs(step) / most), 1e-300), *limits)
         if promised <= 1e-12 * abs(value):
             if polish == 0:
                 break

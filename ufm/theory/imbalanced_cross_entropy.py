@@ -100,7 +100,7 @@ def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
 
     b = np.zeros(K) if problem.bias_kind == "none" else np.log(mean_target)
     if problem.bias_kind == "regularised":
-        b = newton(risk, b, np.zeros(K, bool))
+        b = newton(risk, b, np.full(K, 3.0), np.zeros(K, bool))
     p = np.exp(b - np.max(b))
     residual = (1 - alpha) * np.eye(K) + alpha / K - p / np.sum(p)
     rows = (weights(problem) * np.sqrt(n) / N)[:, None] * residual
@@ -199,16 +199,18 @@ class TwoGroups:
     def solve(self) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether it is clear of every threshold."""
         free = np.array([*self.apart, False, False, self.problem.bias])
-        x = self._minimum(np.where(free, 1.0, 0.0) * [1, 1, 0, 0, 0], free)
+        start = np.where(free, 1.0, 0.0) * [1, 1, 0, 0, 0]
+        x = self._minimum(start, free)
         slope = self.smooth(x)[1][2:4]
         pull = float(np.sqrt(np.sum(slope**2 / self.stretch)))
         price = self.c * self.g
         merges = any(near(self.c, float(reach)) for reach in self.reach[self.sizes > 1])
         clear = not merges and not near(pull, price)
         if pull > price:
-            x = self._leave_zero(x, -slope / self.stretch)
-            if np.any(x[2:4]):
-                x = self._minimum(x, free | [False, False, True, True, False])
+            x = start
+            for rounding in (*10.0 ** np.arange(0, -10, -1), 0.0):
+                unit = np.sqrt(np.sum(self.stretch)) / self.g**2
+                x = self._minimum(x, free | [False, False, True, True, False], rounding * unit)
         return x, clear
 
     def objective(self, x: np.ndarray) -> float:
@@ -272,18 +274,11 @@ class TwoGroups:
         right = self.alpha * np.array([1 - 1 / own, 1 / own])  # α z_y: the targets' uniform part, as logits sum to zero
         return float(value + right @ margins), J.T @ p + right, J.T @ (np.diag(p) - np.outer(p, p)) @ J
 
-    def _leave_zero(self, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """X with α along a direction of descent, as far as it descends."""
-        size, base = 1.0 / np.max(np.abs(direction)), self.objective(x)
-        for _ in range(60):
-            moved = x + size * np.array([0, 0, *direction, 0])
-            if self.objective(moved) < base:
-                return moved
-            size *= 0.5
-        return x
+    def _minimum(self, x: np.ndarray, free: np.ndarray, rounding: float = 0.0) -> np.ndarray:
+        """Minimiser over the free variables with the norm of α rounded off to √(‖α‖² + rounding²).
 
-    def _minimum(self, x: np.ndarray, free: np.ndarray) -> np.ndarray:
-        """Minimiser over the free variables; u and v stay positive, α away from zero."""
+        u and v stay positive; without rounding α must start and end away from zero.
+        """
         if not np.any(free):
             return x
 
@@ -291,7 +286,7 @@ class TwoGroups:
             full = x.copy()
             full[free] = part
             value, gradient, hessian = self.smooth(full)
-            length = np.sqrt(self.stretch @ full[2:4] ** 2)
+            length = np.sqrt(self.stretch @ full[2:4] ** 2 + rounding**2)
             if length > 0:
                 pull, price = self.stretch * full[2:4] / length, self.c * self.g
                 value += price * length
@@ -300,5 +295,6 @@ class TwoGroups:
             return value, gradient[free], hessian[np.ix_(free, free)]
 
         solved = x.copy()
-        solved[free] = newton(restricted, x[free], np.array([True, True, False, False, False])[free])
+        most = np.array([1.0, 1.0, *[1 / self.g**2] * 3])  # each a unit of margin
+        solved[free] = newton(restricted, x[free], 3 * most[free], np.array([True, True, False, False, False])[free])
         return solved

@@ -46,12 +46,12 @@ def squared_error(problem: Problem) -> Prediction:
     thresholds = {TOTAL: float(w / (K * scale)), "c at loss of the common mode": float(mu * w / (K * scale))}
     known: dict[str, Any] = {"thresholds": thresholds}
     if K * kappa >= 1:
-        sure = {} if near(K * kappa, 1) else {"degenerate": True, **_bias(problem, 0.0)}
+        sure = {} if near(K * kappa, 1.0) else {"degenerate": True, **_bias(problem, 0.0)}
         return Prediction(value=float(w * (K - 1 + mu) / (2 * K)), **sure, **known)
     joint, r = d >= K and mu > K * kappa, min(d, K - 1)
     common = kappa - K * kappa**2 / (2 * mu) if joint else mu / (2 * K)
     value = float(w * (r * (kappa - K * kappa**2 / 2) + (K - 1 - r) / (2 * K) + common))
-    if near(K * kappa, 1) or (d >= K and near(K * kappa, mu)):
+    if near(K * kappa, 1.0) or (d >= K and near(K * kappa, mu)):
         return Prediction(value=value, **known)
     s0, s1 = float(scale * (1 - K * kappa)), float(scale * (1 - K * kappa / mu)) if joint else 0.0
     unique = d >= K or (d == K - 1 and mu < 1)

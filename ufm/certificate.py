@@ -1,0 +1,188 @@
+"""How far from optimal anything can be: rigorous lower bounds by duality, and the curvature of the landscape.
+
+Weak duality over the logits. Let L(Z) = Σ_k ω_k ℓ_k(z_k) be the risk of K class samples with weights ω_k, U any K × K
+matrix, and D₁ = diag(n_k (λ_H + μ_k)), D₂ = diag(λ_A + ν_k) with multipliers of the constraints ‖m_k‖ ≤ R_H and
+‖a_k‖ ≤ R_A. Fenchel's inequality bounds the risk below by −⟨U, Z⟩ plus conjugates; the decay and the multipliers give
+at least ‖D₁^{1/2} M Aᵀ D₂^{1/2}‖_* minus what the multipliers cost; and ⟨U, M Aᵀ⟩ is at most that nuclear norm where
+‖D₁^{−1/2} U D₂^{−1/2}‖_op ≤ 1. So, for every d,
+
+    f* ≥ −Σ_k ω_k ℓ_k*(−u_k/ω_k) − ‖1ᵀU‖²/(2λ_b) − ½ R_H² Σ n_k μ_k − ½ R_A² Σ ν_k,
+
+with 1ᵀU = 0 instead of its term for a free bias, and nothing for none (Zhu et al. 2021 for the unconstrained case; the
+multipliers extend it). U = −s ∇L at a candidate, s chosen so that the norm is at most 1, is optimal at an optimum.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm._precision import float64
+from ufm.losses import Focal, infimum, per_sample
+from ufm.problem import Params, Problem
+from ufm.reduction import Reduced, class_means, reduce
+
+SCALES = np.linspace(0.05, 1.0, 20)  # of the dual point, tried away from an optimum
+BIAS_STEPS = 60
+ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
+
+
+def lower_bound(problem: Problem, params: Params) -> float:
+    """A number that the objective is nowhere below, found from a candidate; tight where the candidate is optimal.
+
+    Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
+    infimum; with a free bias, its conjugate too. For any other loss it is −∞, except for the focal loss on balanced
+    classes, where the bound is one of a single variable (Zhou et al. 2022).
+
+    Args:
+        problem: any problem.
+        params: H (N, d), A (K, d), b (K,), feasible or not.
+
+    Returns:
+        A float in the unit of the objective.
+
+    Raises:
+        ValueError: where a shape is not the problem's.
+    """
+    params = problem.check_params(params)
+    means = class_means(problem, params.H)
+    A, b = (np.asarray(x, np.float64)[..., None] for x in (params.A, params.b))
+    return float(lower_bounds([problem], reduce([problem]), means[..., None], A, b)[0])
+
+
+def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, b: Any) -> np.ndarray:
+    """`lower_bound` of many problems side by side, from class means and classifiers (K, d, L) and biases (K, L)."""
+    if isinstance(reduced.loss, Focal):
+        return np.array([_focal_bound(problem) for problem in problems])
+    if not reduced.loss.convex:
+        return np.full(len(problems), -np.inf)
+    with float64():
+        return np.asarray(_bounds(reduced, means, A, b))
+
+
+@jax.jit
+def _bounds(reduced, means, A, b):
+    return jax.vmap(_bound, in_axes=-1)(reduced, means, A, b)
+
+
+def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"], b: Float[Array, " K"]):
+    """The bound for one lane."""
+    kinds = (reduced.loss, reduced.features, reduced.classifier)
+    loss, features, classifier = jax.tree.map(lambda leaf: leaf[0], kinds)
+    weights, labels, risk = reduced.weights, jnp.arange(reduced.num_classes), _risk(reduced)
+    products = A @ means.T  # logits are (class, sample)
+    logits = products
+    if reduced.bias_kind != "none":
+        logits = products + _best_bias(risk, products, b, reduced.lambda_b)[:, None]
+    slopes = jax.grad(risk)(logits) / weights
+    surplus = slopes @ weights
+    if reduced.bias_kind == "free":
+        slopes = slopes - (surplus / jnp.sum(weights))[:, None]
+    U = -(slopes * weights).T  # (sample, class)
+    rows, row_cost = features.multiplied(means, U @ A, reduced.lambda_H, reduced.counts)
+    columns, column_cost = classifier.multiplied(A, U.T @ means, reduced.lambda_A, jnp.ones_like(weights))
+    norm = jnp.linalg.norm(U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :], ord=2)
+    most = 1.0 / jnp.maximum(norm * (1.0 + reduced.num_classes * ALLOWANCE), 1e-300)
+
+    def dual(scale):
+        conjugates = _conjugates(loss, scale, slopes, logits, labels, reduced)
+        penalty = row_cost + column_cost
+        if reduced.bias_kind == "regularised":
+            penalty = penalty + 0.5 * scale**2 * jnp.sum(surplus**2) / reduced.lambda_b
+        size = jnp.sum(weights * (1.0 + jnp.abs(conjugates))) + jnp.abs(row_cost) + jnp.abs(column_cost)
+        return -jnp.sum(weights * conjugates) - penalty - ALLOWANCE * size
+
+    scales = jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES)])
+    duals = jax.vmap(dual)(scales)
+    trivial = jnp.sum(weights) * infimum(loss, reduced.num_classes) * (1.0 - ALLOWANCE)
+    return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
+
+
+def _conjugates(loss, scale, slopes, logits, labels, reduced):
+    """Upper bounds on ℓ_k*(s g_k) at g_k = ∇ℓ_k(z_k), each class's.
+
+    Where no conjugate is known, convexity of ℓ* between g and 0 gives s ℓ*(g) − (1 − s) inf ℓ, and Fenchel's equality
+    ℓ*(g) = ⟨g, z⟩ − ℓ(z). It cannot serve a free bias, for which the slopes were shifted.
+    """
+    if hasattr(loss, "conjugate"):
+        return loss.conjugate(scale * slopes, labels)
+    if reduced.bias_kind == "free":
+        return jnp.full(labels.shape, jnp.inf)
+    at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
+    return scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
+
+
+def best_biases(means: Any, A: Any, b: Any, reduced: Reduced) -> Any:
+    """The biases (K, L) that minimise the objective at given factors (K, d, L); traceable."""
+    if reduced.bias_kind == "none":
+        return b
+
+    def of_lane(reduced, means, A, b):
+        return _best_bias(_risk(reduced), A @ means.T, b, reduced.lambda_b)
+
+    return jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, means, A, b)
+
+
+def _risk(reduced: Reduced):
+    """Risk of one lane as a function of logits (class, sample)."""
+    loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
+    return lambda Z: jnp.sum(reduced.weights * per_sample(loss, Z, labels))
+
+
+def _best_bias(risk, products, b, decay):
+    """The bias that minimises the risk at given products: Newton's method on a convex function, kept by halving."""
+
+    def value(b):
+        return risk(products + b[:, None]) + 0.5 * decay * jnp.sum(b**2)
+
+    gradient, hessian = jax.grad(value), jax.hessian(value)
+
+    def step(state):
+        b, slope, _, count = state
+        values, vectors = jnp.linalg.eigh(hessian(b))
+        flat = 1e-14 * values[-1] + jnp.finfo(b.dtype).tiny
+        along = jnp.where(values > flat, (vectors.T @ slope) / jnp.where(values > flat, values, 1.0), 0.0)
+        moves = (vectors @ along)[None] * 0.5 ** jnp.arange(8.0)[:, None]
+        slopes = jax.vmap(lambda move: gradient(b - move))(moves)
+        norms = jnp.linalg.norm(slopes, axis=1)
+        best = jnp.argmin(norms)
+        better = norms[best] < jnp.linalg.norm(slope)
+        return jnp.where(better, b - moves[best], b), jnp.where(better, slopes[best], slope), better, count + 1
+
+    start = (b, gradient(b), jnp.asarray(True), jnp.asarray(0))
+    return jax.lax.while_loop(lambda state: state[2] & (state[3] < BIAS_STEPS), step, start)[0]
+
+
+def _focal_bound(problem: Problem) -> float:
+    """min over t ≥ 0 of φ(t) + κ(K−1)t, bounded from below by intervals; −∞ beyond where theory proves it.
+
+    φ, the focal loss where the right logit leads by t, decreases: on [s, t] the sum is at least φ(t) + κ(K−1)s.
+    """
+    K, loss = problem.num_classes, problem.loss
+    free = all(type(kind).__name__ == "Free" for kind in (problem.features, problem.classifier))
+    if not (free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
+        return -np.inf
+    weight = 1.0 if problem.class_weights is None else float(problem.class_weights[0])
+    slope = float(np.sqrt(problem.lambda_A * problem.lambda_H * problem.class_counts[0])) * (K - 1) / weight
+    steepest = (1 - 1 / K) ** loss.gamma * ((1 - 1 / K) + loss.gamma * np.log(K) / K)
+    if problem.bias and not slope < min(1.0, steepest):
+        return -np.inf
+    return weight * _least_of_decreasing_plus_line(lambda t: loss.along(t, K), slope)
+
+
+def _least_of_decreasing_plus_line(phi, slope: float, accuracy: float = 1e-10) -> float:
+    """A lower bound on min over t ≥ 0 of φ(t) + slope · t for a decreasing φ ≥ 0, by splitting intervals."""
+    end = phi(np.zeros(1))[0] / slope
+    points = np.concatenate([[0.0], np.geomspace(min(1e-3, end / 2), end, 2000)])
+    left, right = points[:-1], points[1:]
+    while True:
+        best = np.min(phi(right) + slope * right)
+        bounds = phi(right) + slope * left
+        least = bounds.min()
+        if best - least <= accuracy * best or np.max((right - left)[bounds < best]) < 1e-14 * end:
+            return float(least * (1.0 - ALLOWANCE))
+        kept = bounds < best
+        cuts = np.linspace(left[kept], right[kept], 9)
+        left, right = cuts[:-1].ravel(), cuts[1:].ravel()

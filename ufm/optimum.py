@@ -1,0 +1,238 @@
+"""The global optimum: reduce the problem, solve it, certify the solution, and lift it back."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm import archive, metrics, solver
+from ufm._checks import Integer, Real, integer, real
+from ufm._precision import float64, to_numpy
+from ufm.certificate import best_biases, lower_bounds
+from ufm.constraints import Free
+from ufm.metrics import Metrics
+from ufm.problem import Params, Problem
+from ufm.reduction import (
+    Reduced,
+    factors,
+    gradient_norm,
+    lift,
+    objective,
+    plain_objective,
+    random_start,
+    reduce,
+    shape_key,
+    split,
+    symmetric_start,
+)
+from ufm.solver import Status
+
+RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
+FLOOR = 1e-12  # of a gap that counts as closed, absolute
+AGREEMENT = 1e-9  # relative, of two starts that found the same value
+
+
+@archive.storable
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """What `minimize` returns; everything in float64.
+
+    Attributes:
+        problem: what was minimised.
+        value: of the objective at `params`.
+        lower_bound: a number that the objective is nowhere below; −∞ where none is known.
+        grad_norm: of the objective at `params`, along the constraints; in the unit of the objective over the unit of
+            the parameters.
+        steps: function evaluations of the solver, of the best start.
+        status: how the solver ended; prints what to try next.
+        certified: whether the gap is within tolerance: at most tol relative to the value, or 1e-12.
+        degenerate: whether the optimum is the zero point, A = H = 0.
+        metrics: `ufm.Metrics` at `params`.
+        starts: how many starting points were tried.
+        agreed: how many of them ended at the best value.
+        seed: of the random starting points.
+        means: (K, r) class means of the features in the reduced dimension r.
+        classifier: (K, r) classifier in the same coordinates.
+        bias: (K,) bias.
+    """
+
+    problem: Problem
+    value: float
+    lower_bound: float
+    grad_norm: float
+    steps: int
+    status: Status
+    certified: bool
+    degenerate: bool
+    metrics: Metrics
+    starts: int
+    agreed: int
+    seed: int
+    means: np.ndarray
+    classifier: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        """value − lower_bound: how far from optimal this can be."""
+        return self.value - self.lower_bound
+
+    @property
+    def params(self) -> Params:
+        """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
+        return lift(self.problem, self.means, self.classifier, self.bias)
+
+    def save(self, path: Any) -> None:
+        """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
+        archive.save(path, self)
+
+
+def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
+    """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
+
+    Args:
+        problem: whose every factor is bounded by weight decay or a constraint.
+        seed: of the random starting points, which are used where the first solution isn't certified.
+        tol: relative gap that counts as certified, dimensionless.
+        max_steps: function evaluations of each start.
+
+    Raises:
+        ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
+            argument.
+    """
+    return minimize_all([problem], [seed], tol, max_steps)[0]
+
+
+def minimize_all(
+    problems: list[Problem], seeds: list[Any], tol: Any = 1e-8, max_steps: Any = 3000, advanced: Any = None
+) -> list[Optimum]:
+    """`minimize` of many problems of one `shape_key`, side by side."""
+    seeds = [integer("seed", seed, least=0) for seed in seeds]
+    real("tol", tol, above=0.0)
+    integer("max_steps", max_steps, least=2)
+    for problem in problems:
+        _check_bounded(problem)
+    if len({shape_key(problem) for problem in problems}) != 1:
+        raise ValueError("problems: all of one shape and kind are needed")
+    with float64():
+        reduced = reduce(problems)
+        x, scale = to_numpy(symmetric_start(reduced))
+        reduced = dataclasses.replace(reduced, bias_scale=scale)
+        first = _solve(problems, reduced, x, tol, max_steps, advanced)
+        candidates = [[(first, lane)] for lane in range(len(problems))]
+        unsettled = np.flatnonzero(~_closed(first.value, first.lower_bound, tol))
+        if unsettled.size:
+            _retry(problems, reduced, x, seeds, unsettled, candidates, tol, max_steps)
+        return [_optimum(*of_one, tol) for of_one in zip(problems, seeds, candidates, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solved:
+    """Lanes of candidates, lanes first."""
+
+    value: np.ndarray
+    lower_bound: np.ndarray
+    grad_norm: np.ndarray
+    steps: np.ndarray
+    status: list[Status]
+    degenerate: np.ndarray
+    metrics: Metrics
+    means: np.ndarray
+    classifier: np.ndarray
+    bias: np.ndarray
+
+
+def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Solved:
+    """Minimise every lane from x (n, L), compare with the zero point, and certify."""
+    found = solver.minimize(objective, x, reduced, 1e-3 * tol, max_steps, advanced or (lambda done: None))
+    reached, zero = to_numpy(_finish(jnp.asarray(found.x), reduced))
+    degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
+    best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
+    params = best["means"], best["classifier"], best["bias"]
+    grad_norm, measured = to_numpy(_read(params, reduced))
+    status = [
+        Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
+        for at_zero, status in zip(degenerate, found.status, strict=True)
+    ]
+    return _Solved(
+        value=best["value"],
+        lower_bound=lower_bounds(problems, reduced, *params),
+        grad_norm=grad_norm,
+        steps=found.steps,
+        status=status,
+        degenerate=degenerate,
+        metrics=measured,
+        **{name: np.moveaxis(best[name], -1, 0) for name in ("means", "classifier", "bias")},
+    )
+
+
+@jax.jit
+def _finish(x, reduced):
+    """Parameters and values where the solver ended, and at the zero point with its best bias."""
+    X, Y, b = split(x, reduced)
+    means, A = factors(X, Y, reduced)
+    reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
+    zeros = jnp.zeros_like(means)
+    at_zero = (zeros, zeros, best_biases(zeros, zeros, jnp.zeros_like(b), reduced))
+    value = plain_objective(at_zero, reduced)
+    feasible = isinstance(reduced.features, Free) and isinstance(reduced.classifier, Free)
+    value = value if feasible else jnp.full_like(value, jnp.inf)
+    return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
+
+
+@jax.jit
+def _read(params, reduced):
+    """Gradient norms and metrics, lane by lane."""
+    means, A, b = params
+    return gradient_norm(params, reduced), jax.vmap(metrics.of_means, in_axes=-1)(means, reduced.counts, A, b)
+
+
+def _closed(value: Any, bound: Any, tol: float) -> Any:
+    """Whether a gap is within tolerance."""
+    return value - bound <= np.maximum(tol * np.abs(value), FLOOR)
+
+
+def _retry(problems, reduced, x, seeds, lanes, results, tol, max_steps) -> None:
+    """More starts, at random, for the lanes whose first solution is not known to be global."""
+    owners = [lane for lane in lanes for _ in range(RANDOM_STARTS)]
+    many = jax.tree.map(lambda leaf: np.asarray(leaf)[..., owners], reduced)
+    draws = [np.random.default_rng(seeds[lane]).spawn(RANDOM_STARTS) for lane in lanes]
+    starts = random_start(many, x[:, owners], [draw for group in draws for draw in group])
+    solved = _solve([problems[lane] for lane in owners], many, starts, tol, max_steps)
+    for index, owner in enumerate(owners):
+        results[owner].append((solved, index))
+
+
+def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optimum:
+    """The best of a problem's candidates."""
+    values = np.array([solved.value[lane] for solved, lane in candidates])
+    bound = max(float(solved.lower_bound[lane]) for solved, lane in candidates)
+    solved, lane = candidates[int(np.nanargmin(values))] if np.any(np.isfinite(values)) else candidates[0]
+    value = float(solved.value[lane])
+    return Optimum(
+        problem=problem,
+        value=value,
+        lower_bound=bound,
+        grad_norm=float(solved.grad_norm[lane]),
+        steps=int(solved.steps[lane]),
+        status=solved.status[lane],
+        certified=bool(_closed(value, bound, tol)),
+        degenerate=bool(solved.degenerate[lane]),
+        metrics=Metrics(*(entry[lane] for entry in solved.metrics)),
+        starts=len(candidates),
+        agreed=int(np.sum(np.abs(values - value) <= AGREEMENT * max(abs(value), FLOOR))),
+        seed=seed,
+        means=solved.means[lane],
+        classifier=solved.classifier[lane],
+        bias=solved.bias[lane],
+    )
+
+
+def _check_bounded(problem: Problem) -> None:
+    for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
+        if isinstance(getattr(problem, name), Free) and not getattr(problem, decay) > 0:
+            raise ValueError(
+                f"{decay} = 0 with free {name}: no minimum is attained; weight decay or a constraint is needed"
+            )

@@ -1,0 +1,280 @@
+"""The smaller problem with the same minimum, many of them side by side, and the way back.
+
+*Samples.* For a given classifier the objective is a sum over samples, equal for the samples of one class. Copying
+to a whole class the features of its cheapest sample never raises it, whatever the loss and the constraint on a row.
+So K samples with weights w_k n_k/N and decay n_k λ_H have the same minimum. (Jensen's inequality gives the same for
+convex losses; this needs none.)
+
+*Dimension.* Only H Aᵀ enters the loss, and K samples span at most K dimensions: the rows of A lose what is
+orthogonal to them, or keep it along one extra axis where their norm is fixed too. So d is replaced by min(d, K), or
+min(d, K + 1) where both factors are on spheres. A rotation carries the solution back.
+
+*Scale.* The solver works with X = √(λ_H n_k) m_k and Y = √λ_A a_k, in which weight decay is half a squared norm and
+the minimum's two factors are equally large; the bias is scaled by its curvature at the start.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ufm._pytree import pytree, static
+from ufm.constraints import Sphere
+from ufm.losses import ClassFirst, CrossEntropy, LabelSmoothing, per_sample
+from ufm.problem import Params, Problem
+
+UNROLLED_TO = 16  # dimensions up to which products are sums of broadcasts: small batched products are slow on a CPU
+START_SIZES = np.geomspace(0.03, 300.0, 80)  # of logits, tried for the first starting point
+
+
+@pytree
+class Reduced:
+    """L reduced problems of one shape and kind, lanes last.
+
+    Numbers of a problem are (L,), of a class (K, L); leaves of loss and constraints are (1, L), so that they
+    broadcast against classes.
+    """
+
+    loss: Any
+    features: Any
+    classifier: Any
+    counts: Any
+    weights: Any
+    lambda_A: Any
+    lambda_H: Any
+    lambda_b: Any
+    bias_scale: Any
+    num_classes: int = static()
+    dim: int = static()
+    bias_kind: str = static()
+
+    @property
+    def size(self) -> int:
+        """Variables of one problem."""
+        return self.num_classes * (2 * self.dim + (self.bias_kind != "none"))
+
+
+def least_dim(problem: Problem) -> int:
+    """Dimension of the reduced problem."""
+    fixed_norms = isinstance(problem.features, Sphere) and isinstance(problem.classifier, Sphere)
+    return min(problem.dim, problem.num_classes + fixed_norms)
+
+
+def relaxed_rank(problem: Problem) -> int:
+    """Dimensions from which the convex relaxation over H Aᵀ is attained: d at least this, and no bad minimum exists."""
+    centred = isinstance(problem.loss, CrossEntropy | LabelSmoothing) or problem.bias_kind == "free"
+    return problem.num_classes - centred
+
+
+def shape_key(problem: Problem) -> Any:
+    """What two problems must share to be solved side by side."""
+    kinds = jax.tree.structure((problem.loss, problem.features, problem.classifier))
+    return problem.num_classes, least_dim(problem), problem.bias_kind, kinds
+
+
+def reduce(problems: list[Problem]) -> Reduced:
+    """The reduced problems of one `shape_key`, side by side; NumPy arrays in float64."""
+    first = problems[0]
+
+    def lanes(read):
+        return np.stack([np.asarray(read(problem), np.float64) for problem in problems], axis=-1)
+
+    def side_by_side(name):
+        trees = [getattr(problem, name) for problem in problems]
+        return jax.tree.map(lambda *leaves: np.asarray(leaves, np.float64)[None], *trees)
+
+    counts = lanes(lambda problem: problem.class_counts)
+    class_weights = lanes(lambda p: np.ones(p.num_classes) if p.class_weights is None else p.class_weights)
+    return Reduced(
+        num_classes=first.num_classes,
+        dim=least_dim(first),
+        bias_kind=first.bias_kind,
+        loss=side_by_side("loss"),
+        features=side_by_side("features"),
+        classifier=side_by_side("classifier"),
+        counts=counts,
+        weights=class_weights * counts / counts.sum(axis=0),
+        lambda_A=lanes(lambda problem: problem.lambda_A),
+        lambda_H=lanes(lambda problem: problem.lambda_H),
+        lambda_b=lanes(lambda problem: problem.lambda_b),
+        bias_scale=np.ones_like(counts),
+    )
+
+
+def class_means(problem: Problem, H: Any) -> np.ndarray:
+    """(K, d) means of the features of each class, in float64."""
+    starts = np.concatenate([[0], np.cumsum(problem.class_counts)[:-1]])
+    return np.add.reduceat(np.asarray(H, np.float64), starts, axis=0) / problem.class_counts[:, None]
+
+
+def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:
+    """Parameters of the problem as posed: every sample at its class's mean, dimensions filled up with zeros."""
+    pad = ((0, 0), (0, problem.dim - means.shape[1]))
+    return Params(np.repeat(np.pad(means, pad), problem.class_counts, axis=0), np.pad(A, pad), b)
+
+
+def objective(x: Float[Array, "n L"], reduced: Reduced) -> Float[Array, " L"]:
+    """f of each lane at the solver's variables."""
+    X, Y, b = split(x, reduced)
+    return plain_objective((*factors(X, Y, reduced), b), reduced)
+
+
+def plain_objective(params: Any, reduced: Reduced) -> Float[Array, " L"]:
+    """f of each lane at class means (K, r, L), classifier (K, r, L) and bias (K, L)."""
+    means, A, b = params
+    risk = jnp.sum(reduced.weights * losses(outer(A, means) + b[:, None], reduced), axis=0)
+    decay_H = jnp.sum(reduced.lambda_H * reduced.counts * jnp.sum(means**2, axis=1), axis=0)
+    decay = decay_H + reduced.lambda_A * jnp.sum(A**2, axis=(0, 1)) + reduced.lambda_b * jnp.sum(b**2, axis=0)
+    return risk + 0.5 * decay
+
+
+def losses(logits: Float[Array, "K K L"], reduced: Reduced) -> Float[Array, "K L"]:
+    """Loss of each class's sample; logits are (class, sample, lane)."""
+    K, _, L = logits.shape
+    labels = jnp.broadcast_to(jnp.arange(K)[:, None], (K, L))
+    if isinstance(reduced.loss, ClassFirst):
+        return reduced.loss(logits, labels)
+    of_lane = jax.vmap(lambda loss, Z: per_sample(loss, Z, jnp.arange(K)), in_axes=(0, -1), out_axes=-1)
+    return of_lane(jax.tree.map(lambda leaf: leaf[0], reduced.loss), logits)
+
+
+def split(x: Float[Array, "n L"], reduced: Reduced) -> tuple:
+    """X (K, r, L), Y (K, r, L) and the bias (K, L) of the solver's variables."""
+    K, r = reduced.num_classes, reduced.dim
+    X, Y = x[: K * r].reshape(K, r, -1), x[K * r : 2 * K * r].reshape(K, r, -1)
+    b = x[2 * K * r :] * reduced.bias_scale if reduced.bias_kind != "none" else jnp.zeros((K, x.shape[1]), x.dtype)
+    return X, Y, b
+
+
+def join(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], b: Float[Array, "K L"], reduced: Reduced) -> Any:
+    """The solver's variables of scaled factors and a bias: the inverse of `split`."""
+    parts = [X.reshape(-1, X.shape[-1]), Y.reshape(-1, Y.shape[-1])]
+    return jnp.concatenate(parts if reduced.bias_kind == "none" else [*parts, b / reduced.bias_scale])
+
+
+def factors(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], reduced: Reduced) -> tuple:
+    """Class means and classifier, each (K, r, L), of the solver's scaled factors."""
+    means = _unscaled(reduced.features, X, reduced.lambda_H * reduced.counts)
+    return means, _unscaled(reduced.classifier, Y, reduced.lambda_A[None])
+
+
+def _unscaled(constraint, X, decay):
+    if isinstance(constraint, Sphere):
+        return X * (constraint.radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
+    return X / jnp.sqrt(decay)[:, None]
+
+
+def gradient_norm(params: Any, reduced: Reduced) -> Float[Array, " L"]:
+    """Norm of the gradient of the problem as posed, along the constraints, at lifted parameters.
+
+    A sample's gradient is the n_k-th part of its class's, so that its n_k copies add up to ‖g_k‖²/n_k.
+    """
+    _, pull = jax.vjp(lambda params: plain_objective(params, reduced), params)
+    (means, A, _), (g_means, g_A, g_b) = params, pull(jnp.ones(reduced.counts.shape[1]))[0]
+    g_means, g_A = _tangent(reduced.features, means, g_means), _tangent(reduced.classifier, A, g_A)
+    if reduced.bias_kind == "none":
+        g_b = jnp.zeros_like(g_b)
+    squares = jnp.sum(g_means**2 / reduced.counts[:, None], axis=(0, 1)) + jnp.sum(g_A**2, axis=(0, 1))
+    return jnp.sqrt(squares + jnp.sum(g_b**2, axis=0))
+
+
+def _tangent(constraint, rows, gradient):
+    """The constraint's tangential gradient in every lane."""
+    constraint = jax.tree.map(lambda leaf: leaf[0], constraint)
+    of_lane = jax.vmap(lambda kind, x, g: kind.tangent(x, g, axis=1), in_axes=(0, -1, -1), out_axes=-1)
+    return of_lane(constraint, rows, gradient) if jax.tree.leaves(constraint) else gradient
+
+
+@jax.custom_vjp
+def outer(A: Float[Array, "K r L"], M: Float[Array, "k r L"]) -> Float[Array, "K k L"]:
+    """A Mᵀ of each lane."""
+    if A.shape[1] > UNROLLED_TO:
+        return jnp.einsum("jrl,krl->jkl", A, M)
+    return sum(A[:, None, i] * M[None, :, i] for i in range(A.shape[1]))  # pyright: ignore[reportReturnType]
+
+
+def _outer_forward(A, M):
+    return outer(A, M), (A, M)
+
+
+def _outer_backward(factors, U):
+    A, M = factors
+    return _along(U, M), _along(jnp.swapaxes(U, 0, 1), A)
+
+
+outer.defvjp(_outer_forward, _outer_backward)
+
+
+def _along(U, M):
+    """U M of each lane."""
+    if M.shape[0] > UNROLLED_TO:
+        return jnp.einsum("jkl,krl->jrl", U, M)
+    return sum(U[:, k, None] * M[None, k] for k in range(M.shape[0]))
+
+
+@jax.jit
+def symmetric_start(reduced: Reduced) -> tuple[Any, Any]:
+    """Starting points on a line of logits that treats classes alike, and the bias's scale there.
+
+    The line is t (I − J/K), or t I for losses to which the mean logit matters, at the best of some sizes t. On it the
+    solver need not find the symmetry that equal classes leave.
+
+    Returns:
+        Variables (n, L) at a zero bias, and bias_scale (K, L), which those of the same problem need.
+    """
+    K = reduced.num_classes
+    centred, plain = (_along_line(reduced, frame) for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
+    X, Y, logits = jax.tree.map(lambda a, b: jnp.where(centred[0] <= plain[0], a, b), centred[1], plain[1])
+    scale = _bias_scale(reduced, logits)
+    return join(X, Y, jnp.zeros((K, X.shape[-1])), reduced), scale
+
+
+def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generator]) -> np.ndarray:
+    """Starting points (n, L) with factors as large as those of `x` and directions at random, at a zero bias."""
+    size = 2 * reduced.num_classes * reduced.dim
+    noise = np.stack([draw.normal(size=size) for draw in draws], axis=-1)
+    start = np.zeros_like(x)
+    start[:size] = noise * np.sqrt(np.mean(x[:size] ** 2, axis=0))
+    return start
+
+
+def _along_line(reduced, frame):
+    """The least value on the line t ↦ t · frame of logits, with the factors (scaled) and logits that reach it."""
+    K, r, L = reduced.num_classes, reduced.dim, reduced.counts.shape[1]
+    price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
+    left, values, right = jnp.linalg.svd(jnp.moveaxis(jnp.sqrt(reduced.counts)[:, None] * frame[:, :, None], -1, 0))
+    cost = jnp.where(price > 0, price, 1.0) * jnp.sum(values, axis=1)
+    sizes = jnp.asarray(START_SIZES)
+
+    def at(size):
+        logits = jnp.broadcast_to(size * frame.T[:, :, None], (K, K, L))
+        return jnp.sum(reduced.weights * losses(logits, reduced), axis=0) + size * cost
+
+    totals = jax.lax.map(at, sizes)
+    size = sizes[jnp.argmin(totals, axis=0)]
+    half = jnp.sqrt(values * (size * jnp.where(price > 0, price, 1.0))[:, None])
+    factors = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
+    X, Y = (_to_width(jnp.moveaxis(factor, 0, -1), r) for factor in factors)
+    return jnp.min(totals, axis=0), (X, Y, size * frame.T[:, :, None])
+
+
+def _to_width(X, r):
+    """The first r columns, or zeros where there are fewer."""
+    return jnp.pad(X[:, :r], ((0, 0), (0, max(r - X.shape[1], 0)), (0, 0)))
+
+
+def _bias_scale(reduced, logits):
+    """1/√(curvature along each bias), which spans orders of magnitude where classes do."""
+    if reduced.bias_kind == "none":
+        return jnp.ones(reduced.counts.shape)
+    logits = jnp.broadcast_to(logits, (*logits.shape[:2], reduced.counts.shape[1]))
+    slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))
+
+    def along(j):
+        direction = jnp.zeros_like(logits).at[j].set(1.0)
+        return jnp.sum(jax.jvp(slopes, (logits,), (direction,))[1][j], axis=0)
+
+    curvature = jax.lax.map(along, jnp.arange(reduced.num_classes)) + reduced.lambda_b
+    return 1.0 / jnp.sqrt(jnp.maximum(jnp.abs(curvature), 1e-12))

@@ -1,0 +1,308 @@
+"""Many smooth minimisations at once: L-BFGS over lanes, and Newton's method for what it leaves unfinished.
+
+An array's last axis is the lane, so that elementwise work vectorises over problems. Each iteration evaluates the
+function once in every lane; a lane whose step is rejected shortens it and tries again while the others go on, and a
+lane that has finished makes room for the next problem. The module knows nothing of the model.
+"""
+
+import enum
+import functools as ft
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm._precision import to_numpy
+from ufm.archive import storable
+
+MEMORY = 5  # pairs; more cost more per iteration than they save in iterations
+WIDTHS = (1, 8, 32)  # lanes of a batch: these and no others, so that few programs are compiled
+ARMIJO = 1e-4
+RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
+MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
+REFILL_AT = 4  # a batch stops for new problems when one lane in so many has finished
+NEWTON_STEPS = 30
+NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
+
+
+@storable
+class Status(enum.Enum):
+    """How the solver ended; the value says what to try next."""
+
+    CONVERGED = "the gradient is below the tolerance"
+    MAX_STEPS = "the gradient is still above the tolerance; raise max_steps, loosen tol, or try another seed"
+    DIVERGED = "the objective is not finite or unbounded below; check the loss, and that decay or constraints bound it"
+
+    def __str__(self) -> str:
+        return f"{self.name.lower()}: {self.value}"
+
+
+class Solution(NamedTuple):
+    """M minimisations: x (n, M), value (M,), steps (M,) and a status each."""
+
+    x: np.ndarray
+    value: np.ndarray
+    steps: np.ndarray
+    status: list[Status]
+
+
+class _State(NamedTuple):
+    """One batch of lanes: where each is, where it goes, and what it remembers."""
+
+    x: Any
+    f: Any
+    g: Any
+    direction: Any
+    size: Any
+    steps_back: Any
+    changes_back: Any
+    inverse_curvatures: Any
+    scaling: Any
+    rejected: Any
+    steps: Any
+    done: Any
+    slot: Any
+
+
+def minimize(
+    fun: Callable[[Any, Any], Any],
+    starts: np.ndarray,
+    args: Any,
+    tol: float = 1e-11,
+    max_steps: int = 3000,
+    advanced: Callable[[int], None] = lambda done: None,
+) -> Solution:
+    """Minimise `fun(x, args)` from M starting points.
+
+    A lane has converged where ‖g‖‖x‖ ≤ tol · min(|f|, ‖x‖²), which bounds the relative error of the value for
+    objectives that grow like ‖x‖²; or where ‖g‖‖x‖ is below the rounding of f, as at a minimum at zero.
+
+    Args:
+        fun: maps x (n, L) and args to (L,) values, lane by lane; hashable, since programs are kept by it.
+        starts: (n, M) starting points.
+        args: pytree of arrays whose last axis is M.
+        tol: relative, dimensionless.
+        max_steps: evaluations of each lane.
+        advanced: is told how many lanes have finished.
+
+    Returns:
+        Solution in the order of the starting points. To be called within `float64()`.
+    """
+    count = starts.shape[1]
+    width = next((width for width in WIDTHS if width >= count), WIDTHS[-1])
+    found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
+    owners = np.minimum(np.arange(width), count - 1)
+    waiting = list(range(width, count))
+    idle = np.arange(width) >= count
+    batch = _take(args, owners)
+    state = _begin(fun, jnp.asarray(starts[:, owners]), batch)._replace(done=jnp.asarray(idle))
+    program = _program(fun)
+    finished = 0
+    while not idle.all():
+        quota = max(width // REFILL_AT, 1) if waiting else width
+        state = program(state, batch, tol, max_steps, int(idle.sum()) + min(quota, int((~idle).sum())))
+        fresh = np.flatnonzero(np.asarray(state.done) & ~idle)
+        _collect(found, to_numpy(state), owners, fresh, tol)
+        finished += len(fresh)
+        advanced(finished)
+        refilled = fresh[: len(waiting)]
+        owners[refilled] = [waiting.pop(0) for _ in refilled]
+        idle[fresh[len(refilled) :]] = True
+        if len(refilled):
+            batch = _take(args, owners)
+            state = _refill(fun, state, jnp.asarray(starts[:, owners]), batch, jnp.asarray(_mask(width, refilled)))
+    for lane in range(count):
+        if found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
+            _polish(fun, found, lane, _take(args, np.array([lane])), tol)
+    return found
+
+
+def _take(args, lanes):
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[..., lanes]), args)
+
+
+def _mask(width, chosen):
+    return np.isin(np.arange(width), chosen)
+
+
+def _collect(found, state, owners, lanes, tol):
+    """Take what has finished out of the batch."""
+    converged = _small(state.x, state.f, state.g, tol, np)
+    for lane in lanes:
+        owner = owners[lane]
+        found.x[:, owner], found.value[owner], found.steps[owner] = (state.x[:, lane], state.f[lane], state.steps[lane])
+        if not np.isfinite(state.f[lane]) or np.abs(state.f[lane]) > 1e100:
+            found.status[owner] = Status.DIVERGED
+        elif converged[lane]:
+            found.status[owner] = Status.CONVERGED
+
+
+def _small(x, f, g, tol, xp=jnp):
+    """Whether the gradient is as small as asked, or as small as the rounding of f."""
+    squares = xp.sum(x**2, axis=0)
+    gap = xp.sqrt(xp.sum(g**2, axis=0) * squares)
+    return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), np.finfo(np.float64).eps * xp.abs(f) * 0.1)
+
+
+def _begin(fun, x, args) -> _State:
+    n, L = x.shape
+    f, g = _value_and_grad(fun, x, args)
+    pairs = jnp.zeros((MEMORY, n, L))
+    return _State(
+        x=x,
+        f=f,
+        g=g,
+        direction=-g,
+        size=1.0 / jnp.maximum(jnp.sqrt(_dot(g, g)), 1.0),
+        steps_back=pairs,
+        changes_back=pairs,
+        inverse_curvatures=jnp.zeros((MEMORY, L)),
+        scaling=jnp.ones(L),
+        rejected=jnp.zeros(L, int),
+        steps=jnp.ones(L, int),
+        done=jnp.zeros(L, bool),
+        slot=jnp.zeros((), int),
+    )
+
+
+_begin = jax.jit(_begin, static_argnums=0)
+
+
+@ft.partial(jax.jit, static_argnums=0)
+def _refill(fun, state, x, args, chosen):
+    """The batch with the chosen lanes begun anew."""
+    new = _begin(fun, x, args)
+    mixed = jax.tree.map(
+        lambda a, b: jnp.where(_against(chosen, a), a, b), new._replace(slot=None), state._replace(slot=None)
+    )
+    return mixed._replace(slot=state.slot)
+
+
+def _against(mask, leaf):
+    """The lanes' mask with as many axes as `leaf`."""
+    return mask.reshape((1,) * (leaf.ndim - 1) + mask.shape)
+
+
+@ft.cache
+def _program(fun):
+    """Iterate until so many lanes are done."""
+
+    def run(state, args, tol, max_steps, until):
+        return jax.lax.while_loop(
+            lambda state: jnp.sum(state.done) < until, lambda state: _iterate(fun, state, args, tol, max_steps), state
+        )
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def _iterate(fun, state: _State, args, tol, max_steps) -> _State:
+    """One evaluation in every lane, and what follows from it."""
+    x = state.x + state.size * state.direction
+    f, g = _value_and_grad(fun, x, args)
+    slope, new_slope = _dot(state.g, state.direction), _dot(g, state.direction)
+    decreased = f <= state.f + ARMIJO * state.size * slope
+    level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
+    accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
+    state = _remember(state, jnp.where(accepted, x - state.x, 0.0), jnp.where(accepted, g - state.g, 0.0))
+    shorter = _shorter(state.size, f - state.f, slope)
+    state = state._replace(
+        x=jnp.where(accepted, x, state.x),
+        f=jnp.where(accepted, f, state.f),
+        g=jnp.where(accepted, g, state.g),
+        rejected=jnp.where(accepted, 0, state.rejected + 1),
+        steps=state.steps + ~state.done,
+    )
+    direction = _direction(state)
+    direction = jnp.where(_dot(direction, state.g) < 0, direction, -state.g)
+    stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
+    return state._replace(
+        direction=jnp.where(accepted, direction, state.direction),
+        size=jnp.where(accepted, 1.0, shorter),
+        done=state.done | _small(state.x, state.f, state.g, tol) | stopped,
+    )
+
+
+def _remember(state: _State, step, change) -> _State:
+    """Keep a pair; where a lane's step was rejected or its curvature is not positive, one without effect."""
+    curvature, squares = _dot(step, change), _dot(change, change)
+    good = curvature > 1e-12 * jnp.sqrt(squares * _dot(step, step))
+    slot = state.slot % MEMORY
+    return state._replace(
+        steps_back=state.steps_back.at[slot].set(step),
+        changes_back=state.changes_back.at[slot].set(change),
+        inverse_curvatures=state.inverse_curvatures.at[slot].set(_where_over(good, 1.0, curvature, 0.0)),
+        scaling=_where_over(good, curvature, squares, state.scaling),
+        slot=state.slot + 1,
+    )
+
+
+def _direction(state: _State):
+    """−B⁻¹ g by the two-loop recursion (Nocedal 1980), newest pair first and then last."""
+    order = [(state.slot - 1 - age) % MEMORY for age in range(MEMORY)]
+    pairs = [(state.steps_back[i], state.changes_back[i], state.inverse_curvatures[i]) for i in order]
+    q, weights = state.g, []
+    for step, change, inverse in pairs:
+        weights.append(inverse * _dot(step, q))
+        q = q - weights[-1] * change
+    q = state.scaling * q
+    for (step, change, inverse), weight in zip(pairs[::-1], weights[::-1], strict=True):
+        q = q + (weight - inverse * _dot(change, q)) * step
+    return -q
+
+
+def _shorter(size, rise, slope):
+    """The next trial after a rejected one: the minimum of the parabola through what is known, kept within bounds."""
+    minimum = -0.5 * size * slope / (rise / size - slope)
+    return jnp.where(jnp.isfinite(minimum), jnp.clip(minimum, 0.1 * size, 0.5 * size), 0.1 * size)
+
+
+def _value_and_grad(fun, x, args):
+    value, pull = jax.vjp(lambda x: fun(x, args), x)
+    return value, pull(jnp.ones_like(value))[0]
+
+
+def _dot(a, b):
+    return jnp.sum(a * b, axis=0)
+
+
+def _where_over(good, numerator, denominator, otherwise):
+    return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), otherwise)
+
+
+def _polish(fun, found: Solution, lane: int, args, tol) -> None:
+    """Newton's method on one problem whose gradient L-BFGS left too large.
+
+    The Hessian's pseudo-inverse is used, since rotations are flat; a step that does not lower the gradient is not
+    taken.
+    """
+    if found.status[lane] is Status.DIVERGED:
+        return
+    derivatives = _derivatives(fun)
+    x = jnp.asarray(found.x[:, lane])
+    f, g, hessian = derivatives(x, args)
+    for _ in range(NEWTON_STEPS):
+        values, vectors = np.linalg.eigh(hessian)
+        kept = np.abs(values) > 1e-10 * np.abs(values).max()
+        inverse = np.where(kept, 1.0 / np.where(kept, np.abs(values), 1.0), 0.0)
+        trial = x - vectors @ (inverse * (vectors.T @ np.asarray(g)))
+        after = derivatives(trial, args)
+        if not np.linalg.norm(after[1]) < np.linalg.norm(g) or after[0] > f + RESOLUTION * abs(f):
+            break
+        (f, g, hessian), x = after, trial
+        if _small(np.asarray(x), np.asarray(f), np.asarray(g), tol, np):
+            break
+    found.x[:, lane], found.value[lane] = x, f
+    if _small(np.asarray(x), np.asarray(f), np.asarray(g), tol, np):
+        found.status[lane] = Status.CONVERGED
+
+
+@ft.cache
+def _derivatives(fun):
+    """Value, gradient and Hessian of a single lane."""
+
+    def value(x, args):
+        return fun(x[:, None], args)[0]
+
+    return jax.jit(lambda x, args: (*jax.value_and_grad(value)(x, args), jax.jacrev(jax.grad(value))(x, args)))
