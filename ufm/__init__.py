@@ -7,6 +7,7 @@ from ufm.archive import load as load
 from ufm.certificate import lower_bound as lower_bound
 from ufm.constraints import Free as Free
 from ufm.constraints import Sphere as Sphere
+from ufm.curvature import curvature as curvature
 from ufm.losses import CrossEntropy as CrossEntropy
 from ufm.losses import Focal as Focal
 from ufm.losses import LabelSmoothing as LabelSmoothing
@@ -18,7 +19,12 @@ from ufm.optimum import Optimum as Optimum
 from ufm.optimum import minimize as minimize
 from ufm.problem import Params as Params
 from ufm.problem import Problem as Problem
+from ufm.theory import theorems as theorems
 from ufm.training import Run as Run
 from ufm.training import train as train
+from ufm.verification import Claim as Claim
+from ufm.verification import Report as Report
+from ufm.verification import predict as predict
+from ufm.verification import verify as verify
 
 __version__ = _version("ufm")

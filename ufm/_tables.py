@@ -1,14 +1,18 @@
 """Tables for people: rich draws them, in colour where a terminal can."""
 
+import io
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+WIDTH = 120  # of a table that goes to a file, a pipe or a string
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Print a table to standard output."""
     from rich.console import Console
 
-    Console(width=None if _wide() else 120).print(table(columns, rows, title))
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table(columns, rows, title))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Any:
@@ -18,10 +22,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
 
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for index, name in enumerate(columns):
-        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=index < 2)
     for row in rows:
         made.add_row(*(number(cell) if isinstance(cell, float) else str(cell) for cell in map(plain, row)))
     return made
+
+
+def text(drawn: Any) -> str:
+    """What rich would print, as a plain string."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=WIDTH)
+    console.print(drawn)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def number(value: float) -> str:
@@ -32,9 +45,3 @@ def number(value: float) -> str:
 def plain(value: Any) -> Any:
     """NumPy scalars as Python's."""
     return value.item() if hasattr(value, "item") else value
-
-
-def _wide() -> bool:
-    import sys
-
-    return sys.stdout.isatty()

@@ -125,7 +125,35 @@ class Measure:
         return 0
 
 
-COMMANDS = {"train": Train, "measure": Measure}
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Minimise a problem, and meet what theory predicts with what was measured; exit code 1 if a claim fails."""
+
+    problem: Annotated[ProblemFlags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ProblemFlags)
+    seed: int = 0
+    """Of the random starting points, where they are needed."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __call__(self) -> int:
+        """Print the report."""
+        report = ufm.verify(ufm.minimize(self.problem.problem(), seed=self.seed))
+        print(report.to_json() if self.json else report)
+        return int(report.fails)
+
+
+@dataclasses.dataclass(frozen=True)
+class Theorems:
+    """List the theorems known, with their papers and what they assume."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        for theorem in ufm.theorems():
+            print(f"{theorem.name} ({theorem.paper})\n  assumes: {theorem.assumes}\n  predicts: {theorem.predicts}")
+        return 0
+
+
+COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Theorems}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -181,7 +181,7 @@ def two_groups(problem: Problem) -> Prediction:
 
 
 class TwoGroups:
-    """The convex problem in x = (u, v, α_A, α_B, δ)."""
+    """The convex problem in x = (u, v, m_A, m_B, δ), where α_A = m_A − δ and α_B = m_B + δ: the loss doesn't see δ."""
 
     def __init__(self, problem: Problem):
         self.problem, self.members = problem, _groups(problem)
@@ -193,29 +193,34 @@ class TwoGroups:
         self.e = np.zeros(problem.num_classes)
         self.e[self.members[0]], self.e[self.members[1]] = 1 / self.sizes[0], -1 / self.sizes[1]
         self.g = float(np.linalg.norm(self.e))
-        self.stretch = self.sizes * self.counts  # ‖α‖ is √(Σ K n α²)
+        self.stretch = np.sqrt(self.sizes * self.counts)
         self.apart = (self.sizes > 1) & (self.c < self.reach)
 
     def solve(self) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether it is clear of every threshold."""
-        free = np.array([*self.apart, False, False, self.problem.bias])
-        start = np.where(free, 1.0, 0.0) * [1, 1, 0, 0, 0]
-        x = self._minimum(start, free)
-        slope = self.smooth(x)[1][2:4]
-        pull = float(np.sqrt(np.sum(slope**2 / self.stretch)))
+        apart, bias = np.eye(5)[:, :2][:, self.apart], int(self.problem.bias)
+        start = np.ones(apart.shape[1])
+        # first with α = 0, where only the bias tells the groups apart
+        at_zero = np.hstack([apart, np.array([[0.0], [0.0], [1.0], [-1.0], [1.0]])[:, :bias]])
+        x = at_zero @ self._minimum(at_zero, np.append(start, [0.0] * bias))
+        pull = float(np.linalg.norm(self.smooth(x)[1][2:4] / self.stretch))
         price = self.c * self.g
         merges = any(near(self.c, float(reach)) for reach in self.reach[self.sizes > 1])
-        clear = not merges and not near(pull, price)
         if pull > price:
-            x = start
+            free = np.hstack([apart, np.eye(5)[:, 2 : 4 + bias]])
+            y = np.append(start, [0.0] * (2 + bias))
             for rounding in (*10.0 ** np.arange(0, -10, -1), 0.0):
-                unit = np.sqrt(np.sum(self.stretch)) / self.g**2
-                x = self._minimum(x, free | [False, False, True, True, False], rounding * unit)
-        return x, clear
+                y = self._minimum(free, y, rounding)
+            x = free @ y
+        return x, not merges and not near(pull, price)
 
     def objective(self, x: np.ndarray) -> float:
         """What is minimised."""
-        return float(self.smooth(x)[0] + self.c * self.g * np.sqrt(self.stretch @ x[2:4] ** 2))
+        return float(self.smooth(x)[0] + self.c * self.g * np.linalg.norm(self.stretched(x)))
+
+    def stretched(self, x: np.ndarray) -> np.ndarray:
+        """(2,) √(Kn) α, whose norm is ‖α‖; exactly zero where the solution has it so."""
+        return self.stretch * np.array([x[2] - x[4], x[3] + x[4]])
 
     def smooth(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient and Hessian of all but the norm of α."""
@@ -224,29 +229,27 @@ class TwoGroups:
         value = cost @ x[:2] + decay * x[4] ** 2 / 2
         gradient = np.array([*cost, 0.0, 0.0, decay * x[4]])
         hessian = np.diag([0.0, 0.0, 0.0, 0.0, decay])
-        for i, sign in ((0, 1.0), (1, -1.0)):
-            B = np.zeros((2, 5))
-            B[0, i], B[1, 2 + i], B[1, 4] = 1.0, 1.0, sign
-            loss, slope, curvature = self._loss(i, B @ x)
+        for i in (0, 1):
+            loss, slope, curvature = self._loss(i, x[i:4:2])
             value += self.mass[i] * loss
-            gradient += self.mass[i] * B.T @ slope
-            hessian += self.mass[i] * B.T @ curvature @ B
+            gradient[i:4:2] += self.mass[i] * slope
+            hessian[i:4:2, i:4:2] += self.mass[i] * curvature
         return float(value), gradient, hessian
 
     def shape(self, x: np.ndarray) -> dict[str, Any]:
         """Grams and norms: D^{1/2}Z̄ has singular values √n u, √n v on the groups' centred parts, g‖α‖ along e."""
         K, problem = self.problem.num_classes, self.problem
-        length = float(np.sqrt(self.stretch @ x[2:4] ** 2))
+        stretched = self.stretched(x)
+        length = float(np.linalg.norm(stretched))
         values, signs = [self.g * length] * (length > 0), np.zeros(K)
-        gram_A = length * np.outer(self.e, self.e) / self.g
-        gram_H = np.zeros((K, K))
+        gram_A, gram_H = length * np.outer(self.e, self.e) / self.g, np.zeros((K, K))
         for i, group in enumerate(self.members):
             s = float(np.sqrt(self.counts[i]) * x[i])
             centred = s * (np.eye(len(group)) - 1 / len(group))
             gram_A[np.ix_(group, group)] += centred
             gram_H[np.ix_(group, group)] += centred / self.counts[i]
             values += [s] * (len(group) - 1) * (s > 0)
-            signs[group] = (1 - 2 * i) * x[2 + i]
+            signs[group] = (1 - 2 * i) * stretched[i] / self.stretch[i]
         if length > 0:
             gram_H += self.g * np.outer(signs, signs) / length
         ratio = np.sqrt(problem.lambda_H / problem.lambda_A)
@@ -261,40 +264,38 @@ class TwoGroups:
         }
 
     def _loss(self, i: int, margins: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Loss of a sample of group i at (r, m): within the group r, to the other group r(1−1/K_i) + m g²."""
+        """Loss of a sample of group i at (r, m): margins r within the group, r(1−1/K_i) + m g² to the other."""
         own, other = self.sizes[i], self.sizes[1 - i]
         J = -np.array([[1.0, 0.0], [1 - 1 / own, self.g**2]])
-        many = np.array([own - 1, other])
         exponents = J @ margins
         top = max(0.0, float(np.max(exponents)))
-        odds = many * np.exp(exponents - top)
+        odds = np.array([own - 1, other]) * np.exp(exponents - top)
         total = np.exp(-top) + np.sum(odds)
         value = np.log1p(np.sum(odds)) if top == 0 else top + np.log(total)
         p = odds / total
         right = self.alpha * np.array([1 - 1 / own, 1 / own])  # α z_y: the targets' uniform part, as logits sum to zero
         return float(value + right @ margins), J.T @ p + right, J.T @ (np.diag(p) - np.outer(p, p)) @ J
 
-    def _minimum(self, x: np.ndarray, free: np.ndarray, rounding: float = 0.0) -> np.ndarray:
-        """Minimiser over the free variables with the norm of α rounded off to √(‖α‖² + rounding²).
+    def _minimum(self, L: np.ndarray, y: np.ndarray, rounding: float | None = None) -> np.ndarray:
+        """The y that minimises at x = L y, u and v staying positive.
 
-        u and v stay positive; without rounding α must start and end away from zero.
+        With `rounding` the norm of α counts, as √(‖α‖² + rounding²); where that is zero α must stay away from zero.
         """
-        if not np.any(free):
-            return x
+        if not y.size:
+            return y
+        T, price = np.stack([self.stretched(column) for column in L.T], axis=1), self.c * self.g
+        unit = np.linalg.norm(self.stretch) / self.g**2
 
-        def restricted(part: np.ndarray) -> tuple:
-            full = x.copy()
-            full[free] = part
-            value, gradient, hessian = self.smooth(full)
-            length = np.sqrt(self.stretch @ full[2:4] ** 2 + rounding**2)
-            if length > 0:
-                pull, price = self.stretch * full[2:4] / length, self.c * self.g
+        def restricted(y: np.ndarray) -> tuple:
+            value, gradient, hessian = self.smooth(L @ y)
+            gradient, hessian = gradient @ L, L.T @ hessian @ L
+            if rounding is not None:
+                alpha = T @ y
+                length = np.sqrt(alpha @ alpha + (rounding * unit) ** 2)
                 value += price * length
-                gradient[2:4] += price * pull
-                hessian[2:4, 2:4] += price * (np.diag(self.stretch) - np.outer(pull, pull)) / length
-            return value, gradient[free], hessian[np.ix_(free, free)]
+                gradient += price * alpha @ T / length
+                hessian += price * T.T @ (np.eye(2) - np.outer(alpha, alpha) / length**2) @ T / length
+            return value, gradient, hessian
 
-        solved = x.copy()
-        most = np.array([1.0, 1.0, *[1 / self.g**2] * 3])  # each a unit of margin
-        solved[free] = newton(restricted, x[free], 3 * most[free], np.array([True, True, False, False, False])[free])
-        return solved
+        positive = np.arange(len(y)) < np.count_nonzero(self.apart)
+        return newton(restricted, y, np.where(positive, 3.0, 3.0 / self.g**2), positive)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ufm.constraints import Free
-from ufm.problem import Problem
+from ufm.problem import Params, Problem
 
 THEOREMS: list["Theorem"] = []
 
@@ -58,6 +58,7 @@ class Prediction:
 
 
 Limit = Callable[[Problem], tuple[np.ndarray, np.ndarray]]
+Identity = Callable[[Problem, Params], Mapping[str, tuple[float, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Theorem:
         predict: what it says of that problem's optimum.
         limit: for a statement about λ_A, λ_H → 0 together, the Grams (of A, of the class means) that the
             optimum's approach, up to scale; slowly, like 1/log(1/λ), so that only the trend can be checked.
+        identity: for a statement about any parameters, a function of problem and parameters that gives, by name of
+            the quantity, what is predicted and what was measured there.
     """
 
     name: str
@@ -82,16 +85,23 @@ class Theorem:
     applies: Callable[[Problem], bool]
     predict: Callable[[Problem], Prediction]
     limit: Limit | None = None
+    identity: Identity | None = None
 
 
 def theorem(
-    name: str, *, paper: str, assumes: str, applies: Callable[[Problem], bool], limit: Limit | None = None
+    name: str,
+    *,
+    paper: str,
+    assumes: str,
+    applies: Callable[[Problem], bool],
+    limit: Limit | None = None,
+    identity: Identity | None = None,
 ) -> Callable:
     """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts."""
 
     def register(predict: Callable[[Problem], Prediction]) -> Callable[[Problem], Prediction]:
         predicts = (predict.__doc__ or "").strip().splitlines()[0]
-        THEOREMS.append(Theorem(name, paper, assumes, predicts, applies, predict, limit))
+        THEOREMS.append(Theorem(name, paper, assumes, predicts, applies, predict, limit, identity))
         return predict
 
     return register
