@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -68,6 +69,13 @@ ratios = st.floats(-1.0, 1.0).map(lambda x: 10.0**x)
 smooth_losses = st.one_of(st.just(ufm.CrossEntropy()), st.floats(0.0, 0.9).map(lambda alpha: ufm.LabelSmoothing(alpha)))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads of linear algebra wait for each other longer than these matrices take."""
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
 # --- the model in NumPy, one row of features a class (exact for convex losses, T8: the mean of a class does better)
 
 
@@ -122,6 +130,7 @@ def solved(problem, seeds=3, scale=1.0, per_sample=False):
         value, dM, dA, db, _ = objective(problem, *split(x), labels)
         return value, np.concatenate([dM.ravel(), dA.ravel(), db * problem.bias])
 
+    scale_of_gradients = np.sqrt(problem.lambda_A * problem.lambda_H)
     best = None
     for seed in range(seeds):
         start = scale * np.random.default_rng(seed).normal(size=cut[-1] + K)
@@ -131,7 +140,7 @@ def solved(problem, seeds=3, scale=1.0, per_sample=False):
             start,
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 20000, "maxfun": 40000, "ftol": 0, "gtol": 1e-11, "maxcor": 30},
+            options={"maxiter": 20000, "maxfun": 40000, "ftol": 0, "gtol": 1e-6 * scale_of_gradients, "maxcor": 30},
         )
         if best is None or found.fun < best.fun:
             best = found
@@ -176,7 +185,7 @@ def assert_globally_optimal(problem, said, tol=1e-8):
     value, dM, dA, db, V = objective(problem, M, A, b)
     assert_allclose(value, said.value, rtol=1e-11, atol=1e-15)
     n, norm_A, norm_M = problem.class_counts, np.linalg.norm(A), np.linalg.norm(M)
-    noise = 1e-12 * np.max(class_weights(problem) * n) / np.sum(n)  # of V, with eigenvectors of values close together
+    noise = 1e-10 * np.max(class_weights(problem) * n) / np.sum(n)  # of V, with eigenvectors of values close together
     assert np.linalg.norm(dA) < tol * problem.lambda_A * norm_A + noise * (norm_M + 1e-9)
     assert np.linalg.norm(dM) < tol * problem.lambda_H * norm_M * np.max(n) + noise * (norm_A + 1e-9)
     if problem.bias:
