@@ -27,6 +27,7 @@ import tyro
 import ufm
 from ufm import plot
 from ufm._tables import number, show
+from ufm.optimum import minimize_all
 
 REST = 0.05  # seconds before a run, in which idle threads of another library stop spinning
 SAME = 1e-4  # relative difference up to which two results are the same
@@ -68,6 +69,10 @@ class Config:
     """d of the measured features."""
     measured_samples: int = 50_000
     """N of the measured features."""
+    batch: int = 256
+    """Problems of the certified group, decays λ_A log-spaced over [1e-5, 1e-2]."""
+    peer_problems: int = 3
+    """How many of them the peers solve, once."""
     output: pathlib.Path = pathlib.Path("figures/benchmark.json")
     """Results to write."""
 
@@ -152,7 +157,50 @@ def metrics(config: Config) -> list[Row]:
     return [compared(f"measure: NC1 in NumPy (K={K}, d={d}, N={N})", timed, at_least(10), agreement)]
 
 
-GROUPS: dict[str, Callable[[Config], list[Row]]] = {"training": training, "metrics": metrics}
+def certified(config: Config) -> list[Row]:
+    """Certified minimisation of a batch over a range of decays, per problem, against peers on some of the problems."""
+    rows = []
+    tail = tuple(int(n) for n in np.round(np.geomspace(1000, 10, config.num_classes)))
+    for name, counts in (("balanced", config.per_class), ("long-tailed", tail)):
+        problems = decays(config, counts, config.batch)
+        some = problems[:: max(len(problems) // config.peer_problems, 1)][: config.peer_problems]
+        ours = ft.partial(minimize_all, problems, [0] * len(problems))
+        mine = per_problem(race({}, ours, config.repeats, peers_compile=False)["ufm"], len(problems))
+        assert all(best.certified for best in mine.result)
+        for what, goal, peers in (
+            ("PyTorch L-BFGS", 2000, torch_lbfgs_peers(some)),
+            ("SciPy", 1000, scipy_peers(some, whole=True)),
+            ("SciPy, reduced problem", 10, scipy_peers(some, whole=False)),
+        ):
+            title = f"minimize, {name}: {what}"
+            if not peers:
+                rows.append(Row(title, NO_TORCH))
+                continue
+            timed = {key: per_problem(once(run), len(some)) for key, run in peers.items()}
+            rows.append(compared(title, {**timed, "ufm": mine}, at_least(goal), gaps(some, timed, mine)))
+    return rows
+
+
+def growth(config: Config) -> list[Row]:
+    """Minimisation as samples and dimensions grow: the solve stays the same, the lifting grows apart from it."""
+    small = ufm.Problem(config.num_classes, 64, 10, lambda_A=5e-3, lambda_H=5e-5)
+    rows = []
+    for words in ({"per_class": 1000}, {"per_class": 100_000}, {"dim": 10}, {"dim": 4096}):
+        n = words.get("per_class", 10)
+        large = dataclasses.replace(small, **words, lambda_H=small.lambda_H * 10 / n)
+        timed = race({"n = 10, d = 64": ft.partial(ufm.minimize, small)}, ft.partial(ufm.minimize, large), 5, True)
+        lifting = clock(lambda best=timed["ufm"].result: best.params)[0]
+        title = f"minimize: {', '.join(f'{name} = {value}' for name, value in words.items())}"
+        rows.append(compared(title, timed, at_most(1.5), f"lifting {duration(lifting)}"))
+    return rows
+
+
+GROUPS: dict[str, Callable[[Config], list[Row]]] = {
+    "training": training,
+    "metrics": metrics,
+    "certified": certified,
+    "growth": growth,
+}
 
 
 def race(
@@ -402,6 +450,124 @@ def pseudoinverse_nc1(H: np.ndarray, labels: np.ndarray) -> float:
     centred = means - means.mean(axis=0)
     within, between = deviations.T @ deviations / len(H), centred.T @ centred / K
     return float(np.trace(within @ np.linalg.pinv(between, rcond=1e-5)) / K)
+
+
+def decays(config: Config, counts: Any, number: int) -> list[ufm.Problem]:
+    """Problems that differ in the classifier's decay."""
+    return [
+        ufm.Problem(config.num_classes, config.dim, counts, lambda_A=float(decay), lambda_H=5e-6)
+        for decay in np.geomspace(1e-5, 1e-2, number)
+    ]
+
+
+def per_problem(timed: Timed, count: int) -> Timed:
+    """The same times for one of so many problems."""
+    return timed._replace(seconds=[seconds / count for seconds in timed.seconds])
+
+
+def once(run: Callable[[], Any]) -> Timed:
+    """A single run: these take minutes where ufm takes milliseconds."""
+    seconds, result = clock(run)
+    return Timed([seconds], None, result)
+
+
+def gaps(problems: list[ufm.Problem], timed: dict[str, Timed], mine: Timed) -> str:
+    """A note on the relative gaps reached, each to the lower bound at the peer's own parameters."""
+    _, peer = fastest(timed)
+    theirs = [
+        (p.objective(q) - ufm.lower_bound(p, q)) / p.objective(q) for p, q in zip(problems, peer.result, strict=True)
+    ]
+    ours = max(best.gap / best.value for best in mine.result)
+    return f"worst relative gap {ours:.1e}, peer's {max(theirs):.1e}"
+
+
+def numpy_objective(problem: ufm.Problem, whole: bool) -> tuple[Callable, np.ndarray, Callable]:
+    """Value and gradient in NumPy, a start and a reader of its vectors: all samples, or class means with weights."""
+    K, counts = problem.num_classes, problem.class_counts
+    labels = problem.labels if whole else np.arange(K)
+    weights = np.full(len(labels), 1 / problem.num_samples) if whole else counts / problem.num_samples
+    decay_H = problem.lambda_H * (np.ones(len(labels)) if whole else counts)[:, None]
+    d = problem.dim if whole else min(problem.dim, K)
+    shapes = ((len(labels), d), (K, d), (K,))
+    cuts = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+    targets = np.eye(K)[labels]
+
+    def split(x):
+        return [part.reshape(shape) for part, shape in zip(np.split(x, cuts), shapes, strict=True)]
+
+    def value_and_gradient(x):
+        H, A, b = split(x)
+        Z = H @ A.T + b
+        Z -= Z.max(axis=1, keepdims=True)
+        E = np.exp(Z)
+        total = E.sum(axis=1, keepdims=True)
+        U = weights[:, None] * (E / total - targets)
+        value = weights @ (np.log(total[:, 0]) - np.sum(Z * targets, axis=1))
+        value += 0.5 * (np.sum(decay_H * H**2) + problem.lambda_A * np.sum(A**2))
+        return value, np.concatenate(
+            [(U @ A + decay_H * H).ravel(), (U.T @ H + problem.lambda_A * A).ravel(), U.sum(0)]
+        )
+
+    def params(x):
+        H, A, b = split(x)
+        pad = ((0, 0), (0, problem.dim - d))
+        return ufm.Params(np.pad(H if whole else np.repeat(H, counts, axis=0), pad), np.pad(A, pad), b)
+
+    start = np.concatenate([np.random.default_rng(0).normal(size=cuts[1]) / np.sqrt(d), np.zeros(K)])
+    return value_and_gradient, start, params
+
+
+def scipy_peers(problems: list[ufm.Problem], whole: bool) -> dict[str, Callable[[], list[ufm.Params]]]:
+    """SciPy's L-BFGS-B with analytic gradients to a gradient of 1e-9, with one thread of BLAS and with two."""
+    import scipy.optimize
+    from threadpoolctl import threadpool_limits
+
+    options = {"gtol": 1e-9, "ftol": 0.0, "maxiter": 100_000, "maxfun": 200_000, "maxcor": 20}
+
+    def run(threads):
+        found = []
+        with threadpool_limits(threads):
+            for problem in problems:
+                fun, start, params = numpy_objective(problem, whole)
+                result = scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", options=options)
+                found.append(params(result.x))
+        return found
+
+    return {f"L-BFGS-B, {threads} thread{'s' * (threads > 1)}": ft.partial(run, threads) for threads in THREADS}
+
+
+def torch_lbfgs_peers(problems: list[ufm.Problem]) -> dict[str, Callable[[], list[ufm.Params]]]:
+    """PyTorch's L-BFGS with strong Wolfe line search on the problem as posed, to a gradient of 1e-9."""
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    return {
+        f"strong Wolfe, {threads} thread{'s' * (threads > 1)}": ft.partial(
+            in_threads, threads, lambda: [torch_lbfgs(problem) for problem in problems]
+        )
+        for threads in THREADS
+    }
+
+
+def torch_lbfgs(problem: ufm.Problem) -> ufm.Params:
+    """One problem in float64."""
+    import torch
+    from torch.nn import functional
+
+    params = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in problem.init(0)[:3]]
+    labels = torch.tensor(problem.labels, dtype=torch.long)
+    options = {"max_iter": 20_000, "max_eval": 40_000, "tolerance_grad": 1e-9, "tolerance_change": 0.0}
+    solver = torch.optim.LBFGS(params, line_search_fn="strong_wolfe", history_size=20, **options)
+
+    def closure():
+        solver.zero_grad()
+        H, A, b = params
+        decay = problem.lambda_A * A.square().sum() + problem.lambda_H * H.square().sum()
+        loss = functional.cross_entropy(functional.linear(H, A, b), labels) + 0.5 * decay
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    return torch_params(params, columns=False)
 
 
 def duration(seconds: float | None) -> str:

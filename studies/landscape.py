@@ -80,9 +80,8 @@ def grouped(problem: ufm.Problem, groups: int) -> ufm.Params:
     m equal rows of A cost m times the decay of one, and turn softmax over classes into softmax over groups.
     """
     size = problem.num_classes // groups
-    merged = dataclasses.replace(
-        problem, num_classes=groups, per_class=size * problem.per_class, lambda_A=size * problem.lambda_A
-    )
+    samples = size * int(problem.class_counts[0])
+    merged = dataclasses.replace(problem, num_classes=groups, per_class=samples, lambda_A=size * problem.lambda_A)
     params = ufm.minimize(merged).params
     return ufm.Params(params.H, np.repeat(params.A, size, axis=0), np.repeat(params.b, size))
 
@@ -92,7 +91,9 @@ def data(config: Config) -> xarray.Dataset:
     problem = problem_of(config)
     best = ufm.minimize(problem)
     starts = [problem.init(seed, scale=config.scale) for seed in range(config.seeds)]
-    start = ufm.Params(*(np.stack(leaves) for leaves in list(zip(*starts, strict=True))[:3]))
+    start = ufm.Params(
+        np.stack([q.H for q in starts]), np.stack([q.A for q in starts]), np.stack([q.b for q in starts])
+    )
     run = ufm.train(
         problem,
         optax.sgd(config.rate, momentum=0.9),

@@ -62,7 +62,7 @@ def predictions(problem):
 
 def decays():
     """Shares of the threshold of total collapse, mostly below."""
-    return st.floats(-6.0, 0.3).map(lambda x: 10.0**x)
+    return st.floats(-5.0, 0.3).map(lambda x: 10.0**x)
 
 
 ratios = st.floats(-1.0, 1.0).map(lambda x: 10.0**x)
@@ -327,8 +327,8 @@ def test_focal_against_a_solver_of_every_sample(K, n, gamma, share, bias):
     value, M, A, _ = solved(problem, seeds=4, scale=3.0, per_sample=True)
     assert said.value == pytest.approx(value, rel=1e-8)
     if said.gram_A is not None:
-        assert np.linalg.norm(A) == pytest.approx(said.norm_A, rel=1e-3)
-        assert np.linalg.norm(M) == pytest.approx(said.norm_H, rel=1e-3)
+        assert np.linalg.norm(A) == pytest.approx(said.norm_A, rel=1e-3, abs=1e-3)
+        assert np.linalg.norm(M) == pytest.approx(said.norm_H, rel=1e-3, abs=1e-3)
 
 
 @given(st.integers(2, 200), st.floats(0.0, 5.0), st.floats(-8.0, 0.0))

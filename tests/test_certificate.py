@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from zoo import problem
+
+import ufm
+
+
+def entropy(p):
+    return -np.sum(p * np.log(p))
+
+
+def cross_entropy_minimum(K, kappa):
+    """min f for balanced cross-entropy, d ≥ K − 1: the entropy of (1 − (K−1)κ, κ, …), or log K (Zhu et al. 2021)."""
+    return np.log(K) if K * kappa >= 1 else entropy(np.array([1 - (K - 1) * kappa] + [kappa] * (K - 1)))
+
+
+def squared_error_minimum(K, kappa):
+    """min f for squared error without bias, d ≥ K: Kκ(1 − Kκ/2), or ½ (Tirer & Bruna 2022)."""
+    return 0.5 if K * kappa >= 1 else K * kappa * (1 - K * kappa / 2)
+
+
+def sphere_minimum(K, R_H, R_A):
+    return np.log1p((K - 1) * np.exp(-K * R_H * R_A / (K - 1)))
+
+
+anything = {
+    "seed": st.integers(0, 999),
+    "size": st.sampled_from((0.0, 1e-8, 1e-2, 1.0, 30.0, 1e4)),
+    "log_A": st.floats(-7, 0),
+    "log_H": st.floats(-7, 0),
+}
+
+
+def anywhere(p, seed, size):
+    """Any parameters at all: random, of any size, features not collapsed."""
+    q, noise = p.init(seed), np.random.default_rng(seed)
+    return ufm.Params(size * q.H, noise.choice((0.1, 1.0, 10.0)) * size * q.A, size * noise.normal(size=p.num_classes))
+
+
+@pytest.mark.parametrize("kind", ["none", "free", "regularised"])
+def test_bound_is_below_the_known_minimum_of_cross_entropy(kind):
+    @given(**anything)
+    def check(seed, size, log_A, log_H):
+        bias = {"bias": kind != "none", "lambda_b": 10.0**log_A if kind == "regularised" else 0.0}
+        p = problem(num_classes=4, dim=5, per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **bias)
+        minimum = cross_entropy_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
+        assert ufm.lower_bound(p, anywhere(p, seed, size)) <= minimum
+        best = ufm.minimize(p)
+        assert best.lower_bound <= minimum
+        assert ufm.lower_bound(p, best.params) <= minimum
+
+    check()
+
+
+@given(**anything)
+def test_bound_is_below_the_known_minimum_of_squared_error(seed, size, log_A, log_H):
+    loss = {"loss": ufm.SquaredError(), "bias": False}
+    p = problem(num_classes=4, dim=5, per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **loss)
+    minimum = squared_error_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= minimum
+    assert ufm.minimize(p).lower_bound <= minimum
+
+
+@given(st.integers(0, 999), st.sampled_from((1e-3, 1.0, 30.0)), st.floats(0.1, 4.0), st.floats(0.1, 4.0))
+def test_bound_is_below_the_known_minimum_on_spheres(seed, size, R_H, R_A):
+    spheres = {"features": ufm.Sphere(R_H), "classifier": ufm.Sphere(R_A), "lambda_A": 0.0, "lambda_H": 0.0}
+    p = problem(num_classes=4, dim=5, per_class=6, bias=False, **spheres)
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= sphere_minimum(4, R_H, R_A)
+    assert ufm.lower_bound(p, p.init(seed)) <= sphere_minimum(4, R_H, R_A)
+
+
+@given(st.integers(0, 999), st.floats(0.0, 4.0), st.floats(-4, -0.5))
+def test_focal_bound_is_below_every_value_on_its_line(seed, gamma, log_decay):
+    # balanced: f* = min_t φ(t) + κ(K−1)t (Zhou et al. 2022); any t gives a value above it
+    K, n, loss = 4, 6, ufm.Focal(gamma)
+    p = problem(num_classes=K, dim=5, per_class=n, loss=loss, lambda_A=10.0**log_decay, lambda_H=1e-2, bias=False)
+    slope = np.sqrt(p.lambda_A * p.lambda_H * n) * (K - 1)
+    t = np.linspace(0.0, 50.0, 200_001)
+    least = np.min(loss.along(t, K) + slope * t)
+    bound = ufm.lower_bound(p, p.init(seed))
+    assert bound <= least
+    assert bound >= least * (1 - 1e-6)
+
+
+@given(st.integers(0, 999), st.sampled_from((1e-2, 1.0, 30.0)), st.sampled_from((0, 2)))
+def test_bound_is_below_the_best_value_known_in_too_few_dimensions(seed, size, which):
+    p = (problem(num_classes=5, dim=2, per_class=3), None, problem(num_classes=5, dim=2, per_class=[3, 9, 1, 1, 4]))[
+        which
+    ]
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= ufm.minimize(p).value
+
+
+def test_bound_needs_a_convex_loss_with_a_known_infimum():
+    q = problem().init()
+    assert ufm.lower_bound(problem(loss=lambda z, y: (z[y] - 1.0) ** 2), q) == -np.inf
+    assert ufm.lower_bound(problem(loss=ufm.Focal(2.0), per_class=[5, 4, 6]), q) == -np.inf
+
+
+def test_trivial_bound_is_never_lost():
+    p = problem(loss=ufm.LabelSmoothing(0.2))
+    far = ufm.Params(*(1e6 * leaf for leaf in p.init()[:3]))
+    assert ufm.lower_bound(p, far) == pytest.approx(float(entropy(np.array([0.8 + 0.2 / 3, 0.2 / 3, 0.2 / 3]))))
+    assert ufm.lower_bound(problem(), problem().init()) >= 0.0

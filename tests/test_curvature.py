@@ -1,0 +1,60 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from zoo import problem
+
+import ufm
+from ufm.theory.landscape import escape_curvature, zero_point
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_curvature_at_the_zero_point_is_the_closed_form(bias):
+    # U there has top singular value √n/N (balanced), so λ_min = mean decay − √(half difference² + n/N²)
+    p = problem(lambda_A=3e-2, lambda_H=1e-2, bias=bias)
+    sigma = np.sqrt(5) / 15
+    expected = 2e-2 - np.hypot(1e-2, sigma)
+    found = ufm.curvature(p, zero_point(p))
+    assert_allclose(found.smallest, expected, rtol=1e-10)
+    assert_allclose(escape_curvature(p, zero_point(p)), expected, rtol=1e-12)
+    assert_allclose(np.sum(found.direction.H**2) + np.sum(found.direction.A**2), 1.0, rtol=1e-9)
+
+
+def test_the_direction_is_an_eigenvector_along_which_the_objective_falls():
+    p = problem()
+    zero, found = zero_point(p), ufm.curvature(p, zero_point(p))
+    for step in (1e-3, 1e-2):
+        moved = ufm.Params(*(x + step * d for x, d in zip(zero[:3], found.direction[:3], strict=True)))
+        fall = p.objective(moved) - p.objective(zero)
+        assert_allclose(fall, 0.5 * found.smallest * step**2, rtol=20 * step)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_padded_low_rank_solutions_are_saddles_of_the_predicted_curvature(rank):
+    p = problem(num_classes=4, dim=6, lambda_A=5e-3, lambda_H=2e-3)
+    small = ufm.minimize(dataclasses.replace(p, dim=rank)).params
+    extra = ((0, 0), (0, p.dim - rank))
+    point = ufm.Params(np.pad(small.H, extra), np.pad(small.A, extra), small.b)
+    found = ufm.curvature(p, point).smallest
+    assert found < 0
+    assert_allclose(found, escape_curvature(p, point), rtol=1e-7)
+
+
+@pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.SquaredError()], ids=["ce", "se"])
+def test_no_descent_from_the_global_minimum(loss):
+    p = problem(loss=loss)
+    assert ufm.curvature(p, ufm.minimize(p).params).smallest > -1e-9
+
+
+def test_lanczos_agrees_with_the_dense_hessian(monkeypatch):
+    p = problem(num_classes=4, dim=6, per_class=8)
+    point = p.init(seed=3)
+    dense = ufm.curvature(p, point)
+    monkeypatch.setattr("ufm.curvature.DENSE_UP_TO", 0)
+    lanczos = ufm.curvature(p, point)
+    assert_allclose(lanczos.smallest, dense.smallest, rtol=1e-8)
+    overlap = sum(np.sum(x * y) for x, y in zip(lanczos.direction[:3], dense.direction[:3], strict=True))
+    assert_allclose(abs(overlap), 1.0, rtol=1e-6)
+    assert not jax.config.jax_enable_x64
