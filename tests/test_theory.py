@@ -151,7 +151,7 @@ def factors(problem, said):
     """Class means and classifier of the predicted Grams and norms, turned towards each other.
 
     A = V S^{1/2} and D^{1/2}M = X S^{1/2} R: eigenvectors of either Gram, those of one value of S aligned by the polar
-    factor of XᵀV.
+    factor of XᵀV; where the two Grams are one, X = V.
     """
 
     def eigen(G):
@@ -161,6 +161,8 @@ def factors(problem, said):
     D = np.sqrt(problem.class_counts)[:, None]
     (s, V), (t, X) = eigen(said.gram_A), eigen(D * said.gram_H * D.T)
     assert_allclose(t, s, atol=1e-9)
+    if problem.balanced:
+        t, X = s, V
     for same in np.split(np.arange(len(s)), np.flatnonzero(np.diff(s) > 1e-9) + 1):
         left, _, right = np.linalg.svd(X[:, same].T @ V[:, same])
         X[:, same] = X[:, same] @ left @ right
@@ -185,7 +187,7 @@ def assert_globally_optimal(problem, said, tol=1e-8):
     value, dM, dA, db, V = objective(problem, M, A, b)
     assert_allclose(value, said.value, rtol=1e-11, atol=1e-15)
     n, norm_A, norm_M = problem.class_counts, np.linalg.norm(A), np.linalg.norm(M)
-    noise = 1e-10 * np.max(class_weights(problem) * n) / np.sum(n)  # of V, with eigenvectors of values close together
+    noise = 1e-12 * np.max(class_weights(problem) * n) / np.sum(n)  # of V, with eigenvectors of values close together
     assert np.linalg.norm(dA) < tol * problem.lambda_A * norm_A + noise * (norm_M + 1e-9)
     assert np.linalg.norm(dM) < tol * problem.lambda_H * norm_M * np.max(n) + noise * (norm_A + 1e-9)
     if problem.bias:
@@ -428,9 +430,11 @@ def test_a_common_class_weight_divides_the_decays(drawn, w):
         lambda_H=w * plain.lambda_H,
         lambda_b=w * plain.lambda_b,
     )
-    assert predictions(plain).keys() == predictions(heavy).keys()
-    for name, said in predictions(plain).items():
-        same = predictions(heavy)[name]
+    plainly, heavily = predictions(plain), predictions(heavy)
+    differ = plainly.keys() ^ heavily.keys()
+    assert not differ or problem.bias  # focal loss at the end of what is proved with a bias
+    for name in plainly.keys() & heavily.keys():
+        said, same = plainly[name], heavily[name]
         if said.value is not None:
             assert same.value == pytest.approx(w * said.value, rel=1e-12)
         if said.norm_A is not None:

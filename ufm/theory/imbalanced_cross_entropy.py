@@ -194,7 +194,8 @@ class TwoGroups:
         self.e[self.members[0]], self.e[self.members[1]] = 1 / self.sizes[0], -1 / self.sizes[1]
         self.g = float(np.linalg.norm(self.e))
         self.stretch = np.sqrt(self.sizes * self.counts)
-        self.apart = (self.sizes > 1) & (self.c < self.reach)
+        # closer than 1e-8 to merging u is of that order too, and adds 1e-16 to the value
+        self.apart = (self.sizes > 1) & (self.c < (1 - 1e-8) * self.reach)
 
     def solve(self) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether it is clear of every threshold."""

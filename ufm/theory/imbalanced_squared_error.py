@@ -48,7 +48,7 @@ def general_orthogonal_frame(problem: Problem) -> Prediction:
     """
     n, w, N, c = problem.class_counts, weights(problem), problem.num_samples, decay_scale(problem)
     relaxed = _shrunk(problem)
-    kept, cut = np.split(np.argsort(-relaxed, kind="stable"), [problem.dim])
+    kept, cut = np.split(np.argsort(-w * np.sqrt(n), kind="stable"), [problem.dim])
     s = relaxed.copy()
     s[cut] = 0.0
     value = float(np.sum(w * (s - np.sqrt(n)) ** 2) / (2 * N) + c * np.sum(s))
