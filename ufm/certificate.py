@@ -23,6 +23,7 @@ from ufm._precision import float64
 from ufm.losses import Focal, infimum, per_sample
 from ufm.problem import Params, Problem
 from ufm.reduction import Reduced, class_means, reduce
+from ufm.solver import by_batches
 
 SCALES = np.linspace(0.05, 1.0, 20)  # of the dual point, tried away from an optimum
 BIAS_STEPS = 60
@@ -59,7 +60,7 @@ def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, 
     if not reduced.loss.convex:
         return np.full(len(problems), -np.inf)
     with float64():
-        return np.asarray(_bounds(reduced, means, A, b))
+        return by_batches(_bounds, reduced, means, A, b)
 
 
 @jax.jit

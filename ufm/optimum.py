@@ -9,7 +9,7 @@ import numpy as np
 
 from ufm import archive, metrics, solver
 from ufm._checks import Integer, Real, integer, real
-from ufm._precision import float64, to_numpy
+from ufm._precision import float64
 from ufm.certificate import best_biases, lower_bounds
 from ufm.constraints import Free
 from ufm.metrics import Metrics
@@ -27,7 +27,7 @@ from ufm.reduction import (
     split,
     symmetric_start,
 )
-from ufm.solver import Status
+from ufm.solver import Status, by_batches
 
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
 FLOOR = 1e-12  # of a gap that counts as closed, absolute
@@ -118,7 +118,7 @@ def minimize_all(
         raise ValueError("problems: all of one shape and kind are needed")
     with float64():
         reduced = reduce(problems)
-        x, scale = to_numpy(symmetric_start(reduced))
+        x, scale = by_batches(symmetric_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
         first = _solve(problems, reduced, x, tol, max_steps, advanced)
         candidates = [[(first, lane)] for lane in range(len(problems))]
@@ -147,11 +147,11 @@ class _Solved:
 def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     found = solver.minimize(objective, x, reduced, 1e-3 * tol, max_steps, advanced or (lambda done: None))
-    reached, zero = to_numpy(_finish(jnp.asarray(found.x), reduced))
+    reached, zero = by_batches(_finish, found.x, reduced)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
     params = best["means"], best["classifier"], best["bias"]
-    grad_norm, measured = to_numpy(_read(params, reduced))
+    grad_norm, measured = by_batches(_read, params, reduced)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)

@@ -18,7 +18,7 @@ from ufm._precision import to_numpy
 from ufm.archive import storable
 
 MEMORY = 5  # pairs; more cost more per iteration than they save in iterations
-WIDTHS = (1, 8, 32)  # lanes of a batch: these and no others, so that few programs are compiled
+WIDTHS = (8, 32)  # lanes of a batch: these and no others, so that few programs are compiled
 ARMIJO = 1e-4
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
 MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
@@ -91,7 +91,7 @@ def minimize(
         Solution in the order of the starting points. To be called within `float64()`.
     """
     count = starts.shape[1]
-    width = next((width for width in WIDTHS if width >= count), WIDTHS[-1])
+    width = width_of(count)
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
     owners = np.minimum(np.arange(width), count - 1)
     waiting = list(range(width, count))
@@ -117,6 +117,25 @@ def minimize(
         if found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
             _polish(fun, found, lane, _take(args, np.array([lane])), tol)
     return found
+
+
+def width_of(count: int) -> int:
+    """Lanes of a batch for so many problems."""
+    return next((width for width in WIDTHS if width >= count), WIDTHS[-1])
+
+
+def by_batches(function: Callable, *trees: Any) -> Any:
+    """`function` of arrays whose last axis is the lane, on batches of lanes; NumPy arrays, lanes last.
+
+    The last batch is filled up with copies, so that batches of one width are all that is ever compiled.
+    """
+    count = jax.tree.leaves(trees)[0].shape[-1]
+    width = width_of(count)
+    results = []
+    for first in range(0, count, width):
+        lanes = np.minimum(np.arange(first, first + width), count - 1)
+        results.append(to_numpy(function(*(_take(tree, lanes) for tree in trees))))
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1)[..., :count], *results)
 
 
 def _take(args, lanes):
