@@ -7,7 +7,7 @@ from ufm.archive import load as load
 from ufm.certificate import lower_bound as lower_bound
 from ufm.constraints import Free as Free
 from ufm.constraints import Sphere as Sphere
-from ufm.curvature import curvature as curvature
+from ufm.hessian import curvature as curvature
 from ufm.losses import CrossEntropy as CrossEntropy
 from ufm.losses import Focal as Focal
 from ufm.losses import LabelSmoothing as LabelSmoothing

@@ -77,11 +77,11 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
     logits = products
     if reduced.bias_kind != "none":
         logits = products + _best_bias(risk, products, b, reduced.lambda_b)[:, None]
-    slopes = jax.grad(risk)(logits) / weights
+    slopes = jax.grad(risk)(logits) / weights[None]
     surplus = slopes @ weights
     if reduced.bias_kind == "free":
         slopes = slopes - (surplus / jnp.sum(weights))[:, None]
-    U = -(slopes * weights).T  # (sample, class)
+    U = -(slopes * weights[None]).T  # (sample, class)
     rows, row_cost = features.multiplied(means, U @ A, reduced.lambda_H, reduced.counts)
     columns, column_cost = classifier.multiplied(A, U.T @ means, reduced.lambda_A, jnp.ones_like(weights))
     norm = jnp.linalg.norm(U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :], ord=2)

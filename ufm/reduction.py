@@ -125,7 +125,7 @@ def plain_objective(params: Any, reduced: Reduced) -> Float[Array, " L"]:
     """f of each lane at class means (K, r, L), classifier (K, r, L) and bias (K, L)."""
     means, A, b = params
     risk = jnp.sum(reduced.weights * losses(outer(A, means) + b[:, None], reduced), axis=0)
-    decay_H = jnp.sum(reduced.lambda_H * reduced.counts * jnp.sum(means**2, axis=1), axis=0)
+    decay_H = reduced.lambda_H * jnp.sum(reduced.counts * jnp.sum(means**2, axis=1), axis=0)
     decay = decay_H + reduced.lambda_A * jnp.sum(A**2, axis=(0, 1)) + reduced.lambda_b * jnp.sum(b**2, axis=0)
     return risk + 0.5 * decay
 
@@ -156,7 +156,7 @@ def join(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], b: Float[Array, "K 
 
 def factors(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], reduced: Reduced) -> tuple:
     """Class means and classifier, each (K, r, L), of the solver's scaled factors."""
-    means = _unscaled(reduced.features, X, reduced.lambda_H * reduced.counts)
+    means = _unscaled(reduced.features, X, reduced.lambda_H[None] * reduced.counts)
     return means, _unscaled(reduced.classifier, Y, reduced.lambda_A[None])
 
 
@@ -226,7 +226,8 @@ def symmetric_start(reduced: Reduced) -> tuple[Any, Any]:
     """
     K = reduced.num_classes
     centred, plain = (_along_line(reduced, frame) for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
-    X, Y, logits = jax.tree.map(lambda a, b: jnp.where(centred[0] <= plain[0], a, b), centred[1], plain[1])
+    better = (centred[0] <= plain[0])[None, None]
+    X, Y, logits = (jnp.where(better, a, b) for a, b in zip(centred[1], plain[1], strict=True))
     scale = _bias_scale(reduced, logits)
     return join(X, Y, jnp.zeros((K, X.shape[-1])), reduced), scale
 
@@ -245,19 +246,20 @@ def _along_line(reduced, frame):
     K, r, L = reduced.num_classes, reduced.dim, reduced.counts.shape[1]
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
     left, values, right = jnp.linalg.svd(jnp.moveaxis(jnp.sqrt(reduced.counts)[:, None] * frame[:, :, None], -1, 0))
-    cost = jnp.where(price > 0, price, 1.0) * jnp.sum(values, axis=1)
+    price = jnp.where(price > 0, price, 1.0)
+    cost = price * jnp.sum(values, axis=1)
     sizes = jnp.asarray(START_SIZES)
 
     def at(size):
-        logits = jnp.broadcast_to(size * frame.T[:, :, None], (K, K, L))
+        logits = jnp.broadcast_to(size * jnp.asarray(frame.T)[:, :, None], (K, K, L))
         return jnp.sum(reduced.weights * losses(logits, reduced), axis=0) + size * cost
 
     totals = jax.lax.map(at, sizes)
     size = sizes[jnp.argmin(totals, axis=0)]
-    half = jnp.sqrt(values * (size * jnp.where(price > 0, price, 1.0))[:, None])
+    half = jnp.sqrt(values * (size * price)[:, None])
     factors = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
     X, Y = (_to_width(jnp.moveaxis(factor, 0, -1), r) for factor in factors)
-    return jnp.min(totals, axis=0), (X, Y, size * frame.T[:, :, None])
+    return jnp.min(totals, axis=0), (X, Y, size[None, None] * jnp.asarray(frame.T)[:, :, None])
 
 
 def _to_width(X, r):
@@ -276,5 +278,5 @@ def _bias_scale(reduced, logits):
         direction = jnp.zeros_like(logits).at[j].set(1.0)
         return jnp.sum(jax.jvp(slopes, (logits,), (direction,))[1][j], axis=0)
 
-    curvature = jax.lax.map(along, jnp.arange(reduced.num_classes)) + reduced.lambda_b
+    curvature = jax.lax.map(along, jnp.arange(reduced.num_classes)) + reduced.lambda_b[None]
     return 1.0 / jnp.sqrt(jnp.maximum(jnp.abs(curvature), 1e-12))

@@ -23,6 +23,7 @@ ARMIJO = 1e-4
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
 MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
 REFILL_AT = 4  # a batch stops for new problems when one lane in so many has finished
+UNBOUNDED = 1e30  # size of a value that no bounded problem has
 NEWTON_STEPS = 30
 NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
 
@@ -152,7 +153,7 @@ def _collect(found, state, owners, lanes, tol):
     for lane in lanes:
         owner = owners[lane]
         found.x[:, owner], found.value[owner], found.steps[owner] = (state.x[:, lane], state.f[lane], state.steps[lane])
-        if not np.isfinite(state.f[lane]) or np.abs(state.f[lane]) > 1e100:
+        if not np.isfinite(state.f[lane]) or np.abs(state.f[lane]) > UNBOUNDED:
             found.status[owner] = Status.DIVERGED
         elif converged[lane]:
             found.status[owner] = Status.CONVERGED
@@ -193,15 +194,13 @@ _begin = jax.jit(_begin, static_argnums=0)
 def _refill(fun, state, x, args, chosen):
     """The batch with the chosen lanes begun anew."""
     new = _begin(fun, x, args)
-    mixed = jax.tree.map(
-        lambda a, b: jnp.where(_against(chosen, a), a, b), new._replace(slot=None), state._replace(slot=None)
-    )
+    mixed = jax.tree.map(lambda a, b: _chosen(chosen, a, b), new._replace(slot=None), state._replace(slot=None))
     return mixed._replace(slot=state.slot)
 
 
-def _against(mask, leaf):
-    """The lanes' mask with as many axes as `leaf`."""
-    return mask.reshape((1,) * (leaf.ndim - 1) + mask.shape)
+def _chosen(mask, new, old):
+    """`new` in the lanes of the mask, `old` in the others."""
+    return jnp.where(mask.reshape((1,) * (new.ndim - 1) + mask.shape), new, old)
 
 
 @ft.cache
@@ -218,26 +217,26 @@ def _program(fun):
 
 def _iterate(fun, state: _State, args, tol, max_steps) -> _State:
     """One evaluation in every lane, and what follows from it."""
-    x = state.x + state.size * state.direction
+    x = state.x + state.size[None] * state.direction
     f, g = _value_and_grad(fun, x, args)
     slope, new_slope = _dot(state.g, state.direction), _dot(g, state.direction)
     decreased = f <= state.f + ARMIJO * state.size * slope
     level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
     accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
-    state = _remember(state, jnp.where(accepted, x - state.x, 0.0), jnp.where(accepted, g - state.g, 0.0))
+    state = _remember(state, _chosen(accepted, x - state.x, 0.0), _chosen(accepted, g - state.g, 0.0))
     shorter = _shorter(state.size, f - state.f, slope)
     state = state._replace(
-        x=jnp.where(accepted, x, state.x),
+        x=_chosen(accepted, x, state.x),
         f=jnp.where(accepted, f, state.f),
-        g=jnp.where(accepted, g, state.g),
+        g=_chosen(accepted, g, state.g),
         rejected=jnp.where(accepted, 0, state.rejected + 1),
-        steps=state.steps + ~state.done,
+        steps=jnp.where(state.done, state.steps, state.steps + 1),
     )
     direction = _direction(state)
-    direction = jnp.where(_dot(direction, state.g) < 0, direction, -state.g)
+    direction = _chosen(_dot(direction, state.g) < 0, direction, -state.g)
     stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
     return state._replace(
-        direction=jnp.where(accepted, direction, state.direction),
+        direction=_chosen(accepted, direction, state.direction),
         size=jnp.where(accepted, 1.0, shorter),
         done=state.done | _small(state.x, state.f, state.g, tol) | stopped,
     )
@@ -264,10 +263,10 @@ def _direction(state: _State):
     q, weights = state.g, []
     for step, change, inverse in pairs:
         weights.append(inverse * _dot(step, q))
-        q = q - weights[-1] * change
-    q = state.scaling * q
+        q = q - weights[-1][None] * change
+    q = state.scaling[None] * q
     for (step, change, inverse), weight in zip(pairs[::-1], weights[::-1], strict=True):
-        q = q + (weight - inverse * _dot(change, q)) * step
+        q = q + (weight - inverse * _dot(change, q))[None] * step
     return -q
 
 
