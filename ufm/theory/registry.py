@@ -35,7 +35,7 @@ class Prediction:
         bias: (K,) bias.
         centred_bias: (K,) bias up to a common constant, which the loss doesn't see; sums to zero.
         dead: (K,) which classes have a zero classifier row and zero features.
-        merged: groups of classes whose classifier rows coincide, largest groups first; () where none do.
+        merged: groups of classes whose classifier rows coincide, zero ones too, largest groups first; () where none do.
         metrics: values of fields of `ufm.Metrics`.
         thresholds: by name, in the unit that the name says; for reading, nothing is measured against them.
     """
