@@ -16,6 +16,7 @@ _CLASSES: dict[str, type] = {}
 
 def storable(cls: T) -> T:
     """Let instances of `cls` (a dataclass, a NamedTuple or an enum) be saved and loaded by name."""
+    assert cls.__name__ not in _CLASSES, f"two storable classes are called {cls.__name__}"
     _CLASSES[cls.__name__] = cls
     return cls
 

@@ -22,11 +22,10 @@ from jaxtyping import Array, Float
 from ufm._precision import float64
 from ufm.losses import Focal, infimum, per_sample
 from ufm.problem import Params, Problem
-from ufm.reduction import Reduced, class_means, reduce
+from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane
 from ufm.solver import by_batches
 
 SCALES = np.linspace(0.05, 1.0, 20)  # of the dual point, tried away from an optimum
-BIAS_STEPS = 60
 ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
 
 
@@ -72,11 +71,11 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
     """The bound for one lane."""
     kinds = (reduced.loss, reduced.features, reduced.classifier)
     loss, features, classifier = jax.tree.map(lambda leaf: leaf[0], kinds)
-    weights, labels, risk = reduced.weights, jnp.arange(reduced.num_classes), _risk(reduced)
+    weights, labels, risk = reduced.weights, jnp.arange(reduced.num_classes), risk_of_lane(reduced)
     products = A @ means.T  # logits are (class, sample)
     logits = products
     if reduced.bias_kind != "none":
-        logits = products + _best_bias(risk, products, b, reduced.lambda_b)[:, None]
+        logits = products + best_bias(risk, products, b, reduced.lambda_b)[:, None]
     slopes = jax.grad(risk)(logits) / weights[None]
     surplus = slopes @ weights
     if reduced.bias_kind == "free":
@@ -113,47 +112,6 @@ def _conjugates(loss, scale, slopes, logits, labels, reduced):
         return jnp.full(labels.shape, jnp.inf)
     at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
     return scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
-
-
-def best_biases(means: Any, A: Any, b: Any, reduced: Reduced) -> Any:
-    """The biases (K, L) that minimise the objective at given factors (K, d, L); traceable."""
-    if reduced.bias_kind == "none":
-        return b
-
-    def of_lane(reduced, means, A, b):
-        return _best_bias(_risk(reduced), A @ means.T, b, reduced.lambda_b)
-
-    return jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, means, A, b)
-
-
-def _risk(reduced: Reduced):
-    """Risk of one lane as a function of logits (class, sample)."""
-    loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
-    return lambda Z: jnp.sum(reduced.weights * per_sample(loss, Z, labels))
-
-
-def _best_bias(risk, products, b, decay):
-    """The bias that minimises the risk at given products: Newton's method on a convex function, kept by halving."""
-
-    def value(b):
-        return risk(products + b[:, None]) + 0.5 * decay * jnp.sum(b**2)
-
-    gradient, hessian = jax.grad(value), jax.hessian(value)
-
-    def step(state):
-        b, slope, _, count = state
-        values, vectors = jnp.linalg.eigh(hessian(b))
-        flat = 1e-14 * values[-1] + jnp.finfo(b.dtype).tiny
-        along = jnp.where(values > flat, (vectors.T @ slope) / jnp.where(values > flat, values, 1.0), 0.0)
-        moves = (vectors @ along)[None] * 0.5 ** jnp.arange(8.0)[:, None]
-        slopes = jax.vmap(lambda move: gradient(b - move))(moves)
-        norms = jnp.linalg.norm(slopes, axis=1)
-        best = jnp.argmin(norms)
-        better = norms[best] < jnp.linalg.norm(slope)
-        return jnp.where(better, b - moves[best], b), jnp.where(better, slopes[best], slope), better, count + 1
-
-    start = (b, gradient(b), jnp.asarray(True), jnp.asarray(0))
-    return jax.lax.while_loop(lambda state: state[2] & (state[3] < BIAS_STEPS), step, start)[0]
 
 
 def _focal_bound(problem: Problem) -> float:

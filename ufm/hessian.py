@@ -60,9 +60,8 @@ def _smallest(fun, x):
         values, vectors = np.linalg.eigh(np.asarray(jax.hessian(fun)(jnp.asarray(x))))
         return values[0], vectors[:, 0]
     product = jax.jit(lambda v: jax.jvp(jax.grad(fun), (jnp.asarray(x),), (v,))[1])
-    operator: Any = LinearOperator(  # pyright: ignore[reportCallIssue]
-        (len(x), len(x)), matvec=lambda v: np.asarray(product(jnp.asarray(v))), dtype=np.float64
-    )
+    matvec: Any = {"matvec": lambda v: np.asarray(product(jnp.asarray(v))), "dtype": np.float64}
+    operator = LinearOperator(shape=(len(x), len(x)), **matvec)
     start = np.random.default_rng(0).normal(size=len(x))
     options: Any = {"k": 1, "which": "SA", "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
     values, vectors = eigsh(operator, **options)

@@ -10,14 +10,16 @@ import numpy as np
 from ufm import archive, metrics, solver
 from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64
-from ufm.certificate import best_biases, lower_bounds
+from ufm.certificate import lower_bounds
 from ufm.constraints import Free
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
 from ufm.reduction import (
     Reduced,
+    best_biases,
     factors,
     gradient_norm,
+    informed_start,
     lift,
     objective,
     plain_objective,
@@ -25,12 +27,12 @@ from ufm.reduction import (
     reduce,
     shape_key,
     split,
-    symmetric_start,
 )
 from ufm.solver import Status, by_batches
 
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
 FLOOR = 1e-12  # of a gap that counts as closed, absolute
+ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
 
 
@@ -118,7 +120,7 @@ def minimize_all(
         raise ValueError("problems: all of one shape and kind are needed")
     with float64():
         reduced = reduce(problems)
-        x, scale = by_batches(symmetric_start, reduced)
+        x, scale = by_batches(informed_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
         first = _solve(problems, reduced, x, tol, max_steps, advanced)
         candidates = [[(first, lane)] for lane in range(len(problems))]
@@ -146,7 +148,8 @@ class _Solved:
 
 def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
-    found = solver.minimize(objective, x, reduced, 1e-3 * tol, max_steps, advanced or (lambda done: None))
+    floor = ROUNDING if _free(reduced) else 0.0
+    found = solver.minimize(objective, x, reduced, 1e-3 * tol, max_steps, floor, advanced or (lambda done: None))
     reached, zero = by_batches(_finish, found.x, reduced)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
@@ -168,6 +171,11 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Sol
     )
 
 
+def _free(reduced: Reduced) -> bool:
+    """Whether weight decay alone bounds both factors, so that the zero point is feasible."""
+    return isinstance(reduced.features, Free) and isinstance(reduced.classifier, Free)
+
+
 @jax.jit
 def _finish(x, reduced):
     """Parameters and values where the solver ended, and at the zero point with its best bias."""
@@ -175,10 +183,10 @@ def _finish(x, reduced):
     means, A = factors(X, Y, reduced)
     reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
     zeros = jnp.zeros_like(means)
-    at_zero = (zeros, zeros, best_biases(zeros, zeros, jnp.zeros_like(b), reduced))
+    products = jnp.zeros((reduced.num_classes, *b.shape))
+    at_zero = (zeros, zeros, best_biases(products, jnp.zeros_like(b), reduced))
     value = plain_objective(at_zero, reduced)
-    feasible = isinstance(reduced.features, Free) and isinstance(reduced.classifier, Free)
-    value = value if feasible else jnp.full_like(value, jnp.inf)
+    value = value if _free(reduced) else jnp.full_like(value, jnp.inf)
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
 
 

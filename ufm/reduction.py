@@ -13,6 +13,7 @@ min(d, K + 1) where both factors are on spheres. A rotation carries the solution
 the minimum's two factors are equally large; the bias is scaled by its curvature at the start.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -25,8 +26,10 @@ from ufm.constraints import Sphere
 from ufm.losses import ClassFirst, CrossEntropy, LabelSmoothing, per_sample
 from ufm.problem import Params, Problem
 
+LINE_STEPS = 8  # of Newton's method for a size
+BIAS_STEPS = 60  # of Newton's method for a bias
 UNROLLED_TO = 16  # dimensions up to which products are sums of broadcasts: small batched products are slow on a CPU
-START_SIZES = np.geomspace(0.03, 300.0, 80)  # of logits, tried for the first starting point
+START_SIZES = np.geomspace(0.03, 300.0, 48)  # of the largest logit, tried for the first starting point
 
 
 @pytree
@@ -215,21 +218,66 @@ def _along(U, M):
 
 
 @jax.jit
-def symmetric_start(reduced: Reduced) -> tuple[Any, Any]:
-    """Starting points on a line of logits that treats classes alike, and the bias's scale there.
+def informed_start(reduced: Reduced) -> tuple[Any, Any]:
+    """The best point on three lines of logits, t · F for sizes t, and the bias's scale there.
 
-    The line is t (I − J/K), or t I for losses to which the mean logit matters, at the best of some sizes t. On it the
-    solver need not find the symmetry that equal classes leave.
+    F = I − J/K treats classes alike, so that the solver need not find the symmetry that equal classes leave; F = I is
+    for losses to which the mean logit matters; and the third is where a proximal gradient step from the zero point
+    leads: the gradient with its singular values lowered by c, which under squared error is the solution's direction
+    for any counts.
 
     Returns:
-        Variables (n, L) at a zero bias, and bias_scale (K, L), which those of the same problem need.
+        Variables (n, L), and bias_scale (K, L), which those of the same problem need.
     """
-    K = reduced.num_classes
-    centred, plain = (_along_line(reduced, frame) for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
-    better = (centred[0] <= plain[0])[None, None]
-    X, Y, logits = (jnp.where(better, a, b) for a, b in zip(centred[1], plain[1], strict=True))
+    K, L = reduced.num_classes, reduced.counts.shape[1]
+    roots = jnp.sqrt(reduced.counts).T[:, :, None]  # lanes first, for the singular value decompositions
+    zeros = jnp.zeros((K, K, L))
+    b = best_biases(zeros, jnp.zeros((K, L)), reduced)
+    slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(zeros + b[:, None])
+    pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
+    price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
+    price = jnp.where(price > 0, price, 1.0)
+    centred, plain = (roots * jnp.asarray(frame)[None] for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
+    lines = [
+        _along_line(reduced, price, *line) for line in ((centred, 0.0, 0 * b), (plain, 0.0, 0 * b), (pull, price, b))
+    ]
+    best, x, logits = lines[0]
+    for value, other, at in lines[1:]:
+        better = (value < best)[None]
+        best, x = jnp.minimum(value, best), jnp.where(better, other, x)
+        logits = jnp.where(better[None], at, logits)
     scale = _bias_scale(reduced, logits)
-    return join(X, Y, jnp.zeros((K, X.shape[-1])), reduced), scale
+    K_r = 2 * K * reduced.dim
+    return jnp.concatenate([x[:K_r], x[K_r:] / scale[: x.shape[0] - K_r]]), scale
+
+
+def _along_line(reduced, price, frame, lowered, b):
+    """The least value on a line of D^{1/2} Z along the frame (L, K, K) with lowered singular values.
+
+    With it the solver's variables there, for a bias not yet scaled, and the logits.
+    """
+    r = reduced.dim
+    left, values, right = jnp.linalg.svd(frame)
+    values = jnp.maximum(values - jnp.reshape(jnp.asarray(lowered), (-1, 1)), 0.0)
+    kept = values * (jnp.arange(values.shape[1]) < r)[None]
+    direction = jnp.transpose((left * kept[:, None]) @ right, (2, 1, 0)) / jnp.sqrt(reduced.counts)[None]
+    size = jnp.max(jnp.abs(direction), axis=(0, 1))
+    size = jnp.where(size > 0, size, 1.0)
+    sizes = jnp.asarray(START_SIZES)[:, None] / size[None]
+    cost = price * jnp.sum(kept, axis=1)
+
+    def at(size):
+        logits = size[None, None] * direction + b[:, None]
+        decay = size * cost + 0.5 * reduced.lambda_b * jnp.sum(b**2, axis=0)
+        return jnp.sum(reduced.weights * losses(logits, reduced), axis=0) + decay
+
+    chosen = jnp.take_along_axis(sizes, jnp.argmin(jax.lax.map(at, sizes), axis=0)[None], axis=0)[0]
+    chosen = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(at, size), chosen)
+    half = jnp.sqrt(kept * (chosen * price)[:, None])
+    parts = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
+    X, Y = (_to_width(jnp.moveaxis(part, 0, -1), r) for part in parts)
+    logits = chosen[None, None] * direction + b[:, None]
+    return at(chosen), join(X, Y, b, dataclasses.replace(reduced, bias_scale=jnp.ones_like(b))), logits
 
 
 def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generator]) -> np.ndarray:
@@ -241,25 +289,12 @@ def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generato
     return start
 
 
-def _along_line(reduced, frame):
-    """The least value on the line t ↦ t · frame of logits, with the factors (scaled) and logits that reach it."""
-    K, r, L = reduced.num_classes, reduced.dim, reduced.counts.shape[1]
-    price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
-    left, values, right = jnp.linalg.svd(jnp.moveaxis(jnp.sqrt(reduced.counts)[:, None] * frame[:, :, None], -1, 0))
-    price = jnp.where(price > 0, price, 1.0)
-    cost = price * jnp.sum(values, axis=1)
-    sizes = jnp.asarray(START_SIZES)
-
-    def at(size):
-        logits = jnp.broadcast_to(size * jnp.asarray(frame.T)[:, :, None], (K, K, L))
-        return jnp.sum(reduced.weights * losses(logits, reduced), axis=0) + size * cost
-
-    totals = jax.lax.map(at, sizes)
-    size = sizes[jnp.argmin(totals, axis=0)]
-    half = jnp.sqrt(values * (size * price)[:, None])
-    factors = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
-    X, Y = (_to_width(jnp.moveaxis(factor, 0, -1), r) for factor in factors)
-    return jnp.min(totals, axis=0), (X, Y, size[None, None] * jnp.asarray(frame.T)[:, :, None])
+def _newton_on_line(at, size):
+    """A Newton step towards the least of `at`, lane by lane, where it is convex."""
+    slope = jax.grad(lambda size: jnp.sum(at(size)))
+    first, second = jax.jvp(slope, (size,), (jnp.ones_like(size),))
+    step = jnp.where(second > 0, first / jnp.where(second > 0, second, 1.0), 0.0)
+    return jnp.clip(size - step, 0.8 * size, 1.25 * size)
 
 
 def _to_width(X, r):
@@ -267,11 +302,51 @@ def _to_width(X, r):
     return jnp.pad(X[:, :r], ((0, 0), (0, max(r - X.shape[1], 0)), (0, 0)))
 
 
+def best_biases(products: Any, b: Any, reduced: Reduced) -> Any:
+    """The biases (K, L) that minimise the objective at given products A Mᵀ (K, K, L); traceable."""
+    if reduced.bias_kind == "none":
+        return b
+
+    def of_lane(reduced, products, b):
+        return best_bias(risk_of_lane(reduced), products, b, reduced.lambda_b)
+
+    return jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, products, b)
+
+
+def risk_of_lane(reduced: Reduced):
+    """Risk of one lane as a function of logits (class, sample)."""
+    loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
+    return lambda Z: jnp.sum(reduced.weights * per_sample(loss, Z, labels))
+
+
+def best_bias(risk, products, b, decay):
+    """The bias that minimises the risk at given products: Newton's method on a convex function, kept by halving."""
+
+    def value(b):
+        return risk(products + b[:, None]) + 0.5 * decay * jnp.sum(b**2)
+
+    gradient, hessian = jax.grad(value), jax.hessian(value)
+
+    def step(state):
+        b, slope, _, count = state
+        values, vectors = jnp.linalg.eigh(hessian(b))
+        flat = 1e-14 * values[-1] + jnp.finfo(b.dtype).tiny
+        along = jnp.where(values > flat, (vectors.T @ slope) / jnp.where(values > flat, values, 1.0), 0.0)
+        moves = (vectors @ along)[None] * 0.5 ** jnp.arange(8.0)[:, None]
+        slopes = jax.vmap(lambda move: gradient(b - move))(moves)
+        norms = jnp.linalg.norm(slopes, axis=1)
+        best = jnp.argmin(norms)
+        better = norms[best] < jnp.linalg.norm(slope)
+        return jnp.where(better, b - moves[best], b), jnp.where(better, slopes[best], slope), better, count + 1
+
+    start = (b, gradient(b), jnp.asarray(True), jnp.asarray(0))
+    return jax.lax.while_loop(lambda state: state[2] & (state[3] < BIAS_STEPS), step, start)[0]
+
+
 def _bias_scale(reduced, logits):
     """1/√(curvature along each bias), which spans orders of magnitude where classes do."""
     if reduced.bias_kind == "none":
         return jnp.ones(reduced.counts.shape)
-    logits = jnp.broadcast_to(logits, (*logits.shape[:2], reduced.counts.shape[1]))
     slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))
 
     def along(j):

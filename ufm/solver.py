@@ -24,7 +24,8 @@ RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the s
 MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
 REFILL_AT = 4  # a batch stops for new problems when one lane in so many has finished
 UNBOUNDED = 1e30  # size of a value that no bounded problem has
-NEWTON_STEPS = 30
+NEWTON_STEPS = 100
+DAMPINGS = 14  # tried for a Newton step before giving up
 NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
 
 
@@ -73,12 +74,13 @@ def minimize(
     args: Any,
     tol: float = 1e-11,
     max_steps: int = 3000,
+    floor: float = 0.0,
     advanced: Callable[[int], None] = lambda done: None,
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
     A lane has converged where ‖g‖‖x‖ ≤ tol · min(|f|, ‖x‖²), which bounds the relative error of the value for
-    objectives that grow like ‖x‖²; or where ‖g‖‖x‖ is below the rounding of f, as at a minimum at zero.
+    objectives that grow like ‖x‖²; or where ‖g‖‖x‖ is below the rounding of f, or below `floor`.
 
     Args:
         fun: maps x (n, L) and args to (L,) values, lane by lane; hashable, since programs are kept by it.
@@ -86,6 +88,7 @@ def minimize(
         args: pytree of arrays whose last axis is M.
         tol: relative, dimensionless.
         max_steps: evaluations of each lane.
+        floor: of ‖g‖‖x‖, in the unit of the function: what its gradient's rounding cannot tell from zero.
         advanced: is told how many lanes have finished.
 
     Returns:
@@ -103,9 +106,9 @@ def minimize(
     finished = 0
     while not idle.all():
         quota = max(width // REFILL_AT, 1) if waiting else width
-        state = program(state, batch, tol, max_steps, int(idle.sum()) + min(quota, int((~idle).sum())))
+        state = program(state, batch, tol, floor, max_steps, int(idle.sum()) + min(quota, int((~idle).sum())))
         fresh = np.flatnonzero(np.asarray(state.done) & ~idle)
-        _collect(found, to_numpy(state), owners, fresh, tol)
+        _collect(found, to_numpy(state), owners, fresh, tol, floor)
         finished += len(fresh)
         advanced(finished)
         refilled = fresh[: len(waiting)]
@@ -116,7 +119,7 @@ def minimize(
             state = _refill(fun, state, jnp.asarray(starts[:, owners]), batch, jnp.asarray(_mask(width, refilled)))
     for lane in range(count):
         if found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
-            _polish(fun, found, lane, _take(args, np.array([lane])), tol)
+            _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor)
     return found
 
 
@@ -147,9 +150,9 @@ def _mask(width, chosen):
     return np.isin(np.arange(width), chosen)
 
 
-def _collect(found, state, owners, lanes, tol):
+def _collect(found, state, owners, lanes, tol, floor):
     """Take what has finished out of the batch."""
-    converged = _small(state.x, state.f, state.g, tol, np)
+    converged = _small(state.x, state.f, state.g, tol, floor, np)
     for lane in lanes:
         owner = owners[lane]
         found.x[:, owner], found.value[owner], found.steps[owner] = (state.x[:, lane], state.f[lane], state.steps[lane])
@@ -159,11 +162,12 @@ def _collect(found, state, owners, lanes, tol):
             found.status[owner] = Status.CONVERGED
 
 
-def _small(x, f, g, tol, xp=jnp):
-    """Whether the gradient is as small as asked, or as small as the rounding of f."""
+def _small(x, f, g, tol, floor, xp=jnp):
+    """Whether the gradient is as small as asked, or as rounding lets it be."""
     squares = xp.sum(x**2, axis=0)
     gap = xp.sqrt(xp.sum(g**2, axis=0) * squares)
-    return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), np.finfo(np.float64).eps * xp.abs(f) * 0.1)
+    rounding = xp.maximum(0.1 * np.finfo(np.float64).eps * xp.abs(f), floor)
+    return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), rounding)
 
 
 def _begin(fun, x, args) -> _State:
@@ -207,15 +211,17 @@ def _chosen(mask, new, old):
 def _program(fun):
     """Iterate until so many lanes are done."""
 
-    def run(state, args, tol, max_steps, until):
+    def run(state, args, tol, floor, max_steps, until):
         return jax.lax.while_loop(
-            lambda state: jnp.sum(state.done) < until, lambda state: _iterate(fun, state, args, tol, max_steps), state
+            lambda state: jnp.sum(state.done) < until,
+            lambda state: _iterate(fun, state, args, tol, floor, max_steps),
+            state,
         )
 
     return jax.jit(run, donate_argnums=0)
 
 
-def _iterate(fun, state: _State, args, tol, max_steps) -> _State:
+def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
     """One evaluation in every lane, and what follows from it."""
     x = state.x + state.size[None] * state.direction
     f, g = _value_and_grad(fun, x, args)
@@ -238,7 +244,7 @@ def _iterate(fun, state: _State, args, tol, max_steps) -> _State:
     return state._replace(
         direction=_chosen(accepted, direction, state.direction),
         size=jnp.where(accepted, 1.0, shorter),
-        done=state.done | _small(state.x, state.f, state.g, tol) | stopped,
+        done=state.done | _small(state.x, state.f, state.g, tol, floor) | stopped,
     )
 
 
@@ -289,38 +295,45 @@ def _where_over(good, numerator, denominator, otherwise):
     return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), otherwise)
 
 
-def _polish(fun, found: Solution, lane: int, args, tol) -> None:
-    """Newton's method on one problem whose gradient L-BFGS left too large.
+def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
+    """Newton's method on one problem that L-BFGS left unfinished, damped until the step descends.
 
-    The Hessian's pseudo-inverse is used, since rotations are flat; a step that does not lower the gradient is not
-    taken.
+    Curvatures enter by their size, since the valley floor may be concave; directions without any, as rotations are,
+    are left alone.
     """
     if found.status[lane] is Status.DIVERGED:
         return
-    derivatives = _derivatives(fun)
-    x = jnp.asarray(found.x[:, lane])
-    f, g, hessian = derivatives(x, args)
+    value_and_grad, hessian = _derivatives(fun)
+    x = found.x[:, lane]
+    f, g = to_numpy(value_and_grad(x, args))
+    damping = 0.0
     for _ in range(NEWTON_STEPS):
-        values, vectors = np.linalg.eigh(hessian)
-        kept = np.abs(values) > 1e-10 * np.abs(values).max()
-        inverse = np.where(kept, 1.0 / np.where(kept, np.abs(values), 1.0), 0.0)
-        trial = x - vectors @ (inverse * (vectors.T @ np.asarray(g)))
-        after = derivatives(trial, args)
-        if not np.linalg.norm(after[1]) < np.linalg.norm(g) or after[0] > f + RESOLUTION * abs(f):
+        if _small(x, f, g, tol, floor, np):
+            found.status[lane] = Status.CONVERGED
             break
-        (f, g, hessian), x = after, trial
-        if _small(np.asarray(x), np.asarray(f), np.asarray(g), tol, np):
+        values, vectors = np.linalg.eigh(np.asarray(hessian(x, args)))
+        steepest = np.abs(values).max()
+        along = vectors.T @ g
+        for _ in range(DAMPINGS):
+            curvatures = np.abs(values) + damping
+            flat = curvatures <= 1e-13 * steepest
+            trial = x - vectors @ np.where(flat, 0.0, along / np.where(flat, 1.0, curvatures))
+            trial_f, trial_g = to_numpy(value_and_grad(trial, args))
+            closer = np.linalg.norm(trial_g) < np.linalg.norm(g)
+            if trial_f < f - RESOLUTION * abs(f) or (trial_f <= f + RESOLUTION * abs(f) and closer):
+                break
+            damping = max(10.0 * damping, 1e-9 * steepest)
+        else:
             break
+        x, f, g, damping = trial, trial_f, trial_g, damping / 10.0
     found.x[:, lane], found.value[lane] = x, f
-    if _small(np.asarray(x), np.asarray(f), np.asarray(g), tol, np):
-        found.status[lane] = Status.CONVERGED
 
 
 @ft.cache
 def _derivatives(fun):
-    """Value, gradient and Hessian of a single lane."""
+    """Value with gradient, and Hessian, of a single lane."""
 
     def value(x, args):
         return fun(x[:, None], args)[0]
 
-    return jax.jit(lambda x, args: (*jax.value_and_grad(value)(x, args), jax.jacrev(jax.grad(value))(x, args)))
+    return jax.jit(jax.value_and_grad(value)), jax.jit(jax.jacrev(jax.grad(value)))

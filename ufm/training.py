@@ -34,7 +34,7 @@ class Outcome(enum.Enum):
 
 
 @archive.storable
-class Status(NamedTuple):
+class TrainingStatus(NamedTuple):
     """Outcome of a run, and the step and snapshot (an index of the history) at which it was seen."""
 
     outcome: Outcome
@@ -236,9 +236,9 @@ def _history(records, looks, first, batched) -> tuple[History, Any]:
     ends = [int(np.argmin(row)) if not row.all() else len(row) for row in finite]
     keep = max(max(ends), 1)
     statuses = tuple(
-        Status(Outcome.FINISHED, int(steps[-1]), len(steps) - 1)
+        TrainingStatus(Outcome.FINISHED, int(steps[-1]), len(steps) - 1)
         if end == finite.shape[1]
-        else Status(Outcome.DIVERGED, int(steps[end]), end)
+        else TrainingStatus(Outcome.DIVERGED, int(steps[end]), end)
         for end in ends
     )
     history = History(steps[:keep], loss[..., :keep], Metrics(*(value[..., :keep] for value in values)))

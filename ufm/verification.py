@@ -259,12 +259,9 @@ def _relative(predicted: Any, measured: Any) -> float:
 
 
 def _merged(A: np.ndarray, size: float) -> tuple[tuple[int, ...], ...]:
-    """Groups of two or more classes whose classifier rows coincide and are not zero."""
+    """Groups of two or more classes whose classifier rows coincide, zero ones too."""
     close = np.linalg.norm(A[:, None] - A[None], axis=2) <= GEOMETRY * size
-    alive = np.linalg.norm(A, axis=1) > GEOMETRY * size
-    groups = {
-        tuple(int(j) for j in np.flatnonzero(row & alive)) for row, lives in zip(close, alive, strict=True) if lives
-    }
+    groups = {tuple(int(j) for j in np.flatnonzero(row)) for row in close}
     return _sorted_groups(group for group in groups if len(group) > 1)
 
 
