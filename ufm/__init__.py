@@ -19,6 +19,8 @@ from ufm.optimum import Optimum as Optimum
 from ufm.optimum import minimize as minimize
 from ufm.problem import Params as Params
 from ufm.problem import Problem as Problem
+from ufm.sweeps import Training as Training
+from ufm.sweeps import sweep as sweep
 from ufm.theory import theorems as theorems
 from ufm.training import Run as Run
 from ufm.training import train as train

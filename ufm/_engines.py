@@ -1,0 +1,278 @@
+"""What a sweep does at its points: the rows of numbers that `minimize` and `train` leave."""
+
+import dataclasses
+import functools as ft
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from ufm import solver
+from ufm._checks import Integer, choice, integer
+from ufm._precision import DTYPES
+from ufm.archive import storable
+from ufm.metrics import Metrics
+from ufm.optimum import Optimum, minimize, minimize_all
+from ufm.problem import Params, Problem
+from ufm.reduction import least_dim, shape_key
+from ufm.training import Outcome, Run, schedule, train
+
+BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
+HELD_IN_BATCH = 2**20  # numbers of a factor
+WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
+MOST_RUNS = 64  # in a batch
+
+# Two programs at once in one process can each hold the threads that the other's linear algebra waits for.
+_ALONE = threading.Lock()
+
+
+class Point(NamedTuple):
+    """One point of a grid: a problem, a seed, and options of the optimiser."""
+
+    problem: Problem
+    seed: Any
+    options: dict[str, Any]
+
+
+class Field(NamedTuple):
+    """A data variable: its dimensions and shape beside those of the grid, and what it holds."""
+
+    name: str
+    kind: str = "float64"
+    dims: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Numbers of one point."""
+        return int(np.prod(self.shape, dtype=int))
+
+
+@storable
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training in a sweep: what `ufm.train` is to be called with at every point.
+
+    Args:
+        optimizer: a function that makes an optax optimiser from options, such as `optax.sgd`; importable by name
+            where other processes are to call it.
+        options: its keyword arguments. Those swept over by name take the grid's values instead.
+        steps: number of optimiser steps.
+        snapshots: how many, log-spaced, or a list of steps.
+        precision: "float32" or "float64".
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+
+    optimizer: Callable[..., Any] | Any
+    options: Mapping[str, Any] | Any = dataclasses.field(default_factory=dict)
+    steps: Integer = 2000
+    snapshots: int | Sequence[int] | Any = 100
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if not callable(self.optimizer):
+            raise ValueError(f"optimizer = {self.optimizer!r}: a function of options, such as optax.sgd, is needed")
+        unknown = [name for name in self.options if name not in self.option_names]
+        if unknown:
+            raise ValueError(f"options: no {unknown[0]!r} among those of the optimizer, {', '.join(self.option_names)}")
+        choice("precision", self.precision, tuple(DTYPES))
+        schedule(integer("steps", self.steps, least=1), self.snapshots)
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Names of the optimiser's options, which can be swept over."""
+        return tuple(inspect.signature(self.optimizer).parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class Minimizing:
+    """`ufm.minimize` of batches of one shape."""
+
+    tol: Any = 1e-8
+    max_steps: Any = 3000
+    params: bool = False
+    option_names = ()
+    precision = "float64"
+    states = tuple(status.name.lower() for status in solver.Status)
+
+    def key(self, point: Point) -> Any:
+        """What the points of a batch share."""
+        return shape_key(point.problem)
+
+    def batch_size(self, point: Point) -> int:
+        """Points of a batch."""
+        held = point.problem.num_classes * least_dim(point.problem)
+        return next((size for size in BATCHES if size * held <= HELD_IN_BATCH), BATCHES[-1])
+
+    def fields(self, points: Sequence[Point], taken: Sequence[str]) -> list[Field]:
+        """Data variables."""
+        floats = [Field(name) for name in ("value", "lower_bound", "gap", "grad_norm")]
+        counts = [Field(name, "int64") for name in ("steps", "starts", "agreed")]
+        flags = [Field(name, "bool") for name in ("certified", "degenerate")]
+        metrics = [Field(name) for name in Metrics._fields]
+        extra = _param_fields(points) if self.params else []
+        return [*floats, *counts, Field("status", "status"), *flags, *metrics, *extra]
+
+    def coords(self) -> dict[str, Any]:
+        """Coordinates beside the grid's."""
+        return {}
+
+    def solve(self, points: Sequence[Point], advanced: Callable[[int], None] | None) -> list[dict[str, Any]]:
+        """Values of the data variables at each point."""
+        problems, seeds = [point.problem for point in points], [point.seed for point in points]
+        found = minimize_all(problems, seeds, self.tol, self.max_steps, advanced)
+        return [self._values(best) for best in found]
+
+    def _values(self, best: Optimum) -> dict[str, Any]:
+        names = ("value", "lower_bound", "gap", "grad_norm", "steps", "starts", "agreed", "certified", "degenerate")
+        values = {name: getattr(best, name) for name in names}
+        status = self.states.index(best.status.name.lower())
+        extra = _param_values(best.params) if self.params else {}
+        return {**values, "status": status, **best.metrics._asdict(), **extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """`ufm.train` at one point after the other; points that differ in traced numbers share a program."""
+
+    training: Training
+    swept: tuple[str, ...]
+    params: bool = False
+    states = tuple(outcome.name.lower() for outcome in Outcome)
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Options that can be swept over."""
+        return self.training.option_names
+
+    @property
+    def precision(self) -> str:
+        """Of the computation."""
+        return self.training.precision
+
+    def key(self, point: Point) -> Any:
+        """What the points of a batch share."""
+        traced, fixed = self._options(point)
+        return jax.tree.structure(point.problem), tuple(traced), repr(fixed)
+
+    def batch_size(self, point: Point) -> int:
+        """Points of a batch."""
+        of = point.problem
+        work = 6.0 * of.num_samples * of.num_classes * of.dim * int(self.training.steps)
+        return int(np.clip(WORK_IN_BATCH / work, 1, MOST_RUNS))
+
+    def fields(self, points: Sequence[Point], taken: Sequence[str]) -> list[Field]:
+        """Data variables; the objective is called `objective` where the kind of loss is swept over."""
+        shape = (len(self._steps),)
+        self_named = "objective" if "loss" in taken else "loss"
+        history = [Field(name, dims=("snapshot",), shape=shape) for name in (self_named, *Metrics._fields)]
+        return [*history, Field("status", "status"), *(_param_fields(points) if self.params else [])]
+
+    def coords(self) -> dict[str, Any]:
+        """Coordinates beside the grid's."""
+        return {"step": ("snapshot", np.asarray(self._steps))}
+
+    def solve(self, points: Sequence[Point], advanced: Callable[[int], None] | None) -> list[dict[str, Any]]:
+        """Values of the data variables at each point."""
+        values = []
+        for point in points:
+            values.append(self._values(self._train(point)))
+            (advanced or (lambda done: None))(len(values))
+        return values
+
+    @property
+    def _steps(self) -> list[int]:
+        return schedule(int(self.training.steps), self.training.snapshots)
+
+    def _options(self, point: Point) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options that are traced numbers, and those that are not."""
+        options = {**self.training.options, **point.options}
+        traced = {n: v for n, v in sorted(options.items()) if n in self.swept and isinstance(v, float)}
+        return traced, {name: value for name, value in sorted(options.items()) if name not in traced}
+
+    def _train(self, point: Point) -> Run:
+        traced, fixed = self._options(point)
+        text = f"{tuple(traced)} {fixed}"
+        halves = (_Half(name, self.training.optimizer, text, traced, fixed) for name in ("init", "update"))
+        optimizer = optax.GradientTransformationExtraArgs(*halves)
+        how = self.training
+        return train(
+            point.problem, optimizer, how.steps, point.seed, how.snapshots, precision=how.precision, progress=False
+        )
+
+    def _values(self, run: Run) -> dict[str, Any]:
+        status = self.states.index(run.status.outcome.name.lower())
+        loss = {"loss": run.history.loss, "objective": run.history.loss}
+        extra = _param_values(run.params) if self.params else {}
+        return {**loss, **run.history.metrics._asdict(), "status": status, **extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Half:
+    """`init` or `update` of an optimiser; equal for equal structure, so that one program serves many numbers."""
+
+    name: str
+    optimizer: Any
+    text: str
+    traced: dict[str, Any] = dataclasses.field(compare=False)
+    fixed: dict[str, Any] = dataclasses.field(compare=False)
+
+    def __call__(self, *arguments, **extra):
+        names = inspect.signature(self.optimizer).parameters
+        static = tuple(name for name in names if name not in self.traced)
+        made = optax.inject_hyperparams(self.optimizer, static_args=static)(**self.fixed, **self.traced)
+        return getattr(made, self.name)(*arguments, **extra)
+
+
+def engine_of(run: Any, swept: Sequence[str], params: bool) -> Minimizing | Trainer:
+    """What does `run` at the points of a grid.
+
+    Raises:
+        ValueError: where `run` is neither `ufm.minimize` nor a `ufm.Training`.
+    """
+    if isinstance(run, Training):
+        return Trainer(run, tuple(swept), params)
+    called, words = (run.func, run.keywords) if isinstance(run, ft.partial) and not run.args else (run, {})
+    if called is not minimize or not set(words) <= {"tol", "max_steps"}:
+        raise ValueError(
+            f"run = {run!r}: ufm.minimize, functools.partial of it with tol or max_steps, or ufm.Training is needed"
+        )
+    return Minimizing(**words, params=params)
+
+
+def rows_of(
+    engine: Minimizing | Trainer,
+    fields: Sequence[Field],
+    points: Sequence[Point],
+    advanced: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """(points, numbers): the values of a batch, one row a point. Runs alone in its process."""
+    with _ALONE:
+        found = engine.solve(points, advanced)
+    return np.stack([np.concatenate([_padded(values[f.name], f.shape) for f in fields]) for values in found])
+
+
+def _padded(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A flat float64 copy, filled up with NaN to `shape`."""
+    array = np.asarray(np.nan if value is None else value, np.float64)
+    filled = np.full(shape, np.nan)
+    filled[tuple(slice(0, size) for size in array.shape)] = array
+    return filled.ravel()
+
+
+def _param_fields(points: Sequence[Point]) -> list[Field]:
+    """Parameters, filled up with NaN where shapes differ."""
+    sizes = [(p.problem.num_samples, p.problem.num_classes, p.problem.dim) for p in points]
+    N, K, d = (max(size) for size in zip(*sizes, strict=True))
+    shapes = {"H": (("sample", "axis"), (N, d)), "A": (("class", "axis"), (K, d)), "b": (("class",), (K,))}
+    return [Field(name, "float64", dims, shape) for name, (dims, shape) in shapes.items()]
+
+
+def _param_values(params: Params) -> dict[str, Any]:
+    return {name: getattr(params, name) for name in ("H", "A", "b")}

@@ -1,0 +1,356 @@
+"""Grids of problems, solved or trained in batches of one shape: labelled, stored, resumed, on any executor."""
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from importlib.metadata import version
+from itertools import islice
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ufm._checks import integer
+from ufm._engines import Field, Minimizing, Point, Trainer, engine_of, rows_of
+from ufm._engines import Training as Training
+from ufm._progress import progress as progress_bar
+from ufm.archive import encode
+from ufm.optimum import minimize
+from ufm.problem import Problem
+from ufm.store import Memory, Store
+
+PARTS = ("loss", "features", "classifier")  # fields of a problem with fields of their own
+SENT_AHEAD = 1024  # batches that wait in an executor
+PENDING = -1  # in whole numbers of points that are not done
+
+
+def sweep(
+    problem: Problem,
+    over: Mapping[Any, Iterable[Any]],
+    run: Any = minimize,
+    store: Any = None,
+    executor: Any = None,
+    progress: bool | None = None,
+    params: bool = False,
+) -> Any:
+    """Minimise or train at every point of a grid.
+
+    Points of one shape and kind are solved side by side, in batches that depend on the grid alone, so that results are
+    the same bits on every executor of one kind of machine. A batch that a worker loses is done again in this process.
+
+    Args:
+        problem: what the points have in common.
+        over: values by name. Names are fields of `problem` (`lambda_A`, `per_class`, `loss`), fields of its parts
+            (`loss.alpha`, `features.radius`), `seed`, and for training the optimiser's options (`learning_rate`). A
+            tuple of names takes tuples of values that vary together: `{("lambda_A", "lambda_H"): [(a, h), ...]}` is
+            one dimension, "lambda_A,lambda_H", with a coordinate for each name.
+        run: `ufm.minimize`, `functools.partial` of it with `tol` or `max_steps`, or `ufm.Training(...)`.
+        store: a folder for a zarr store, which `xarray.open_zarr` reads. The same call goes on from what is there.
+        executor: anything with the `submit` of `concurrent.futures.Executor`; None computes in this process. Threads
+            take turns, since JAX uses all cores from one.
+        progress: whether to draw a bar; None draws where standard error is a terminal.
+        params: whether to keep H (sample, axis), A (class, axis) and b (class) too, filled up with NaN where shapes
+            differ.
+
+    Returns:
+        xarray.Dataset over the swept names. For `minimize`: value, lower_bound, gap, grad_norm, steps, starts,
+        agreed, status, certified, degenerate, and the fields of `ufm.Metrics`. For training: loss and the metrics over
+        `snapshot`, whose coordinate `step` counts steps, and status; NaN after a divergence. Whole numbers and status
+        are −1 where a point is not done; what the numbers of status mean stands in its `flag_meanings`.
+
+    Raises:
+        ValueError: for a name that does not exist, with those that do; for a value that a problem refuses; where the
+            store holds another sweep, with what differs.
+        OSError: where the store is in use by another process or cannot be written; finished batches are kept.
+    """
+    plan = _plan(problem, over, run, params)
+    partition = plan.partition()
+    kept = Memory(partition, plan.width) if store is None else _stored(plan, partition, store)
+    with kept:
+        _compute(plan, partition, kept, executor, progress)
+    return plan.dataset(kept.values)
+
+
+class _Axis(NamedTuple):
+    """A dimension: names that vary together, and the tuple of their values at each position."""
+
+    names: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
+
+    @property
+    def dim(self) -> str:
+        return ",".join(self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A grid, and what is done at its points."""
+
+    problem: Problem
+    axes: tuple[_Axis, ...]
+    engine: Minimizing | Trainer
+    points: list[Point]
+    fields: list[Field]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for axis in self.axes for name in axis.names]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(axis.values) for axis in self.axes)
+
+    @property
+    def width(self) -> int:
+        return sum(field.size for field in self.fields)
+
+    def partition(self) -> np.ndarray:
+        """(batches, points of the largest) indices of points: of one key together, in the grid's order."""
+        groups: dict[Any, list[int]] = {}
+        for index, point in enumerate(self.points):
+            groups.setdefault(self.engine.key(point), []).append(index)
+        batches = []
+        for members in groups.values():
+            size = self.engine.batch_size(self.points[members[0]])
+            batches += [members[first : first + size] for first in range(0, len(members), size)]
+        longest = max(map(len, batches))
+        return np.array([[*batch, *[PENDING] * (longest - len(batch))] for batch in batches])
+
+    def identity(self) -> dict[str, Any]:
+        """JSON of all that results depend on."""
+        tree = _json(self.problem)
+        over = {axis.dim: [[_json(value) for value in row] for row in axis.values] for axis in self.axes}
+        return {"problem": tree.get("fields", tree), "over": over, "run": _json(self.engine), "versions": versions()}
+
+    def dataset(self, values: np.ndarray) -> Any:
+        """An xarray.Dataset of (points, width) values."""
+        import xarray
+
+        dims = tuple(axis.dim for axis in self.axes)
+        variables, first = {}, 0
+        for field in self.fields:
+            block = values[:, first : first + field.size].reshape(*self.sizes, *field.shape)
+            variables[field.name] = ((*dims, *field.dims), _typed(block, field.kind), self._notes(field))
+            first += field.size
+        return xarray.Dataset(variables, {**self._coords(), **self.engine.coords()}, self._attributes())
+
+    def _coords(self) -> dict[str, Any]:
+        columns = ((axis, zip(*axis.values, strict=True)) for axis in self.axes)
+        return {
+            name: (axis.dim, _coordinate(column))
+            for axis, each in columns
+            for name, column in zip(axis.names, each, strict=True)
+        }
+
+    def _notes(self, field: Field) -> dict[str, Any]:
+        if field.kind != "status":
+            return {}
+        meanings = " ".join(("pending", *self.engine.states))
+        return {"flag_values": list(range(PENDING, len(self.engine.states))), "flag_meanings": meanings}
+
+    def _attributes(self) -> dict[str, str]:
+        return {
+            "problem": json.dumps(_json(self.problem)),
+            "run": json.dumps(_json(self.engine)),
+            "versions": " ".join(f"{name} {number}" for name, number in versions().items()),
+            "precision": self.engine.precision,
+            "command": shlex.join(sys.argv),
+        }
+
+
+def versions() -> dict[str, str]:
+    """What numbers depend on besides the problem."""
+    packages = {name: version(name) for name in ("ufm", "jax", "jaxlib", "optax", "numpy")}
+    return {**packages, "backend": jax.default_backend()}
+
+
+def _plan(problem: Problem, over: Mapping[Any, Iterable[Any]], run: Any, params: bool) -> _Plan:
+    axes = tuple(_axis(names, values) for names, values in over.items())
+    names = [name for axis in axes for name in axis.names]
+    engine = engine_of(run, names, params)
+    _check_names(problem, axes, engine)
+    points = list(_points(problem, axes))
+    return _Plan(problem, axes, engine, points, engine.fields(points, names))
+
+
+def _axis(names: Any, values: Any) -> _Axis:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"over: {names!r} = {values!r}: a list of values is needed")
+    listed = tuple(values)
+    if not listed:
+        raise ValueError(f"over: {names!r} has no values")
+    if isinstance(names, str):
+        return _Axis((names,), tuple((_plain(value),) for value in listed))
+    if not isinstance(names, tuple) or not all(np.ndim(row) == 1 and len(row) == len(names) for row in listed):
+        raise ValueError(f"over: {names!r}: a name, or a tuple of names with tuples of as many values, is needed")
+    return _Axis(names, tuple(tuple(_plain(value) for value in row) for row in listed))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as Python's, arrays as tuples."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array):
+        value = np.asarray(value).tolist()
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_names(problem: Problem, axes: Sequence[_Axis], engine: Minimizing | Trainer) -> None:
+    names = [name for axis in axes for name in axis.names]
+    legal = [*_legal(problem, axes), "seed", *engine.option_names]
+    for name in names:
+        if name not in legal:
+            raise ValueError(f"over: no {name!r} to sweep over; there are {', '.join(legal)}")
+        if names.count(name) > 1:
+            raise ValueError(f"over: {name!r} stands in it twice")
+
+
+def _legal(problem: Problem, axes: Sequence[_Axis]) -> list[str]:
+    """Fields of the problem and of its parts, whether these are swept over or not."""
+    swept = {axis.names[0]: [value for (value,) in axis.values] for axis in axes if len(axis.names) == 1}
+    nested = []
+    for part in PARTS:
+        for each in [getattr(problem, part), *swept.get(part, [])]:
+            names = [field.name for field in dataclasses.fields(each)] if dataclasses.is_dataclass(each) else []
+            nested += [f"{part}.{name}" for name in names if f"{part}.{name}" not in nested]
+    return [field.name for field in dataclasses.fields(problem) if field.init] + nested  # pyright: ignore[reportArgumentType]
+
+
+def _points(problem: Problem, axes: Sequence[_Axis]) -> Iterator[Point]:
+    """Points in the order of the grid, the last dimension fastest."""
+    fields = {field.name for field in dataclasses.fields(problem)}  # pyright: ignore[reportArgumentType]
+    for position in np.ndindex(*(len(axis.values) for axis in axes)):
+        chosen: dict[str, Any] = {}
+        for axis, index in zip(axes, position, strict=True):
+            chosen.update(zip(axis.names, axis.values[index], strict=True))
+        seed = integer("seed", chosen.pop("seed", 0), least=0)
+        options = {name: value for name, value in chosen.items() if name not in fields and "." not in name}
+        yield Point(_at(problem, {k: v for k, v in chosen.items() if k not in options}), seed, options)
+
+
+def _at(problem: Problem, chosen: Mapping[str, Any]) -> Problem:
+    """The problem with other values, of whole fields and then of fields of its parts."""
+    words = {name: value for name, value in chosen.items() if "." not in name}
+    for name, value in chosen.items():
+        part, _, inner = name.partition(".")
+        if inner:
+            words[part] = dataclasses.replace(words.get(part, getattr(problem, part)), **{inner: value})
+    return dataclasses.replace(problem, **words) if words else problem  # pyright: ignore[reportArgumentType]
+
+
+def _typed(block: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "bool":
+        return np.nan_to_num(block).astype(bool)
+    if kind == "float64":
+        return block.copy()
+    return np.where(np.isnan(block), PENDING, block).astype("int8" if kind == "status" else "int64")
+
+
+def _coordinate(column: Sequence[Any]) -> np.ndarray:
+    """Values as numbers where they are, otherwise as text."""
+    if all(isinstance(value, bool | int | float) for value in column):
+        return np.asarray(column)
+    return np.asarray([_label(value) for value in column])
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(getattr(value, "__name__", value))
+
+
+def _json(value: Any) -> Any:
+    """`value` as JSON without arrays beside it."""
+    arrays: dict[str, np.ndarray] = {}
+    if isinstance(value, Minimizing | Trainer):
+        return {field.name: _json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return _inlined(encode(value, arrays), arrays)
+
+
+def _inlined(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(tree, list):
+        return [_inlined(item, arrays) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if set(tree) == {"array"}:
+        return {"values": arrays[tree["array"]].tolist()}
+    return {name: _inlined(item, arrays) for name, item in tree.items()}
+
+
+def _stored(plan: _Plan, partition: np.ndarray, path: Any) -> Store:
+    def publish(folder, values):
+        table = plan.dataset(values)
+        table.to_zarr(folder, mode="a", zarr_format=2, consolidated=True)
+
+    return Store(path, plan.identity(), partition, plan.width, publish)
+
+
+def _compute(plan: _Plan, partition: np.ndarray, kept: Any, executor: Any, progress: bool | None) -> None:
+    """Every batch that is not there yet."""
+    waiting = [int(batch) for batch in np.flatnonzero(~kept.done)]
+    sizes = (partition >= 0).sum(axis=1)
+    with progress_bar(len(plan.points), "points", progress) as show:
+
+        def news(within: int = 0):
+            show(int(sizes[kept.done].sum()) + within, _news(plan, kept.values))
+
+        news()
+        work = ((batch, [plan.points[i] for i in partition[batch][: sizes[batch]]]) for batch in waiting)
+        batches = _here(plan, work, news) if executor is None else _through(executor, plan, work, news)
+        with contextlib.closing(batches):
+            for batch, rows in batches:
+                kept.put(batch, rows)
+                news()
+
+
+def _here(plan, work, news):
+    """Batches done in this process."""
+    for batch, points in work:
+        yield batch, rows_of(plan.engine, plan.fields, points, news)
+
+
+def _through(executor, plan, work, news):
+    """Batches done by an executor, as they come; in this process where a worker fails."""
+    sent: dict[Any, Any] = {}
+    try:
+        while True:
+            for batch, points in islice(work, SENT_AHEAD - len(sent)):
+                sent[_submit(executor, plan, points)] = batch, points
+            if not sent:
+                return
+            for done in futures.wait(sent, return_when=futures.FIRST_COMPLETED).done:
+                batch, points = sent.pop(done)
+                error = futures.CancelledError() if done.cancelled() else done.exception()
+                if error is not None:
+                    warnings.warn(f"a worker failed ({error!r}): its batch is done in this process", stacklevel=5)
+                yield batch, done.result() if error is None else rows_of(plan.engine, plan.fields, points)
+    finally:
+        for future in sent:
+            future.cancel()
+
+
+def _submit(executor, plan, points) -> Any:
+    """A future of a batch; one that has failed where the executor takes no more work."""
+    try:
+        return executor.submit(rows_of, plan.engine, plan.fields, points)
+    except futures.BrokenExecutor as error:
+        future = futures.Future()
+        future.set_exception(error)
+        return future
+
+
+def _news(plan: _Plan, values: np.ndarray) -> str:
+    """How many points ended well."""
+    name = "certified" if isinstance(plan.engine, Minimizing) else "status"
+    first = 0
+    for field in plan.fields:
+        if field.name == name:
+            break
+        first += field.size
+    column = values[:, first]
+    if name == "certified":
+        return f"{int(np.nansum(column))} certified"
+    return f"{int(np.sum(column == plan.engine.states.index('diverged')))} diverged"
