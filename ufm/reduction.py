@@ -26,6 +26,7 @@ from ufm.constraints import Sphere
 from ufm.losses import ClassFirst, CrossEntropy, LabelSmoothing, per_sample
 from ufm.problem import Params, Problem
 
+UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
 LINE_STEPS = 8  # of Newton's method for a size
 BIAS_STEPS = 60  # of Newton's method for a bias
 UNROLLED_TO = 16  # dimensions up to which products are sums of broadcasts: small batched products are slow on a CPU
@@ -236,7 +237,6 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(zeros + b[:, None])
     pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
-    price = jnp.where(price > 0, price, 1.0)
     centred, plain = (roots * jnp.asarray(frame)[None] for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
     lines = [
         _along_line(reduced, price, *line) for line in ((centred, 0.0, 0 * b), (plain, 0.0, 0 * b), (pull, price, b))
@@ -259,7 +259,7 @@ def _along_line(reduced, price, frame, lowered, b):
     r = reduced.dim
     left, values, right = jnp.linalg.svd(frame)
     values = jnp.maximum(values - jnp.reshape(jnp.asarray(lowered), (-1, 1)), 0.0)
-    kept = values * (jnp.arange(values.shape[1]) < r)[None]
+    kept = jnp.where((jnp.arange(values.shape[1]) < r)[None], values, 0.0)
     direction = jnp.transpose((left * kept[:, None]) @ right, (2, 1, 0)) / jnp.sqrt(reduced.counts)[None]
     size = jnp.max(jnp.abs(direction), axis=(0, 1))
     size = jnp.where(size > 0, size, 1.0)
@@ -273,7 +273,8 @@ def _along_line(reduced, price, frame, lowered, b):
 
     chosen = jnp.take_along_axis(sizes, jnp.argmin(jax.lax.map(at, sizes), axis=0)[None], axis=0)[0]
     chosen = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(at, size), chosen)
-    half = jnp.sqrt(kept * (chosen * price)[:, None])
+    chosen = jnp.where(price > 0, chosen, UNPRICED_SIZE / size)
+    half = jnp.sqrt(kept * (chosen * jnp.where(price > 0, price, 1.0))[:, None])
     parts = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
     X, Y = (_to_width(jnp.moveaxis(part, 0, -1), r) for part in parts)
     logits = chosen[None, None] * direction + b[:, None]

@@ -79,8 +79,8 @@ def minimize(
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
-    A lane has converged where ‖g‖‖x‖ ≤ tol · min(|f|, ‖x‖²), which bounds the relative error of the value for
-    objectives that grow like ‖x‖²; or where ‖g‖‖x‖ is below the rounding of f, or below `floor`.
+    A lane has converged where Σ|g_i x_i| ≤ tol · min(|f|, ‖x‖²), which bounds the relative error of the value for
+    objectives that grow like ‖x‖²; or where it is below the rounding of f, or below `floor`.
 
     Args:
         fun: maps x (n, L) and args to (L,) values, lane by lane; hashable, since programs are kept by it.
@@ -88,7 +88,7 @@ def minimize(
         args: pytree of arrays whose last axis is M.
         tol: relative, dimensionless.
         max_steps: evaluations of each lane.
-        floor: of ‖g‖‖x‖, in the unit of the function: what its gradient's rounding cannot tell from zero.
+        floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
         advanced: is told how many lanes have finished.
 
     Returns:
@@ -165,7 +165,8 @@ def _collect(found, state, owners, lanes, tol, floor):
 def _small(x, f, g, tol, floor, xp=jnp):
     """Whether the gradient is as small as asked, or as rounding lets it be."""
     squares = xp.sum(x**2, axis=0)
-    gap = xp.sqrt(xp.sum(g**2, axis=0) * squares)
+    # coordinate by coordinate, since some may be large and settled; the norms guard against vanishing ones
+    gap = xp.maximum(xp.sum(xp.abs(g * x), axis=0), 1e-3 * xp.sqrt(xp.sum(g**2, axis=0) * squares))
     rounding = xp.maximum(0.1 * np.finfo(np.float64).eps * xp.abs(f), floor)
     return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), rounding)
 

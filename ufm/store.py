@@ -104,7 +104,7 @@ class Store:
         for left_over in self.path.rglob("*.partial"):
             left_over.unlink()
         self.values = np.full((int((self._partition >= 0).sum()), width), np.nan)
-        root = zarr.open_group(self.path, mode="a", zarr_format=2)
+        root = zarr.open_group(self.path, mode="a", zarr_format=2, use_consolidated=False)
         group = root.require_group("batches")
         there = group.attrs.get("identity")
         if there is None:

@@ -31,7 +31,7 @@ PENDING = -1  # in whole numbers of points that are not done
 
 def sweep(
     problem: Problem,
-    over: Mapping[Any, Iterable[Any]],
+    over: Mapping[Any, Any],
     run: Any = minimize,
     store: Any = None,
     executor: Any = None,
@@ -169,7 +169,7 @@ def versions() -> dict[str, str]:
     return {**packages, "backend": jax.default_backend()}
 
 
-def _plan(problem: Problem, over: Mapping[Any, Iterable[Any]], run: Any, params: bool) -> _Plan:
+def _plan(problem: Problem, over: Mapping[Any, Any], run: Any, params: bool) -> _Plan:
     axes = tuple(_axis(names, values) for names, values in over.items())
     names = [name for axis in axes for name in axis.names]
     engine = engine_of(run, names, params)

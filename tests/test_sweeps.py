@@ -1,0 +1,338 @@
+import errno
+import functools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import optax
+import pytest
+import xarray
+import zarr
+from zoo import problem
+
+import ufm
+from ufm import _engines
+
+DECAYS = np.geomspace(1e-4, 1e-2, 10).tolist()
+OVER = {"lambda_A": DECAYS, "seed": range(4)}
+SCRIPT = """
+import sys, numpy as np, ufm
+from ufm import _engines
+_engines.BATCHES = (8,)
+problem = ufm.Problem(num_classes=3, dim=4, per_class=5, lambda_A=1e-2, lambda_H=1e-2)
+over = {"lambda_A": np.geomspace(1e-4, 1e-2, 10).tolist(), "seed": range(4)}
+ufm.sweep(problem, over, store=sys.argv[1])
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(_engines, "BATCHES", (8,))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_engines, "BATCHES", (8,))
+        return ufm.sweep(problem(), OVER)
+
+
+def same(table, reference):
+    xarray.testing.assert_equal(table, reference)
+
+
+def opened(path):
+    with xarray.open_zarr(path) as table:
+        return table.load()
+
+
+def test_a_point_is_a_single_minimisation(reference):
+    for decay in DECAYS[::4]:
+        point, best = reference.sel(lambda_A=decay, seed=1), ufm.minimize(problem(lambda_A=decay), seed=1)
+        assert float(point["value"]) == pytest.approx(best.value, rel=1e-12)
+        assert float(point.gap) < 1e-8
+        assert bool(point.certified) == best.certified
+        assert float(point.nc2) == pytest.approx(best.metrics.nc2, abs=1e-8)
+    assert reference.certified.all()
+    assert reference.value.dims == ("lambda_A", "seed")
+
+
+def test_dataset_says_what_made_it(reference):
+    assert json.loads(reference.attrs["problem"])["fields"]["num_classes"] == 3
+    assert "jax" in reference.attrs["versions"]
+    assert reference.attrs["precision"] == "float64"
+    assert reference.attrs["command"]
+    states = dict(zip(reference.status.flag_values, reference.status.flag_meanings.split(), strict=True))
+    assert states == {-1: "pending", 0: "converged", 1: "max_steps", 2: "diverged"}
+    assert set(ufm.Metrics._fields) < set(reference)
+
+
+def test_parts_and_counts_are_swept(tmp_path):
+    over = {"loss.alpha": [0.1, 0.2], "per_class": [5, (5, 3, 2)]}
+    table = ufm.sweep(problem(loss=ufm.LabelSmoothing(0.1)), over, store=tmp_path / "s.zarr", params=True)
+    assert table.sizes == {"loss.alpha": 2, "per_class": 2, "sample": 15, "axis": 4, "class": 3}
+    one = problem(loss=ufm.LabelSmoothing(0.2), per_class=[5, 3, 2])
+    found = table.sel({"loss.alpha": 0.2, "per_class": "5,3,2"})
+    assert float(found["value"]) == pytest.approx(ufm.minimize(one).value, rel=1e-12)
+    params = ufm.Params(found.H.values[:10], found.A.values, found.b.values)
+    assert float(one.objective(params)) == pytest.approx(float(found["value"]), rel=1e-12)
+    assert np.isnan(found.H.values[10:]).all()
+    xarray.testing.assert_identical(opened(tmp_path / "s.zarr"), table)
+
+
+def test_shapes_and_kinds_are_swept():
+    over = {("loss", "dim"): [(ufm.CrossEntropy(), 2), (ufm.CrossEntropy(), 4), (ufm.SquaredError(), 4)], "seed": [0]}
+    table = ufm.sweep(problem(), over, params=True)
+    assert table.sizes == {"loss,dim": 3, "seed": 1, "sample": 15, "axis": 4, "class": 3}
+    assert [name.split("(")[0] for name in table.loss.values.tolist()] == ["CrossEntropy"] * 2 + ["SquaredError"]
+    for index, best in enumerate([ufm.minimize(problem(dim=2)), ufm.minimize(problem())]):
+        assert float(table["value"][index, 0]) == pytest.approx(best.value, rel=1e-12)
+    assert np.isnan(table.A.values[0, 0, :, 2:]).all()
+
+
+def test_zipped_names_share_a_dimension():
+    table = ufm.sweep(problem(), {("lambda_A", "lambda_H"): [(1e-2, 1e-3), (1e-3, 1e-2)], "seed": [0]})
+    assert table.sizes == {"lambda_A,lambda_H": 2, "seed": 1}
+    assert table.lambda_H.dims == ("lambda_A,lambda_H",)
+    point = table.isel({"lambda_A,lambda_H": 1, "seed": 0})
+    best = ufm.minimize(problem(lambda_A=1e-3, lambda_H=1e-2))
+    assert float(point["value"]) == pytest.approx(best.value, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"lambda": [1.0]}, r"no 'lambda' to sweep over; there are num_classes, .*lambda_A.*, seed$"),
+        ({"learning_rate": [1.0]}, "no 'learning_rate'"),
+        ({"loss.alpha": [1.0]}, r"no 'loss.alpha'"),
+        ({"lambda_A": []}, "has no values"),
+        ({"lambda_A": 3.0}, "a list of values is needed"),
+        ({("lambda_A", "lambda_H"): [1.0]}, "tuples of as many values"),
+        ({("lambda_A", "seed"): [(1.0, 1)], "seed": [1]}, "'seed' stands in it twice"),
+        ({"lambda_A": [1e-2, -1.0]}, r"lambda_A = -1.0"),
+        ({"seed": [0.5]}, r"seed = 0.5"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(over, message):
+    with pytest.raises(ValueError, match=message):
+        ufm.sweep(problem(), over)
+
+
+def test_run_is_checked(reference):
+    with pytest.raises(ValueError, match=r"ufm\.Training is needed"):
+        ufm.sweep(problem(), {"seed": [0]}, run=ufm.train)
+    loose = ufm.sweep(problem(), {"seed": [0]}, run=functools.partial(ufm.minimize, max_steps=500))
+    assert float(loose["value"][0]) == pytest.approx(ufm.minimize(problem()).value, rel=1e-12)
+    with pytest.raises(ValueError, match="no 'rate' among those of the optimizer, learning_rate"):
+        ufm.Training(optax.sgd, {"rate": 0.1})
+    with pytest.raises(ValueError, match="a function of options"):
+        ufm.Training(optax.sgd(0.1))
+    with pytest.raises(ValueError, match="precision"):
+        ufm.Training(optax.sgd, precision="float16")
+
+
+def test_training_is_swept_over_its_options(tmp_path, monkeypatch):
+    training = ufm.Training(optax.sgd, {"learning_rate": 0.5, "momentum": 0.9}, steps=40, snapshots=5)
+    over = {"learning_rate": [0.1, 0.5, 1e9], "lambda_A": [1e-3, 1e-2], "seed": range(2)}
+    traces = []
+    advance = ufm.training._advance
+    monkeypatch.setattr(ufm.training, "_advance", lambda *a: traces.append(0) or advance(*a))
+    ufm.training._compiled.cache_clear()
+    table = ufm.sweep(problem(), over, run=training, store=tmp_path / "s.zarr", params=True)
+    assert len(traces) == 1
+    ufm.training._compiled.cache_clear()
+    assert table.loss.dims == ("learning_rate", "lambda_A", "seed", "snapshot")
+    assert table.step.values.tolist() == ufm.training.schedule(40, 5)
+    run = ufm.train(problem(lambda_A=1e-3), optax.sgd(0.1, momentum=0.9), 40, seed=1, snapshots=5)
+    point = table.sel(learning_rate=0.1, lambda_A=1e-3, seed=1)
+    np.testing.assert_allclose(point.nc1, run.history.nc1, rtol=1e-5)
+    np.testing.assert_allclose(point.H, run.params.H, rtol=1e-4, atol=1e-6)
+    assert (table.status.sel(learning_rate=1e9) == 1).all()
+    assert (table.status.sel(learning_rate=0.5) == 0).all()
+    xarray.testing.assert_identical(opened(tmp_path / "s.zarr"), table)
+
+
+def test_training_is_swept_over_what_needs_another_program():
+    training = ufm.Training(optax.sgd, {"learning_rate": 0.1, "momentum": 0.9}, 10, 2, precision="float64")
+    over = {"nesterov": [True, False], "loss": [ufm.CrossEntropy(), ufm.SquaredError()]}
+    table = ufm.sweep(problem(), over, run=training)
+    run = ufm.train(problem(), optax.sgd(0.1, 0.9, nesterov=True), 10, snapshots=2, precision="float64")
+    assert table.objective.values[0, 0, -1] == pytest.approx(run.history.loss[-1], rel=1e-12)
+    assert table.attrs["precision"] == "float64"
+
+
+def test_store_is_resumed_and_has_no_objects(reference, tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+    solve, calls = _engines.Minimizing.solve, []
+
+    def interrupted(*arguments):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return solve(*arguments)
+
+    monkeypatch.setattr(_engines.Minimizing, "solve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ufm.sweep(problem(), OVER, store=path)
+    part = opened(path)
+    assert int((part.status >= 0).sum()) == 16
+    assert int(np.isnan(part["value"]).sum()) == 24
+    same(ufm.sweep(problem(), OVER, store=path), reference)
+    assert len(calls) == 6
+    same(ufm.sweep(problem(), OVER, store=path), reference)
+    assert len(calls) == 6
+    for _, array in zarr.open_group(path, mode="r").arrays():
+        assert not array.dtype.hasobject
+        assert array.metadata.filters in (None, ())
+
+
+def test_another_sweep_on_a_store_is_refused(tmp_path):
+    path = tmp_path / "s.zarr"
+    over = {"lambda_A": [1e-3, 1e-2]}
+    ufm.sweep(problem(), over, store=path)
+    for other, run, message in (
+        (problem(lambda_H=2e-2), ufm.minimize, r"problem.lambda_H is 0.01 there and 0.02 here"),
+        (problem(dim=3), ufm.minimize, r"problem.dim is 4 there and 3 here"),
+        (problem(), functools.partial(ufm.minimize, tol=1e-6), r"run.tol is 1e-08 there and 1e-06 here"),
+        (problem(), ufm.Training(optax.sgd, {"learning_rate": 0.1}), r"run.training.fields.*here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ufm.sweep(other, over, run, store=path)
+    with pytest.raises(ValueError, match=r"over.lambda_A is \[\[0.001\], \[0.01\]\] there and \[\[0.001\]\] here"):
+        ufm.sweep(problem(), {"lambda_A": [1e-3]}, store=path)
+    group = zarr.open_group(path / "batches", mode="r+")
+    identity = json.loads(group.attrs["identity"])
+    identity["versions"]["jax"] = "0.1"
+    group.attrs["identity"] = json.dumps(identity)
+    with pytest.raises(ValueError, match=r'versions.jax is "0.1" there'):
+        ufm.sweep(problem(), over, store=path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match=r"a new folder, or one written by ufm.sweep"):
+        ufm.sweep(problem(), {"seed": [0]}, store=tmp_path)
+    with pytest.raises(OSError, match=r"notes.s.zarr': Not a directory"):
+        ufm.sweep(problem(), {"seed": [0]}, store=tmp_path / "notes" / "s.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
+
+
+def test_a_full_disk_keeps_what_is_finished(reference, tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+    put, written = zarr.storage._local._put, []
+
+    def full(target, *arguments, **words):
+        if target.parent.name == "table" and target.name[0].isdigit():
+            written.append(target)
+            if len(written) > 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return put(target, *arguments, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.storage._local, "_put", full)
+        with pytest.raises(OSError, match=r"No space left on device; finished batches are kept") as raised:
+            ufm.sweep(problem(), OVER, store=path)
+        assert raised.value.errno == errno.ENOSPC
+    assert int((opened(path).status >= 0).sum()) == 16
+    same(ufm.sweep(problem(), OVER, store=path), reference)
+
+
+def test_killed_at_any_moment_it_goes_on(reference, tmp_path):
+    path, draw, times = tmp_path / "s.zarr", random.Random(0), []
+    for more in (0, 2):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, path], cwd=tmp_path)
+        while process.poll() is None and finished(path) <= more:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert finished(path) > more
+        opened(path)
+        times.append((path / "batches" / "done" / "0").stat().st_mtime_ns)
+    assert times[0] == times[1]
+    same(ufm.sweep(problem(), OVER, store=path), reference)
+    same(opened(path), reference)
+
+
+def test_killed_while_it_makes_the_store_it_makes_it_again(reference, tmp_path):
+    path = tmp_path / "s.zarr"
+    ufm.sweep(problem(), OVER, store=path)
+    (path / "batches" / ".zattrs").unlink()
+    (path / "batches" / "done" / ".zattrs.0a.partial").write_text("half")
+    same(ufm.sweep(problem(), OVER, store=path), reference)
+    assert not list(path.rglob("*.partial"))
+
+
+def finished(path):
+    return sum(file.name.isdigit() for file in (path / "batches" / "done").glob("*"))
+
+
+def test_a_second_process_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+    hold = f"import fcntl, os; h = os.open({str(path / 'batches/done/.lock')!r}, os.O_RDWR); fcntl.flock(h, 2)"
+    hold += "; os.pwrite(h, b'process 1 on host', 0); print('held', flush=True); input()"
+    over = {"seed": [0]}
+    ufm.sweep(problem(), over, store=path)
+    before = opened(path)
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match=r"in use by process 1 on host"):
+            ufm.sweep(problem(), over, store=path)
+        other.kill()
+    same(ufm.sweep(problem(), over, store=path), before)
+
+
+def test_threads_give_the_same_bits(reference, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        same(ufm.sweep(problem(), OVER, store=tmp_path / "s.zarr", executor=pool), reference)
+
+
+def test_processes_give_the_same_bits(reference, tmp_path):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        same(ufm.sweep(problem(), OVER, store=tmp_path / "s.zarr", executor=pool), reference)
+
+
+@pytest.mark.filterwarnings("default:a worker failed")
+def test_a_dead_worker_loses_nothing(reference):
+    class Dying(ProcessPoolExecutor):
+        def submit(self, fn, /, *arguments):
+            return super().submit(os.abort)
+
+    with Dying(1, mp_context=multiprocessing.get_context("spawn")) as pool, pytest.warns(UserWarning, match="Broken"):
+        same(ufm.sweep(problem(), OVER, executor=pool), reference)
+
+
+def test_an_error_of_a_batch_is_raised_here():
+    class Failing:
+        def submit(self, fn, /, *arguments):
+            future = Future()
+            future.set_exception(RuntimeError("no memory there"))
+            return future
+
+    with pytest.warns(UserWarning, match="no memory there"):
+        table = ufm.sweep(problem(), {"seed": [0]}, executor=Failing())
+    assert table.certified.all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_dask_gives_the_same_bits(reference, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run_on_scheduler(lambda: None)
+        same(ufm.sweep(problem(), OVER, store=tmp_path / "s.zarr", executor=client.get_executor()), reference)
+
+
+def test_importing_ufm_imports_nothing_slow():
+    code = "import sys, ufm; print([n for n in ('xarray', 'zarr', 'rich', 'matplotlib') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
