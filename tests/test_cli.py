@@ -86,3 +86,38 @@ def test_bad_flags_are_exit_code_two_without_a_traceback():
         done = subprocess.run([sys.executable, "-m", "ufm.cli", *arguments], capture_output=True, text=True)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys):
+    shape = ["--num-classes", 3, "--dim", 4, "--per-class", 5, "--lambda-H", 1e-2]
+    command = ["sweep", *shape, "--over", "lambda_A=log:1e-4:1e-2:3", "--over", "seed=0:2", "--store", tmp_path / "s"]
+    for _ in range(2):
+        assert run(*command) == 0
+        printed = capsys.readouterr().out
+        assert "6 points, 6 converged, 6 certified" in printed
+        assert "lower_bound" in printed
+    assert run(*command, "--lambda-b", 0.1) == 2
+    assert "problem.lambda_b is 0.0 there and 0.1 here" in capsys.readouterr().err
+
+
+def test_sweep_trains(tmp_path, capsys):
+    shape = ["--num-classes", 3, "--dim", 4, "--per-class", 5, "--lambda-H", 1e-2]
+    command = ["sweep", *shape, "--run", "sgd", "--steps", 5, "--snapshots", 2, "--over", "learning_rate=0.1,0.5"]
+    assert run(*command, "--store", tmp_path / "s") == 0
+    assert "2 points, 2 finished" in capsys.readouterr().out
+
+
+def test_grids_are_written_in_four_ways():
+    for text, values in (
+        ("lambda_A=log:1e-2:1:3", [0.01, 0.1, 1.0]),
+        ("loss.alpha=lin:0:1:3", [0.0, 0.5, 1.0]),
+        ("seed=2:4", [2, 3]),
+        ("dim=4,8", [4, 8]),
+        ("bias=True,False", [True, False]),
+    ):
+        name, found = ufm.cli._over(text)
+        assert name == text.split("=")[0]
+        assert found == pytest.approx(values)
+    for text in ("lambda_A", "lambda_A=log:1:2", "dim=four", "seed=0:x"):
+        with pytest.raises(ValueError, match="NAME=VALUE,VALUE"):
+            ufm.cli._over(text)

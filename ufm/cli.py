@@ -1,5 +1,6 @@
 """The `ufm` command: what a script does, for people at a terminal."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -153,7 +154,46 @@ class Theorems:
         return 0
 
 
-COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Theorems}
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Minimise or train over a grid into a zarr store, and summarise it; the same command goes on where it stopped."""
+
+    over: tyro.conf.UseAppendAction[tuple[str, ...]]
+    """A name and its values, once a dimension: lambda_A=log:1e-5:1e-1:9, loss.alpha=lin:0:0.5:6, seed=0:8, dim=4,8."""
+    store: pathlib.Path
+    """Folder of the store; `xarray.open_zarr` reads it."""
+    problem: Annotated[ProblemFlags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ProblemFlags)
+    run: Literal["minimize", "sgd", "adam"] = "minimize"
+    """The certified minimum, or training with one of two optimisers, whose options can be swept over."""
+    rate: float = 1.0
+    """Learning rate of training."""
+    steps: int = 5000
+    """Optimiser steps of training."""
+    snapshots: int = 100
+    """How often training records the metrics, log-spaced."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of training; minima are certified in float64."""
+    workers: int = 1
+    """Processes that compute."""
+
+    def __call__(self) -> int:
+        """Sweep and print a summary."""
+        over = dict(_over(text) for text in self.over)
+        with _workers(self.workers) as executor:
+            table = ufm.sweep(self.problem.problem(), over, self._run(), self.store, executor)
+        _summarise(table, str(self.store))
+        return 0
+
+    def _run(self) -> Any:
+        if self.run == "minimize":
+            return ufm.minimize
+        import optax
+
+        options = {"learning_rate": self.rate, **({"momentum": 0.9} if self.run == "sgd" else {})}
+        return ufm.Training(getattr(optax, self.run), options, self.steps, self.snapshots, self.precision)
+
+
+COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Theorems, "sweep": Sweep}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -187,6 +227,58 @@ def _features(file: pathlib.Path) -> dict[str, Any]:
         if absent:
             raise ValueError(f"{file}: no key {' and '.join(sorted(absent))}; it has {', '.join(archive.files)}")
         return {key: archive[key] for key in ("H", "labels", "A", "b") if key in archive.files}
+
+
+def _over(text: str) -> tuple[str, list[Any]]:
+    """A dimension of a grid: its name and values."""
+    name, _, values = text.partition("=")
+    kind, *bounds = values.split(":")
+    try:
+        if kind in ("log", "lin"):
+            spaced = np.geomspace if kind == "log" else np.linspace
+            first, last, count = bounds
+            return name, spaced(float(first), float(last), int(count)).tolist()
+        if bounds:
+            return name, list(range(*map(int, (kind, *bounds))))
+        return name, [_value(each) for each in values.split(",")]
+    except (ValueError, TypeError) as error:
+        forms = "NAME=log:FIRST:LAST:COUNT, NAME=lin:FIRST:LAST:COUNT, NAME=FIRST:END or NAME=VALUE,VALUE"
+        raise ValueError(f"over = {text!r}: {forms} is needed") from error
+
+
+def _value(text: str) -> Any:
+    """A truth value, a whole number or another number."""
+    if text in ("True", "False"):
+        return text == "True"
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _workers(count: int) -> Any:
+    """Processes, or this one alone."""
+    if count < 1:
+        raise ValueError(f"workers = {count}: an integer of at least 1 is needed")
+    if count == 1:
+        return contextlib.nullcontext()
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+
+def _summarise(table: Any, title: str) -> None:
+    """Least, median and largest of what was found at the end."""
+    final = table.isel(snapshot=-1) if "snapshot" in table.dims else table
+    found = {name: final[name].values for name in final.data_vars if name != "status"}
+    status = [f"{int((final.status == at).sum())} {name}" for at, name in _states(final) if (final.status == at).any()]
+    if "certified" in found:
+        status.append(f"{int(found['certified'].sum())} certified")
+    numbers = {name: values[np.isfinite(values)] for name, values in found.items() if values.dtype != bool}
+    rows = [[n, *np.quantile(v, (0.0, 0.5, 1.0)).tolist()] for n, v in numbers.items() if v.size]
+    show(["quantity", "least", "median", "largest"], rows, f"{title}: {final.status.size} points, {', '.join(status)}")
+
+
+def _states(table: Any) -> zip:
+    return zip(table.status.flag_values, table.status.flag_meanings.split(), strict=True)
 
 
 if __name__ == "__main__":
