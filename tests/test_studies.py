@@ -26,3 +26,17 @@ def test_collapse_says_so_when_it_diverges(study, tmp_path):
     )
     with pytest.raises(SystemExit, match=r"squared error: diverged"):
         collapse.data(config)
+
+
+def test_weight_decay_has_two_phases(study, tmp_path, capsys):
+    weight_decay = study("weight_decay")
+    config = weight_decay.Config(
+        num_classes=3, dim=4, per_class=5, points=6, store=tmp_path / "s.zarr", output=tmp_path / "weight_decay.png"
+    )
+    table = weight_decay.data(config)
+    assert table.certified.all()
+    assert (table.degenerate == (table.c > table.threshold)).all()
+    np.testing.assert_allclose(table["value"], table.predicted, rtol=1e-9)
+    weight_decay.main(config)
+    assert "36" in capsys.readouterr().out
+    assert (tmp_path / "weight_decay.png").stat().st_size > 10_000
