@@ -101,5 +101,6 @@ def test_bound_needs_a_convex_loss_with_a_known_infimum():
 def test_trivial_bound_is_never_lost():
     p = problem(loss=ufm.LabelSmoothing(0.2))
     far = ufm.Params(*(1e6 * leaf for leaf in p.init()[:3]))
-    assert ufm.lower_bound(p, far) == pytest.approx(float(entropy(np.array([0.8 + 0.2 / 3, 0.2 / 3, 0.2 / 3]))))
+    infimum = float(entropy(np.array([0.8 + 0.2 / 3, 0.2 / 3, 0.2 / 3])))
+    assert infimum * (1 - 1e-13) <= ufm.lower_bound(p, far) <= ufm.minimize(p).value
     assert ufm.lower_bound(problem(), problem().init()) >= 0.0

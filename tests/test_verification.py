@@ -31,8 +31,8 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_balanced_theorems_hold(name):
-    @settings(max_examples=8)
-    @given(st.sampled_from((1, 4, 50)), st.floats(-5, -2), st.floats(-5, -2))
+    @settings(max_examples=6)
+    @given(st.sampled_from((1, 30)), st.floats(-5, -2), st.floats(-5, -2))
     def check(n, log_A, log_H):
         p = problem(num_classes=4, dim=5, per_class=n, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **CASES[name])
         kappa = 4 * np.sqrt(p.lambda_A * p.lambda_H * n)
@@ -47,8 +47,8 @@ def test_balanced_theorems_hold(name):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.SquaredError()], ids=["ce", "se"])
 def test_imbalanced_theorems_hold(loss, bias):
-    @settings(max_examples=8)
-    @given(st.sampled_from(((20, 20, 3, 3), (60, 2, 2, 2), (9, 9, 9, 1))), st.floats(-4, -2))
+    @settings(max_examples=6)
+    @given(st.sampled_from(((20, 20, 3, 3), (60, 2, 2, 2))), st.floats(-4, -2))
     def check(counts, log_decay):
         decay = 10.0**log_decay
         p = problem(num_classes=4, dim=5, per_class=counts, loss=loss, lambda_A=decay, lambda_H=decay, bias=bias)

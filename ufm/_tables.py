@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-WIDTH = 120  # of a table that goes to a file, a pipe or a string
+WIDTH = 128  # of a table that goes to a file, a pipe or a string
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
@@ -22,7 +22,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | No
 
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for index, name in enumerate(columns):
-        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=index < 2)
+        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*(number(cell) if isinstance(cell, float) else str(cell) for cell in map(plain, row)))
     return made

@@ -96,7 +96,8 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
 
     scales = jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES)])
     duals = jax.vmap(dual)(scales)
-    trivial = jnp.sum(weights) * infimum(loss, reduced.num_classes) * (1.0 - ALLOWANCE)
+    trivial = jnp.sum(weights) * infimum(loss, reduced.num_classes)
+    trivial = trivial - ALLOWANCE * jnp.abs(trivial)
     return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
 
 

@@ -24,7 +24,7 @@ from ufm._checks import integer
 from ufm._precision import float64, scope, to_numpy
 from ufm.archive import storable
 
-GATHERED_FROM = 512  # classes from which scatter and gather beat products with the one-hot matrix
+GATHERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
 UNROLLED_TO = 64  # classes up to which an argmax is unrolled
 
 

@@ -252,11 +252,17 @@ def _rows(params: Params) -> Params:
 
 @ft.cache
 def _compiled(single_thread: bool):
-    """The two programs of a run; a small one is kept on one core, where XLA would split its loops over all."""
-    options = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"} if single_thread else None
-    options = options if jax.default_backend() == "cpu" else None
-    advance = jax.jit(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options)
-    return advance, jax.jit(_record, static_argnums=1, compiler_options=options)
+    """The two programs of a run.
+
+    On a CPU a small one is kept on one core, where XLA would split its loops over all, and the features are updated
+    in place, where it would copy them at every step.
+    """
+    alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"} if single_thread else {}
+    in_place: Any = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    on_cpu = jax.default_backend() == "cpu"
+    options = [{**alone, **in_place}, alone] if on_cpu else [None, None]
+    advance = jax.jit(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
+    return advance, jax.jit(_record, static_argnums=1, compiler_options=options[1])
 
 
 def _advance(problem, optimizer, batched, carry, counts):

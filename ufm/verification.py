@@ -87,13 +87,14 @@ class Report:
         from ufm._tables import table
 
         title = f"value {self.value:.12g}, gap {self.value - self.lower_bound:.1e}"
-        columns = ("theorem", "quantity", "predicted", "measured", "error", "tolerance", "verdict")
+        columns = ("claim", "predicted", "measured", "error", "tolerance", "verdict")
         rows, last = [], None
         for c in self.claims:
-            name = "" if c.theorem == last else c.theorem
+            if c.theorem != last:
+                rows.append([c.theorem, *[""] * 5])
+                last = c.theorem
             numbers = (f"{c.error:.0e}", f"{c.tolerance:.0e}", c.verdict)
-            rows.append([name, c.quantity, _short(c.predicted), _short(c.measured), *numbers])
-            last = c.theorem
+            rows.append([f"  {c.quantity}", _short(c.predicted), _short(c.measured), *numbers])
         return table(columns, rows, title)
 
     def __str__(self) -> str:
@@ -311,6 +312,6 @@ def _short(value: Any) -> str:
     """A value as a table shows it: arrays by their first entries."""
     value = _plain(value)
     if isinstance(value, list):
-        head = " ".join(_short(item) for item in value[:2])
-        return f"[{head}{' …' if len(value) > 2 else ''}]"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+        head = " ".join(f"{item:.3g}" if isinstance(item, float) else str(item) for item in value[:3])
+        return f"[{head}{' …' if len(value) > 3 else ''}]"
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
