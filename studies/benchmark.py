@@ -11,7 +11,9 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -73,6 +75,10 @@ class Config:
     """Problems of the certified group, decays λ_A log-spaced over [1e-5, 1e-2]."""
     peer_problems: int = 3
     """How many of them the peers solve, once."""
+    sweep_side: int = 64
+    """Values of each decay of the swept grid, λ_A over [1e-5, 1e-2] and λ_H over [5e-7, 5e-5]."""
+    repeats_sweeps: int = 3
+    """Runs of each side in the sweeps group."""
     output: pathlib.Path = pathlib.Path("figures/benchmark.json")
     """Results to write."""
 
@@ -195,11 +201,54 @@ def growth(config: Config) -> list[Row]:
     return rows
 
 
+def sweeps(config: Config) -> list[Row]:
+    """A grid of certified points, per point: against one batch, without store and bar, a small grid; and imports."""
+    problem = ufm.Problem(config.num_classes, config.dim, config.per_class)
+    over = {
+        "lambda_A": np.geomspace(1e-5, 1e-2, config.sweep_side).tolist(),
+        "lambda_H": np.geomspace(5e-7, 5e-5, config.sweep_side).tolist(),
+    }
+    count = config.sweep_side**2
+    pairs = [(a, h) for a in over["lambda_A"] for h in over["lambda_H"]]
+    few, some = pairs[:: max(count // 16, 1)], pairs[:: max(count // config.batch, 1)]
+    problems = [dataclasses.replace(problem, lambda_A=a, lambda_H=h) for a, h in some]
+    sides = {
+        "one batch": (len(some), ft.partial(minimize_all, problems, [0] * len(problems))),
+        "no store, no bar": (count, ft.partial(ufm.sweep, problem, over)),
+        f"{len(few)} points": (len(few), ft.partial(ufm.sweep, problem, {("lambda_A", "lambda_H"): few})),
+    }
+    runs = {name: run for name, (_, run) in sides.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        ours = ft.partial(stored_sweep, problem, over, folder)
+        timed = race(runs, ours, config.repeats_sweeps, peers_compile=True)
+    assert timed["ufm"].result.certified.all()
+    timed = {name: per_problem(side, sides[name][0] if name in sides else count) for name, side in timed.items()}
+    rate = f"{1 / timed['ufm'].median:,.0f} certified points a second"
+    goals = zip(sides, (1.0, 1.1, 1.0), strict=True)
+    rows = [
+        compared(f"sweep of {count:,}: {n}", {n: timed[n], "ufm": timed["ufm"]}, at_most(g), rate) for n, g in goals
+    ]
+    imports = {"import jax, optax": ft.partial(python, "import jax, optax")}
+    timed = race(imports, ft.partial(python, "import ufm"), config.repeats, peers_compile=False)
+    return [*rows, compared("import ufm", timed, at_most(1.25), "each in a new process")]
+
+
+def stored_sweep(problem: ufm.Problem, over: dict[str, Any], folder: str) -> Any:
+    """A sweep with a new store in the folder and a progress bar."""
+    return ufm.sweep(problem, over, store=f"{tempfile.mkdtemp(dir=folder)}/sweep.zarr", progress=True)
+
+
+def python(code: str) -> None:
+    """A new process that runs some code."""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 GROUPS: dict[str, Callable[[Config], list[Row]]] = {
     "training": training,
     "metrics": metrics,
     "certified": certified,
     "growth": growth,
+    "sweeps": sweeps,
 }
 
 

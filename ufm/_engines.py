@@ -255,15 +255,18 @@ def rows_of(
     """(points, numbers): the values of a batch, one row a point. Runs alone in its process."""
     with _ALONE:
         found = engine.solve(points, advanced)
-    return np.stack([np.concatenate([_padded(values[f.name], f.shape) for f in fields]) for values in found])
+    return np.concatenate([_columns([values[field.name] for values in found], field.shape) for field in fields], axis=1)
 
 
-def _padded(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A flat float64 copy, filled up with NaN to `shape`."""
-    array = np.asarray(np.nan if value is None else value, np.float64)
-    filled = np.full(shape, np.nan)
-    filled[tuple(slice(0, size) for size in array.shape)] = array
-    return filled.ravel()
+def _columns(values: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """(points, size) of a field's values, filled up with NaN to `shape`."""
+    if not shape:
+        return np.array([[np.nan if value is None else float(value)] for value in values])
+    filled = np.full((len(values), *shape), np.nan)
+    for row, value in zip(filled, values, strict=True):
+        array = np.asarray(np.nan if value is None else value, np.float64)
+        row[tuple(slice(0, size) for size in array.shape)] = array
+    return filled.reshape(len(values), -1)
 
 
 def _param_fields(points: Sequence[Point]) -> list[Field]:
