@@ -27,7 +27,7 @@ def progress(total: int, unit: str, show: bool | None = None) -> Iterator[Callab
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[news]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
         task = bar.add_task("", total=total, news="", rate="")
 
         def update(done: int, news: str) -> None:

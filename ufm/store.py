@@ -26,7 +26,7 @@ class Store:
         identity: JSON of what may not change between the calls that share a store.
         partition: (batches, points of the largest) indices of points, −1 where a batch has fewer.
         width: numbers of a point.
-        publish: writes the labelled variables, given (points, width) values.
+        publish: writes the labelled variables, given (points, width) values and whether they are new.
 
     Raises:
         ValueError: where the folder is something else, or holds another sweep; the message says what differs.
@@ -39,7 +39,7 @@ class Store:
         identity: Mapping[str, Any],
         partition: np.ndarray,
         width: int,
-        publish: Callable[[pathlib.Path, np.ndarray], None],
+        publish: Callable[[pathlib.Path, np.ndarray, bool], None],
     ):
         self.path = pathlib.Path(path)
         self._publish, self._partition = publish, partition
@@ -58,7 +58,7 @@ class Store:
     def __exit__(self, kind, error, trace):
         try:
             with contextlib.suppress(OSError) if error is not None else self._clear_errors():
-                self._publish(self.path, self.values)
+                self._publish(self.path, self.values, False)
         finally:
             os.close(self._lock)
 
@@ -71,7 +71,7 @@ class Store:
             self._done[batch] = True
             self._keep(batch, padded)
             if time.monotonic() - self._published > PUBLISHED_EVERY:
-                self._publish(self.path, self.values)
+                self._publish(self.path, self.values, False)
                 self._published = time.monotonic()
 
     def _keep(self, batch, padded):
@@ -128,7 +128,7 @@ class Store:
         group.create_array("points", shape=one, chunks=chunk, dtype="int64", fill_value=-1)[:] = self._partition
         group.create_array("table", shape=(*one, width), chunks=(*chunk, width), dtype="float64", fill_value=np.nan)
         group.create_array("done", shape=(batches,), chunks=(1,), dtype="bool", fill_value=False)
-        self._publish(self.path, self.values)
+        self._publish(self.path, self.values, True)
         group.attrs["identity"] = json.dumps(identity)
 
     @contextlib.contextmanager

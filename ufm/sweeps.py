@@ -281,9 +281,17 @@ def _inlined(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _stored(plan: _Plan, partition: np.ndarray, path: Any) -> Store:
-    def publish(folder, values):
+    def publish(folder, values, new):
+        import zarr
+
         table = plan.dataset(values)
-        table.to_zarr(folder, mode="a", zarr_format=2, consolidated=True)
+        if new:
+            table.to_zarr(folder, mode="a", zarr_format=2, consolidated=True)
+            return
+        group: Any = zarr.open_group(folder, mode="r+", zarr_format=2, use_consolidated=False)
+        for name, variable in table.data_vars.items():
+            array = group[name]
+            array[...] = variable.values.astype(array.dtype)
 
     return Store(path, plan.identity(), partition, plan.width, publish)
 
