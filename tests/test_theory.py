@@ -92,7 +92,9 @@ def losses(loss, Z, labels):
         gamma, right = loss.gamma, p[Y == 1]
         wrong, log_right = np.sum(p * (1 - Y), axis=1), log_p[Y == 1]
         slope = -(wrong**gamma) * (wrong - gamma * right * log_right)  # in the right logit
-        share = np.where(Y == 1, -1.0, p / wrong[:, None])  # softmax depends on the others through their sum of exp
+        share = np.where(
+            Y == 1, -1.0, p / np.maximum(wrong, np.finfo(float).tiny)[:, None]
+        )  # softmax depends on the others through their sum of exp
         return -(wrong**gamma) * log_right, -slope[:, None] * share
     alpha = loss.alpha if isinstance(loss, ufm.LabelSmoothing) else 0.0
     T = (1 - alpha) * Y + alpha / K

@@ -12,7 +12,10 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | Non
     """Print a table to standard output."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table(columns, rows, title))
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    if title is not None:
+        console.print(title, soft_wrap=True, highlight=False)
+    console.print(table(columns, rows))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Any:
