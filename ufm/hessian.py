@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 from ufm._precision import float64
 from ufm.problem import Params, Problem, columns, risk
@@ -59,6 +58,8 @@ def _smallest(fun, x):
     if len(x) <= DENSE_UP_TO:
         values, vectors = np.linalg.eigh(np.asarray(jax.hessian(fun)(jnp.asarray(x))))
         return values[0], vectors[:, 0]
+    from scipy.sparse.linalg import LinearOperator, eigsh  # half a second, which most never need
+
     product = jax.jit(lambda v: jax.jvp(jax.grad(fun), (jnp.asarray(x),), (v,))[1])
     matvec: Any = {"matvec": lambda v: np.asarray(product(jnp.asarray(v))), "dtype": np.float64}
     operator = LinearOperator(shape=(len(x), len(x)), **matvec)

@@ -1,6 +1,7 @@
 """The global optimum: reduce the problem, solve it, certify the solution, and lift it back."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from ufm.reduction import (
 )
 from ufm.solver import Status, by_batches
 
+_ONE_AT_A_TIME = threading.Lock()  # batched decompositions of two threads wait on each other for ever in XLA's pool
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
 FLOOR = 1e-12  # of a gap that counts as closed, absolute
 ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
@@ -118,7 +120,7 @@ def minimize_all(
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
-    with float64():
+    with _ONE_AT_A_TIME, float64():
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)

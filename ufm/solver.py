@@ -14,15 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._lanes import dot
 from ufm._precision import to_numpy
 from ufm.archive import storable
 
-MEMORY = 5  # pairs; more cost more per iteration than they save in iterations
+MEMORY = 4  # pairs; more cost more per iteration than they save in iterations
 WIDTHS = (8, 32)  # lanes of a batch: these and no others, so that few programs are compiled
 ARMIJO = 1e-4
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
 MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
 REFILL_AT = 4  # a batch stops for new problems when one lane in so many has finished
+SINGLE_THREAD_BELOW = 2**17  # numbers in a batch
 UNBOUNDED = 1e30  # size of a value that no bounded problem has
 NEWTON_STEPS = 100
 DAMPINGS = 14  # tried for a Newton step before giving up
@@ -102,7 +104,7 @@ def minimize(
     idle = np.arange(width) >= count
     batch = _take(args, owners)
     state = _begin(fun, jnp.asarray(starts[:, owners]), batch)._replace(done=jnp.asarray(idle))
-    program = _program(fun)
+    program = _program(fun, starts.shape[0] * width < SINGLE_THREAD_BELOW)
     finished = 0
     while not idle.all():
         quota = max(width // REFILL_AT, 1) if waiting else width
@@ -152,7 +154,7 @@ def _mask(width, chosen):
 
 def _collect(found, state, owners, lanes, tol, floor):
     """Take what has finished out of the batch."""
-    converged = _small(state.x, state.f, state.g, tol, floor, np)
+    converged = np.asarray(_small(jnp.asarray(state.x), jnp.asarray(state.f), jnp.asarray(state.g), tol, floor))
     for lane in lanes:
         owner = owners[lane]
         found.x[:, owner], found.value[owner], found.steps[owner] = (state.x[:, lane], state.f[lane], state.steps[lane])
@@ -162,13 +164,13 @@ def _collect(found, state, owners, lanes, tol, floor):
             found.status[owner] = Status.CONVERGED
 
 
-def _small(x, f, g, tol, floor, xp=jnp):
-    """Whether the gradient is as small as asked, or as rounding lets it be."""
-    squares = xp.sum(x**2, axis=0)
+def _small(x, f, g, tol, floor):
+    """Whether the gradient is as small as asked, or as rounding lets it be; lane by lane."""
+    squares = dot(x, x)
     # coordinate by coordinate, since some may be large and settled; the norms guard against vanishing ones
-    gap = xp.maximum(xp.sum(xp.abs(g * x), axis=0), 1e-3 * xp.sqrt(xp.sum(g**2, axis=0) * squares))
-    rounding = xp.maximum(0.1 * np.finfo(np.float64).eps * xp.abs(f), floor)
-    return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), rounding)
+    gap = jnp.maximum(dot(jnp.abs(g), jnp.abs(x)), 1e-3 * jnp.sqrt(dot(g, g) * squares))
+    rounding = jnp.maximum(0.1 * np.finfo(np.float64).eps * jnp.abs(f), floor)
+    return gap <= jnp.maximum(tol * jnp.minimum(jnp.abs(f), squares), rounding)
 
 
 def _begin(fun, x, args) -> _State:
@@ -180,7 +182,7 @@ def _begin(fun, x, args) -> _State:
         f=f,
         g=g,
         direction=-g,
-        size=1.0 / jnp.maximum(jnp.sqrt(_dot(g, g)), 1.0),
+        size=1.0 / jnp.maximum(jnp.sqrt(dot(g, g)), 1.0),
         steps_back=pairs,
         changes_back=pairs,
         inverse_curvatures=jnp.zeros((MEMORY, L)),
@@ -209,8 +211,8 @@ def _chosen(mask, new, old):
 
 
 @ft.cache
-def _program(fun):
-    """Iterate until so many lanes are done."""
+def _program(fun, single_thread):
+    """Iterate until so many lanes are done; on one core where splitting loops over all costs more than it saves."""
 
     def run(state, args, tol, floor, max_steps, until):
         return jax.lax.while_loop(
@@ -219,14 +221,16 @@ def _program(fun):
             state,
         )
 
-    return jax.jit(run, donate_argnums=0)
+    alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+    options = alone if single_thread and jax.default_backend() == "cpu" else None
+    return jax.jit(run, donate_argnums=0, compiler_options=options)
 
 
 def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
     """One evaluation in every lane, and what follows from it."""
     x = state.x + state.size[None] * state.direction
     f, g = _value_and_grad(fun, x, args)
-    slope, new_slope = _dot(state.g, state.direction), _dot(g, state.direction)
+    slope, new_slope = dot(state.g, state.direction), dot(g, state.direction)
     decreased = f <= state.f + ARMIJO * state.size * slope
     level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
     accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
@@ -240,7 +244,7 @@ def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
         steps=jnp.where(state.done, state.steps, state.steps + 1),
     )
     direction = _direction(state)
-    direction = _chosen(_dot(direction, state.g) < 0, direction, -state.g)
+    direction = _chosen(dot(direction, state.g) < 0, direction, -state.g)
     stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
     return state._replace(
         direction=_chosen(accepted, direction, state.direction),
@@ -251,8 +255,8 @@ def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
 
 def _remember(state: _State, step, change) -> _State:
     """Keep a pair; where a lane's step was rejected or its curvature is not positive, one without effect."""
-    curvature, squares = _dot(step, change), _dot(change, change)
-    good = curvature > 1e-12 * jnp.sqrt(squares * _dot(step, step))
+    curvature, squares = dot(step, change), dot(change, change)
+    good = curvature > 1e-12 * jnp.sqrt(squares * dot(step, step))
     slot = state.slot % MEMORY
     return state._replace(
         steps_back=state.steps_back.at[slot].set(step),
@@ -269,11 +273,11 @@ def _direction(state: _State):
     pairs = [(state.steps_back[i], state.changes_back[i], state.inverse_curvatures[i]) for i in order]
     q, weights = state.g, []
     for step, change, inverse in pairs:
-        weights.append(inverse * _dot(step, q))
+        weights.append(inverse * dot(step, q))
         q = q - weights[-1][None] * change
     q = state.scaling[None] * q
     for (step, change, inverse), weight in zip(pairs[::-1], weights[::-1], strict=True):
-        q = q + (weight - inverse * _dot(change, q))[None] * step
+        q = q + (weight - inverse * dot(change, q))[None] * step
     return -q
 
 
@@ -286,10 +290,6 @@ def _shorter(size, rise, slope):
 def _value_and_grad(fun, x, args):
     value, pull = jax.vjp(lambda x: fun(x, args), x)
     return value, pull(jnp.ones_like(value))[0]
-
-
-def _dot(a, b):
-    return jnp.sum(a * b, axis=0)
 
 
 def _where_over(good, numerator, denominator, otherwise):
@@ -309,7 +309,7 @@ def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
     f, g = to_numpy(value_and_grad(x, args))
     damping = 0.0
     for _ in range(NEWTON_STEPS):
-        if _small(x, f, g, tol, floor, np):
+        if _small(jnp.asarray(x)[:, None], f, jnp.asarray(g)[:, None], tol, floor)[0]:
             found.status[lane] = Status.CONVERGED
             break
         values, vectors = np.linalg.eigh(np.asarray(hessian(x, args)))
