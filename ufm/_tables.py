@@ -18,14 +18,14 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | Non
     console.print(table(columns, rows))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Any:
-    """A rich table: the first column to the left, numbers to the right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, wrap: bool = True) -> Any:
+    """A rich table: the first column to the left, numbers to the right; long cells wrap, if they may."""
     from rich import box
     from rich.table import Table
 
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for index, name in enumerate(columns):
-        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        made.add_column(name, justify="left" if index == 0 else "right", no_wrap=index == 0 or not wrap)
     for row in rows:
         made.add_row(*(number(cell) if isinstance(cell, float) else str(cell) for cell in map(plain, row)))
     return made

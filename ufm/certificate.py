@@ -25,7 +25,7 @@ from ufm.problem import Params, Problem
 from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane
 from ufm.solver import by_batches
 
-SCALES = np.linspace(0.05, 1.0, 20)  # of the dual point, tried away from an optimum
+SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
 
 

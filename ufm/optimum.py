@@ -33,6 +33,7 @@ from ufm.solver import Status, by_batches
 
 _ONE_AT_A_TIME = threading.Lock()  # batched decompositions of two threads wait on each other for ever in XLA's pool
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
+SOLVED = 1e-3  # of the gap: what the gradient may leave of it
 FLOOR = 1e-12  # of a gap that counts as closed, absolute
 ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
@@ -151,7 +152,7 @@ class _Solved:
 def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _free(reduced) else 0.0
-    found = solver.minimize(objective, x, reduced, 1e-3 * tol, max_steps, floor, advanced or (lambda done: None))
+    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced or (lambda done: None))
     reached, zero = by_batches(_finish, found.x, reduced)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}

@@ -95,7 +95,7 @@ class Report:
                 last = c.theorem
             numbers = (f"{c.error:.0e}", f"{c.tolerance:.0e}", c.verdict)
             rows.append([f"  {c.quantity}", _short(c.predicted), _short(c.measured), *numbers])
-        return table(columns, rows, title)
+        return table(columns, rows, title, wrap=False)
 
     def __str__(self) -> str:
         from ufm._tables import text
