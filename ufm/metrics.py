@@ -13,6 +13,7 @@ equinorm and cosines are 0; and a ratio to a vanishing between-class spread is â
 spread vanishes too. No metric is ever negative.
 """
 
+import functools as ft
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from ufm._precision import float64, scope, to_numpy
 from ufm.archive import storable
 
 GATHERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
+ROWS_AT_ONCE = 1024  # of features: a block handed to JAX is a copy, and a large one costs more than the work on it
 UNROLLED_TO = 64  # classes up to which an argmax is unrolled
 
 
@@ -225,10 +227,13 @@ def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
     """
     H, labels, A, b = _checked(H, labels, A, b)
     K = _number_of_classes(labels, A)
+    rows = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(H), ROWS_AT_ONCE)]
     with scope(H):
-        sums = _first(H, labels, K)
+        sums = ft.reduce(_added, (to_numpy(_first(H[some], labels[some], K)) for some in rows))
         _check_sums(sums)
-        return _plain(_second_and_summary(H, labels, sums, A, b))
+        reached = _centres_jit(sums)
+        passes = (to_numpy(_second(H[some], labels[some], reached, A, b)) for some in rows)
+        return _plain(_summary_jit(reached, ft.reduce(_added, passes), A))
 
 
 class Stream:
@@ -303,12 +308,6 @@ _first = jax.jit(lambda H, labels, num_classes: first_pass(H.T, labels, num_clas
 _second = jax.jit(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
 _centres_jit = jax.jit(centres)
 _summary_jit = jax.jit(summary)
-
-
-@jax.jit
-def _second_and_summary(H, labels, sums, A, b):
-    reached = centres(sums)
-    return summary(reached, second_pass(H.T, labels, reached, A, b), A)
 
 
 def _one_hot(labels, num_classes, dtype):
