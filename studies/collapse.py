@@ -98,8 +98,7 @@ def write(runs: dict[str, ufm.Run], config: Config) -> None:
         for name, run in runs.items()
         for field in ("step", "loss", *ufm.Metrics._fields)
     }
-    made_by = {"command": plot.this_command(), "versions": plot.versions()}
-    np.savez(config.output.with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
+    plot.save_data(arrays, config.output)
 
 
 def main(config: Config) -> None:

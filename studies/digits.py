@@ -304,8 +304,7 @@ def write(results: dict[str, Result], config: Config) -> None:
         for field in ("step", "loss", *ufm.Metrics._fields)
     }
     arrays |= {f"{name}/test_accuracy": result.test_accuracy for name, result in results.items()}
-    made_by = {"command": plot.this_command(), "versions": plot.versions()}
-    np.savez(config.output.with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
+    plot.save_data(arrays, config.output)
     config.features.parent.mkdir(parents=True, exist_ok=True)
     with config.features.open("wb") as file:
         np.savez_compressed(file, **results["true labels"].features)  # pyright: ignore[reportArgumentType]

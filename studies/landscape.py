@@ -157,8 +157,7 @@ def main(config: Config) -> None:
     print(f"{len(excess)} seeds end within {excess.max():.1e} (relative) of the certified minimum {table.minimum:.10f}")
     plot.save(draw(table), config.output)
     arrays = {name: table[name].values for name in ("step", "loss", "value", "predicted", "measured")}
-    made_by = {"command": plot.this_command(), "versions": plot.versions(), "point": table.point.values.astype(str)}
-    np.savez(config.output.with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
+    plot.save_data({**arrays, "point": table.point.values.astype(str)}, config.output)
     print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
 
 

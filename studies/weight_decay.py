@@ -128,9 +128,8 @@ def main(config: Config) -> None:
     kept = {
         name: table[name].values for name in ("value", "gap", "predicted", "nc2", "ratio", "degenerate", "certified")
     }
-    made_by = {"command": plot.this_command(), "versions": plot.versions()}
     axes = {"lambda_A": table.lambda_A.values, "lambda_H": table.lambda_H.values}
-    np.savez(config.output.with_suffix(".npz"), **axes, **kept, **made_by)  # pyright: ignore[reportArgumentType]
+    plot.save_data({**axes, **kept}, config.output)
     print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
 
 

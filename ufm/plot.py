@@ -96,6 +96,12 @@ def save(made: Figure, path: Any, command: str | None = None) -> None:
     )
 
 
+def save_data(arrays: Mapping[str, Any], path: Any) -> None:
+    """Write the data of a figure beside it, as an .npz of the same name, with the command and versions that made it."""
+    made_by = {"command": this_command(), "versions": versions()}
+    np.savez(pathlib.Path(path).with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
+
+
 def this_command() -> str:
     """The command being run, as it would be typed from the project's root."""
     script = pathlib.Path(sys.argv[0])
