@@ -4,6 +4,9 @@ Compiling is timed apart, as what a first run takes longer. Where several peers 
 and the JSON has every run of each. Rows check that both sides found the same numbers, and raise where they did not.
 """
 
+# pyright: reportMissingImports=false
+# PyTorch is a peer that need not be installed: its rows are then left out.
+
 import dataclasses
 import functools as ft
 import importlib.util
