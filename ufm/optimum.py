@@ -17,7 +17,7 @@ from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
 from ufm.reduction import (
     Reduced,
-    best_biases,
+    biases_at_zero,
     factors,
     gradient_norm,
     informed_start,
@@ -186,8 +186,7 @@ def _finish(x, reduced):
     means, A = factors(X, Y, reduced)
     reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
     zeros = jnp.zeros_like(means)
-    products = jnp.zeros((reduced.num_classes, *b.shape))
-    at_zero = (zeros, zeros, best_biases(products, jnp.zeros_like(b), reduced))
+    at_zero = (zeros, zeros, biases_at_zero(reduced))
     value = plain_objective(at_zero, reduced)
     value = value if _free(reduced) else jnp.full_like(value, jnp.inf)
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))

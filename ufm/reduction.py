@@ -241,7 +241,7 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     K, L = reduced.num_classes, reduced.counts.shape[1]
     roots = jnp.sqrt(reduced.counts).T[:, :, None]  # lanes first, for the singular value decompositions
     zeros = jnp.zeros((K, K, L))
-    b = best_biases(zeros, jnp.zeros((K, L)), reduced)
+    b = biases_at_zero(reduced)
     slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(zeros + b[:, None])
     pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
@@ -322,6 +322,15 @@ def best_biases(products: Any, b: Any, reduced: Reduced) -> Any:
     return jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, products, b)
 
 
+def biases_at_zero(reduced: Reduced) -> Any:
+    """The best biases (K, L) at A = H = 0, found from the classes' log shares, which are those of cross-entropy."""
+    if reduced.bias_kind == "none":
+        return jnp.zeros_like(reduced.weights)
+    shares = jnp.log(reduced.weights)
+    products = jnp.zeros((reduced.num_classes, *shares.shape))
+    return best_biases(products, shares - jnp.mean(shares, axis=0)[None], reduced)
+
+
 def risk_of_lane(reduced: Reduced):
     """Risk of one lane as a function of logits (class, sample)."""
     loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
@@ -348,8 +357,12 @@ def best_bias(risk, products, b, decay):
         better = norms[best] < jnp.linalg.norm(slope)
         return jnp.where(better, b - moves[best], b), jnp.where(better, slopes[best], slope), better, count + 1
 
-    start = (b, gradient(b), jnp.asarray(True), jnp.asarray(0))
-    return jax.lax.while_loop(lambda state: state[2] & (state[3] < BIAS_STEPS), step, start)[0]
+    settled = 8 * jnp.finfo(b.dtype).eps * jnp.linalg.norm(jax.grad(risk)(products))
+
+    def unfinished(state):
+        return state[2] & (state[3] < BIAS_STEPS) & (jnp.linalg.norm(state[1]) > settled)
+
+    return jax.lax.while_loop(unfinished, step, (b, gradient(b), jnp.asarray(True), jnp.asarray(0)))[0]
 
 
 def _bias_scale(reduced, logits):

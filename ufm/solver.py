@@ -5,8 +5,12 @@ function once in every lane; a lane whose step is rejected shortens it and tries
 lane that has finished makes room for the next problem. The module knows nothing of the model.
 """
 
+import collections
+import concurrent.futures
+import contextlib
 import enum
 import functools as ft
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._lanes import dot
-from ufm._precision import to_numpy
+from ufm._precision import float64, to_numpy
 from ufm.archive import storable
 
 MEMORY = 4  # pairs; more cost more per iteration than they save in iterations
@@ -91,7 +95,7 @@ def minimize(
         tol: relative, dimensionless.
         max_steps: evaluations of each lane.
         floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
-        advanced: is told how many lanes have finished.
+        advanced: is told how many lanes have finished, in any of several threads.
 
     Returns:
         Solution in the order of the starting points. To be called within `float64()`.
@@ -99,30 +103,88 @@ def minimize(
     count = starts.shape[1]
     width = width_of(count)
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
-    owners = np.minimum(np.arange(width), count - 1)
-    waiting = list(range(width, count))
-    idle = np.arange(width) >= count
-    batch = _take(args, owners)
-    state = _begin(fun, jnp.asarray(starts[:, owners]), batch)._replace(done=jnp.asarray(idle))
-    program = _program(fun, starts.shape[0] * width < SINGLE_THREAD_BELOW)
-    finished = 0
-    while not idle.all():
-        quota = max(width // REFILL_AT, 1) if waiting else width
-        state = program(state, batch, tol, floor, max_steps, int(idle.sum()) + min(quota, int((~idle).sum())))
-        fresh = np.flatnonzero(np.asarray(state.done) & ~idle)
-        _collect(found, to_numpy(state), owners, fresh, tol, floor)
-        finished += len(fresh)
-        advanced(finished)
-        refilled = fresh[: len(waiting)]
-        owners[refilled] = [waiting.pop(0) for _ in refilled]
-        idle[fresh[len(refilled) :]] = True
-        if len(refilled):
-            batch = _take(args, owners)
-            state = _refill(fun, state, jnp.asarray(starts[:, owners]), batch, jnp.asarray(_mask(width, refilled)))
+    task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
+    first = _Batch(task)
+    with concurrent.futures.ThreadPoolExecutor(_available_cores()) as pool:
+        others = [pool.submit(_alongside, task) for _ in range(min(_available_cores(), -(-count // width)) - 1)]
+        first.run()
+        for other in others:
+            other.result()
     for lane in range(count):
         if found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
             _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor)
     return found
+
+
+class _Task(NamedTuple):
+    """What the batches of one call share; `waiting` has the lanes that no batch has taken yet."""
+
+    fun: Callable
+    starts: np.ndarray
+    args: Any
+    tol: float
+    floor: float
+    max_steps: int
+    width: int
+    found: Solution
+    waiting: collections.deque
+    advanced: Callable[[int], None]
+
+
+class _Batch:
+    """Lanes that iterate side by side in one thread; one that has finished makes room for the next that waits."""
+
+    def __init__(self, task: _Task):
+        self.task = task
+        taken = _next(task.waiting, task.width)
+        self.owners = np.resize(np.array(taken or [0]), task.width)
+        self.idle = np.arange(task.width) >= len(taken)
+        self.args = _take(task.args, self.owners)
+        state = _begin(task.fun, jnp.asarray(task.starts[:, self.owners]), self.args)
+        self.state = state._replace(done=jnp.asarray(self.idle))
+        self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
+        self._iterate(until=0)  # compiles in the first thread, before others ask for the same program
+
+    def run(self) -> None:
+        task = self.task
+        while not self.idle.all():
+            quota = max(task.width // REFILL_AT, 1) if task.waiting else task.width
+            self._iterate(until=int(self.idle.sum()) + min(quota, int((~self.idle).sum())))
+            fresh = np.flatnonzero(np.asarray(self.state.done) & ~self.idle)
+            _collect(task.found, to_numpy(self.state), self.owners, fresh, task.tol, task.floor)
+            task.advanced(int(np.count_nonzero(task.found.steps)))
+            taken = _next(task.waiting, len(fresh))
+            refilled = fresh[: len(taken)]
+            self.owners[refilled] = taken
+            self.idle[fresh[len(taken) :]] = True
+            if taken:
+                self.args = _take(task.args, self.owners)
+                starts = jnp.asarray(task.starts[:, self.owners])
+                chosen = jnp.asarray(np.isin(np.arange(task.width), refilled))
+                self.state = _refill(task.fun, self.state, starts, self.args, chosen)
+
+    def _iterate(self, until):
+        task = self.task
+        self.state = self.program(self.state, self.args, task.tol, task.floor, task.max_steps, until)
+
+
+def _alongside(task: _Task) -> None:
+    """Another batch, in another thread; JAX's precision is a thread's own."""
+    with float64():
+        _Batch(task).run()
+
+
+def _next(waiting: collections.deque, most: int) -> list[int]:
+    """Up to so many lanes from those that wait, which other threads also take from."""
+    taken = []
+    with contextlib.suppress(IndexError):
+        while len(taken) < most:
+            taken.append(waiting.popleft())
+    return taken
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def width_of(count: int) -> int:
@@ -146,10 +208,6 @@ def by_batches(function: Callable, *trees: Any) -> Any:
 
 def _take(args, lanes):
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[..., lanes]), args)
-
-
-def _mask(width, chosen):
-    return np.isin(np.arange(width), chosen)
 
 
 def _collect(found, state, owners, lanes, tol, floor):
