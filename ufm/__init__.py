@@ -5,10 +5,15 @@ from importlib.metadata import version as _version
 from ufm import geometry as geometry
 from ufm.archive import load as load
 from ufm.certificate import lower_bound as lower_bound
+from ufm.constraints import Ball as Ball
+from ufm.constraints import Fixed as Fixed
 from ufm.constraints import Free as Free
+from ufm.constraints import MeanBall as MeanBall
+from ufm.constraints import Nonnegative as Nonnegative
 from ufm.constraints import Sphere as Sphere
 from ufm.hessian import curvature as curvature
 from ufm.losses import CrossEntropy as CrossEntropy
+from ufm.losses import DotRegression as DotRegression
 from ufm.losses import Focal as Focal
 from ufm.losses import LabelSmoothing as LabelSmoothing
 from ufm.losses import SquaredError as SquaredError

@@ -10,6 +10,9 @@ at least ‖D₁^{1/2} M Aᵀ D₂^{1/2}‖_* minus what the multipliers cost; a
 
 with 1ᵀU = 0 instead of its term for a free bias, and nothing for none (Zhu et al. 2021 for the unconstrained case; the
 multipliers extend it). U = −s ∇L at a candidate, s chosen so that the norm is at most 1, is optimal at an optimum.
+
+A fixed classifier leaves a problem that is convex in M: its term is ½ Σ ‖(UA)_k‖²/(n_k (λ_H + μ_k)), without condition.
+Non-negative features weaken the condition to one on max(G, 0), G = (D₁^{−1/2} U D₂^{−1/2})(…)ᵀ.
 """
 
 from typing import Any
@@ -20,9 +23,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._precision import float64
+from ufm.constraints import Fixed, Free, Nonnegative
 from ufm.losses import Focal, infimum, per_sample
 from ufm.problem import Params, Problem
-from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane
+from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane, row_space
 from ufm.solver import by_batches
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
@@ -48,6 +52,8 @@ def lower_bound(problem: Problem, params: Params) -> float:
     """
     params = problem.check_params(params)
     means = class_means(problem, params.H)
+    if isinstance(problem.classifier, Fixed):
+        means = means @ row_space(problem).T
     A, b = (np.asarray(x, np.float64)[..., None] for x in (params.A, params.b))
     return float(lower_bounds([problem], reduce([problem]), means[..., None], A, b)[0])
 
@@ -72,6 +78,7 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
     kinds = (reduced.loss, reduced.features, reduced.classifier)
     loss, features, classifier = jax.tree.map(lambda leaf: leaf[0], kinds)
     weights, labels, risk = reduced.weights, jnp.arange(reduced.num_classes), risk_of_lane(reduced)
+    A = classifier.matrix if isinstance(classifier, Fixed) else A
     products = A @ means.T  # logits are (class, sample)
     logits = products
     if reduced.bias_kind != "none":
@@ -82,23 +89,45 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
         slopes = slopes - (surplus / jnp.sum(weights))[:, None]
     U = -(slopes * weights[None]).T  # (sample, class)
     rows, row_cost = features.multiplied(means, U @ A, reduced.lambda_H, reduced.counts)
-    columns, column_cost = classifier.multiplied(A, U.T @ means, reduced.lambda_A, jnp.ones_like(weights))
-    norm = jnp.linalg.norm(U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :], ord=2)
-    most = 1.0 / jnp.maximum(norm * (1.0 + reduced.num_classes * ALLOWANCE), 1e-300)
+    if isinstance(classifier, Fixed):
+        most, priced, column_cost = 1.0, _fixed_price(features, U @ A, rows), jnp.zeros(())
+    else:
+        columns, column_cost = classifier.multiplied(A, U.T @ means, reduced.lambda_A, jnp.ones_like(weights))
+        norm = _norm(features, U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :])
+        most = 1.0 / jnp.maximum(norm * (1.0 + reduced.num_classes * ALLOWANCE), 1e-300)
+        priced = jnp.zeros(())
 
     def dual(scale):
         conjugates = _conjugates(loss, scale, slopes, logits, labels, reduced)
-        penalty = row_cost + column_cost
+        penalty = row_cost + column_cost + scale**2 * priced
         if reduced.bias_kind == "regularised":
             penalty = penalty + 0.5 * scale**2 * jnp.sum(surplus**2) / reduced.lambda_b
-        size = jnp.sum(weights * (1.0 + jnp.abs(conjugates))) + jnp.abs(row_cost) + jnp.abs(column_cost)
+        size = jnp.sum(weights * (1.0 + jnp.abs(conjugates))) + jnp.abs(row_cost) + jnp.abs(column_cost) + priced
         return -jnp.sum(weights * conjugates) - penalty - ALLOWANCE * size
 
-    scales = jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES)])
+    scales = jnp.concatenate([jnp.reshape(jnp.minimum(1.0, most), 1), most * jnp.asarray(SCALES)])
     duals = jax.vmap(dual)(scales)
     trivial = jnp.sum(weights) * infimum(loss, reduced.num_classes)
     trivial = trivial - ALLOWANCE * jnp.abs(trivial)
     return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
+
+
+def _norm(features, W):
+    """Largest ⟨W, X Yᵀ⟩ where ½‖X‖² + ½‖Y‖² = 1 and X is what scaled features may be, or more.
+
+    For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ, and non-negative x_l
+    only gain from raising negative entries of G to zero: the largest eigenvalue of what that leaves is a bound too.
+    """
+    norm = jnp.linalg.norm(W, ord=2)
+    if not isinstance(features, Nonnegative):
+        return norm
+    return jnp.minimum(norm, jnp.sqrt(jnp.linalg.eigvalsh(jnp.maximum(W @ W.T, 0.0))[-1]))
+
+
+def _fixed_price(features, pull, rows):
+    """sup over features m of ⟨pull, m⟩ − ½ Σ d_k ‖m_k‖², the problem being convex in them alone."""
+    pull = jnp.maximum(pull, 0.0) if isinstance(features, Nonnegative) else pull
+    return 0.5 * jnp.sum(pull**2 / rows[:, None])
 
 
 def _conjugates(loss, scale, slopes, logits, labels, reduced):
@@ -121,7 +150,7 @@ def _focal_bound(problem: Problem) -> float:
     φ, the focal loss where the right logit leads by t, decreases: on [s, t] the sum is at least φ(t) + κ(K−1)s.
     """
     K, loss = problem.num_classes, problem.loss
-    free = all(type(kind).__name__ == "Free" for kind in (problem.features, problem.classifier))
+    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
     if not (free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
         return -np.inf
     weight = 1.0 if problem.class_weights is None else float(problem.class_weights[0])

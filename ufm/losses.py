@@ -129,6 +129,34 @@ class SquaredError(ClassFirst):
         return 0.5 * jnp.sum(slope**2, axis=0) + true_logit(slope, label)
 
 
+@storable
+@pytree
+class DotRegression(ClassFirst):
+    """(z_y − target)²/(2 target): pulls the right logit to a target and sees no other (Yang et al. 2022).
+
+    With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0.
+
+    Args:
+        target: a positive number, in the unit of the logits.
+    """
+
+    target: Real = 1.0
+
+    def __post_init__(self):
+        set_field(self, "target", real("target", self.target, above=0.0))
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        target = jnp.asarray(self.target, logits.dtype)
+        return (true_logit(logits, label) - target) ** 2 / (2 * target)
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Target · (s + s²/2) at s = slope_y where all other slopes are zero, elsewhere +∞."""
+        target, right = jnp.asarray(self.target, slope.dtype), true_logit(slope, label)
+        elsewhere = jnp.any((slope != 0) & ~one_hot(slope, label, bool), axis=0)
+        return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
+
+
 @pytree
 class Custom:
     """A user's loss that is no pytree of its own: a function of one sample's (logits, label).

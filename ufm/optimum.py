@@ -12,13 +12,11 @@ from ufm import archive, metrics, solver
 from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64
 from ufm.certificate import lower_bounds
-from ufm.constraints import Free
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
 from ufm.reduction import (
     Reduced,
     biases_at_zero,
-    factors,
     gradient_norm,
     informed_start,
     lift,
@@ -27,7 +25,7 @@ from ufm.reduction import (
     random_start,
     reduce,
     shape_key,
-    split,
+    unfold,
 )
 from ufm.solver import Status, by_batches
 
@@ -151,7 +149,7 @@ class _Solved:
 
 def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
-    floor = ROUNDING if _free(reduced) else 0.0
+    floor = ROUNDING if _holds_zero(reduced) else 0.0
     found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced or (lambda done: None))
     reached, zero = by_batches(_finish, found.x, reduced)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
@@ -174,21 +172,20 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Sol
     )
 
 
-def _free(reduced: Reduced) -> bool:
-    """Whether weight decay alone bounds both factors, so that the zero point is feasible."""
-    return isinstance(reduced.features, Free) and isinstance(reduced.classifier, Free)
+def _holds_zero(reduced: Reduced) -> bool:
+    """Whether the zero point is feasible."""
+    return reduced.features.holds_zero and reduced.classifier.holds_zero
 
 
 @jax.jit
 def _finish(x, reduced):
     """Parameters and values where the solver ended, and at the zero point with its best bias."""
-    X, Y, b = split(x, reduced)
-    means, A = factors(X, Y, reduced)
+    means, A, b = unfold(x, reduced)
     reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
     zeros = jnp.zeros_like(means)
     at_zero = (zeros, zeros, biases_at_zero(reduced))
     value = plain_objective(at_zero, reduced)
-    value = value if _free(reduced) else jnp.full_like(value, jnp.inf)
+    value = value if _holds_zero(reduced) else jnp.full_like(value, jnp.inf)
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
 
 
@@ -242,7 +239,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
 
 def _check_bounded(problem: Problem) -> None:
     for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
-        if isinstance(getattr(problem, name), Free) and not getattr(problem, decay) > 0:
+        if not (getattr(problem, name).bounds or getattr(problem, decay) > 0):
             raise ValueError(
-                f"{decay} = 0 with free {name}: no minimum is attained; weight decay or a constraint is needed"
+                f"{decay} = 0 with unbounded {name}: no minimum is attained; weight decay or a bound is needed"
             )

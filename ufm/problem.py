@@ -14,7 +14,7 @@ from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64, scope
 from ufm._pytree import pytree, set_field, static
 from ufm.archive import storable
-from ufm.constraints import Free, as_constraint
+from ufm.constraints import Fixed, Free, as_constraint
 from ufm.losses import CrossEntropy, as_loss, per_sample
 
 
@@ -56,8 +56,9 @@ class Problem:
         lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
         bias: whether there is one.
         class_weights: K positive numbers w_k, or None for ones. They are not normalised.
-        features: where rows of H may be: `Free()`, `Sphere(radius)`.
-        classifier: where rows of A may be.
+        features: where rows of H may be: `Free()`, `Sphere(radius)`, `Ball(radius)`, `MeanBall(radius)` or
+            `Nonnegative()`.
+        classifier: where rows of A may be: one of these, or `Fixed(matrix)`.
 
     Raises:
         ValueError: naming the argument, its value and what is legal.
@@ -92,9 +93,15 @@ class Problem:
             constraint = as_constraint(name, getattr(self, name))
             if getattr(self, decay) > 0 and not constraint.decays:
                 raise ValueError(
-                    f"{decay} = {getattr(self, decay)!r}: the norm of {name} on a {type(constraint).__name__} "
+                    f"{decay} = {getattr(self, decay)!r}: the norm of {name} under {type(constraint).__name__} "
                     f"is fixed, so its weight decay is a constant; {decay} = 0 is needed"
                 )
+        if isinstance(self.features, Fixed):
+            raise ValueError("features = Fixed: features are what is minimised over; only a classifier can be fixed")
+        if isinstance(self.classifier, Fixed) and self.classifier.matrix.shape != (self.num_classes, self.dim):
+            raise ValueError(
+                f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"
+            )
         set_field(self, "bias", bool(self.bias))
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
 
@@ -134,11 +141,8 @@ class Problem:
         H = spread * random.normal(size=(self.num_samples, self.dim))
         A = spread * random.normal(size=(self.num_classes, self.dim))
         with float64():
-            return Params(
-                np.asarray(self.features.project(jnp.asarray(H), axis=1)),
-                np.asarray(self.classifier.project(jnp.asarray(A), axis=1)),
-                np.zeros(self.num_classes),
-            )
+            kept = feasible(self, Params(jnp.asarray(H.T), jnp.asarray(A), np.zeros(self.num_classes)))
+            return jax.tree.map(np.asarray, columns(kept))
 
     def objective(self, params: Params) -> Any:
         """F at the parameters, in nats (cross-entropies) or squared units (squared error).
@@ -178,6 +182,14 @@ def risk(problem: Problem, params: Params) -> Float[Array, ""]:
         loss = loss * jnp.asarray(problem.class_weights, loss.dtype)[labels]
     decay = problem.lambda_A * jnp.sum(A**2) + problem.lambda_H * _squared_norm(H) + problem.lambda_b * jnp.sum(b**2)
     return jnp.mean(loss) + 0.5 * decay
+
+
+def feasible(problem: Problem, params: Params) -> Params:
+    """The nearest parameters that keep the constraints, for an H of columns."""
+    shares = np.repeat(1.0 / (problem.num_classes * problem.class_counts), problem.class_counts)
+    return params._replace(
+        H=problem.features.project(params.H, axis=0, shares=shares), A=problem.classifier.project(params.A, axis=1)
+    )
 
 
 def logits(problem: Problem, params: Params) -> Float[Array, "K N"]:

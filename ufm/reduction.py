@@ -3,14 +3,17 @@
 *Samples.* For a given classifier the objective is a sum over samples, equal for the samples of one class. Copying
 to a whole class the features of its cheapest sample never raises it, whatever the loss and the constraint on a row.
 So K samples with weights w_k n_k/N and decay n_k λ_H have the same minimum. (Jensen's inequality gives the same for
-convex losses; this needs none.)
+convex losses; this needs none.) Only `MeanBall` couples samples: there it is Jensen's inequality, and for a loss that
+isn't convex the minimum found is one over features that are equal within classes.
 
 *Dimension.* Only H Aᵀ enters the loss, and K samples span at most K dimensions: the rows of A lose what is
 orthogonal to them, or keep it along one extra axis where their norm is fixed too. So d is replaced by min(d, K), or
-min(d, K + 1) where both factors are on spheres. A rotation carries the solution back.
+min(d, K + 1) where norms on both sides are fixed. A rotation carries the solution back; a fixed classifier is rotated
+to its row space, and non-negative entries can't be rotated.
 
 *Scale.* The solver works with X = √(λ_H n_k) m_k and Y = √λ_A a_k, in which weight decay is half a squared norm and
-the minimum's two factors are equally large; the bias is scaled by its curvature at the start.
+the minimum's two factors are equally large; the bias is scaled by its curvature at the start. Where all is bounded
+by norms, a cross-entropy falls exponentially with them and its logarithm is minimised.
 """
 
 import dataclasses
@@ -23,8 +26,8 @@ from jaxtyping import Array, Float
 
 from ufm._lanes import dot
 from ufm._pytree import pytree, static
-from ufm.constraints import Sphere
-from ufm.losses import ClassFirst, CrossEntropy, LabelSmoothing, per_sample
+from ufm.constraints import Fixed, Nonnegative, Sphere
+from ufm.losses import ClassFirst, CrossEntropy, Focal, LabelSmoothing, per_sample
 from ufm.problem import Params, Problem
 
 UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
@@ -58,13 +61,38 @@ class Reduced:
     @property
     def size(self) -> int:
         """Variables of one problem."""
-        return self.num_classes * (2 * self.dim + (self.bias_kind != "none"))
+        return sum(self.factor_sizes) + self.num_classes * (self.bias_kind != "none")
+
+    @property
+    def factor_sizes(self) -> tuple[int, int]:
+        """Variables of the features and of the classifier."""
+        K, r = self.num_classes, self.dim
+        return K * (r + self.features.slack), K * (r + self.classifier.slack) * (not isinstance(self.classifier, Fixed))
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether log f is minimised: f is then a tail of exponentials, and its gradient vanishes with it."""
+        vanishing = isinstance(self.loss, CrossEntropy | Focal)
+        return vanishing and self.features.bounds and self.classifier.bounds
 
 
 def least_dim(problem: Problem) -> int:
     """Dimension of the reduced problem."""
-    fixed_norms = isinstance(problem.features, Sphere) and isinstance(problem.classifier, Sphere)
+    if isinstance(problem.features, Nonnegative) or isinstance(problem.classifier, Nonnegative):
+        return problem.dim
+    fixed_norms = isinstance(problem.features, Sphere) and isinstance(problem.classifier, Sphere | Fixed)
     return min(problem.dim, problem.num_classes + fixed_norms)
+
+
+def row_space(problem: Problem) -> np.ndarray:
+    """(r, d) orthonormal rows that a fixed classifier's rows are combinations of; the reduced problem's axes."""
+    d, r = problem.dim, least_dim(problem)
+    if r == d or not isinstance(problem.classifier, Fixed):
+        return np.eye(r, d)
+    axes = np.linalg.svd(problem.classifier.matrix, full_matrices=False)[2]
+    missing = np.eye(r - len(axes), d)
+    others = np.linalg.qr(np.concatenate([axes, missing + 1.0 / d]).T)[0].T[len(axes) :]
+    return np.concatenate([axes, others])
 
 
 def relaxed_rank(problem: Problem) -> int:
@@ -88,7 +116,7 @@ def reduce(problems: list[Problem]) -> Reduced:
 
     def side_by_side(name):
         trees = [getattr(problem, name) for problem in problems]
-        return jax.tree.map(lambda *leaves: np.asarray(leaves, np.float64)[None], *trees)
+        return jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1, dtype=np.float64)[None], *trees)
 
     counts = lanes(lambda problem: problem.class_counts)
     class_weights = lanes(lambda p: np.ones(p.num_classes) if p.class_weights is None else p.class_weights)
@@ -98,7 +126,7 @@ def reduce(problems: list[Problem]) -> Reduced:
         bias_kind=first.bias_kind,
         loss=side_by_side("loss"),
         features=side_by_side("features"),
-        classifier=side_by_side("classifier"),
+        classifier=_rotated(side_by_side("classifier"), problems),
         counts=counts,
         weights=class_weights * counts / counts.sum(axis=0),
         lambda_A=lanes(lambda problem: problem.lambda_A),
@@ -106,6 +134,14 @@ def reduce(problems: list[Problem]) -> Reduced:
         lambda_b=lanes(lambda problem: problem.lambda_b),
         bias_scale=np.ones_like(counts),
     )
+
+
+def _rotated(classifier, problems):
+    """A fixed classifier in the reduced problems' axes."""
+    if not isinstance(classifier, Fixed):
+        return classifier
+    matrices = [problem.classifier.matrix @ row_space(problem).T for problem in problems]
+    return jax.tree.map(lambda _: np.stack(matrices, axis=-1)[None], classifier)
 
 
 def class_means(problem: Problem, H: Any) -> np.ndarray:
@@ -116,21 +152,26 @@ def class_means(problem: Problem, H: Any) -> np.ndarray:
 
 def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:
     """Parameters of the problem as posed: every sample at its class's mean, dimensions filled up with zeros."""
-    pad = ((0, 0), (0, problem.dim - means.shape[1]))
-    return Params(np.repeat(np.pad(means, pad), problem.class_counts, axis=0), np.pad(A, pad), b)
+    axes = row_space(problem)
+    A = problem.classifier.matrix if isinstance(problem.classifier, Fixed) else A @ axes
+    return Params(np.repeat(means @ axes, problem.class_counts, axis=0), A, b)
 
 
 def objective(x: Float[Array, "n L"], reduced: Reduced) -> Float[Array, " L"]:
-    """f of each lane at the solver's variables."""
-    X, Y, b = split(x, reduced)
-    means, A = factors(X, Y, reduced)
-    decay = _scaled_decay(reduced.features, X) + _scaled_decay(reduced.classifier, Y) + reduced.lambda_b * dot(b, b)
-    return dot(reduced.weights, losses(outer(A, means) + b[:, None], reduced)) + 0.5 * decay
+    """f of each lane at the solver's variables, or its logarithm."""
+    means, A, b = unfold(x, reduced)
+    decay = _decay(reduced.features, means, reduced.lambda_H[None] * reduced.counts)
+    decay = decay + _decay(reduced.classifier, A, reduced.lambda_A[None]) + reduced.lambda_b * dot(b, b)
+    value = dot(reduced.weights, losses(outer(A, means) + b[:, None], reduced)) + 0.5 * decay
+    if not reduced.logarithmic:
+        return value
+    # away from zero, where the solver's relative tests would mean nothing
+    return jnp.log(value / dot(reduced.weights, jnp.ones_like(b))) - 2.0 - np.log(np.log(reduced.num_classes))
 
 
-def _scaled_decay(constraint, X):
-    """Twice the decay of a scaled factor, which a fixed norm has none of."""
-    return jnp.zeros(X.shape[-1]) if isinstance(constraint, Sphere) else dot(X, X)
+def _decay(constraint, rows, decay):
+    """Twice the decay of the rows, which a fixed norm has none of."""
+    return dot(decay[:, None] * rows, rows) if constraint.decays else jnp.zeros(rows.shape[-1])
 
 
 def plain_objective(params: Any, reduced: Reduced) -> Float[Array, " L"]:
@@ -152,30 +193,20 @@ def losses(logits: Float[Array, "K K L"], reduced: Reduced) -> Float[Array, "K L
     return of_lane(jax.tree.map(lambda leaf: leaf[0], reduced.loss), logits)
 
 
-def split(x: Float[Array, "n L"], reduced: Reduced) -> tuple:
-    """X (K, r, L), Y (K, r, L) and the bias (K, L) of the solver's variables."""
-    K, r = reduced.num_classes, reduced.dim
-    X, Y = x[: K * r].reshape(K, r, -1), x[K * r : 2 * K * r].reshape(K, r, -1)
-    b = x[2 * K * r :] * reduced.bias_scale if reduced.bias_kind != "none" else jnp.zeros((K, x.shape[1]), x.dtype)
-    return X, Y, b
+def unfold(x: Float[Array, "n L"], reduced: Reduced) -> tuple:
+    """Class means (K, r, L), classifier (K, r, L) and bias (K, L) at the solver's variables."""
+    K, (first, second) = reduced.num_classes, reduced.factor_sizes
+    X, Y = x[:first].reshape(K, -1, x.shape[1]), x[first : first + second].reshape(K, second // K, x.shape[1])
+    b = x[first + second :] * reduced.bias_scale if reduced.bias_kind != "none" else jnp.zeros((K, x.shape[1]), x.dtype)
+    means = reduced.features.unfold(X, reduced.lambda_H[None] * reduced.counts)
+    return means, reduced.classifier.unfold(Y, jnp.broadcast_to(reduced.lambda_A[None], b.shape)), b
 
 
-def join(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], b: Float[Array, "K L"], reduced: Reduced) -> Any:
-    """The solver's variables of scaled factors and a bias: the inverse of `split`."""
-    parts = [X.reshape(-1, X.shape[-1]), Y.reshape(-1, Y.shape[-1])]
+def fold(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], b: Float[Array, "K L"], reduced: Reduced) -> Any:
+    """The solver's variables to start from, where those of free factors would be X and Y."""
+    parts = [reduced.features.fold(X), reduced.classifier.fold(Y)]
+    parts = [part.reshape(-1, part.shape[-1]) for part in parts]
     return jnp.concatenate(parts if reduced.bias_kind == "none" else [*parts, b / reduced.bias_scale])
-
-
-def factors(X: Float[Array, "K r L"], Y: Float[Array, "K r L"], reduced: Reduced) -> tuple:
-    """Class means and classifier, each (K, r, L), of the solver's scaled factors."""
-    means = _unscaled(reduced.features, X, reduced.lambda_H[None] * reduced.counts)
-    return means, _unscaled(reduced.classifier, Y, reduced.lambda_A[None])
-
-
-def _unscaled(constraint, X, decay):
-    if isinstance(constraint, Sphere):
-        return X * (constraint.radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
-    return X / jnp.sqrt(decay)[:, None]
 
 
 def gradient_norm(params: Any, reduced: Reduced) -> Float[Array, " L"]:
@@ -185,18 +216,18 @@ def gradient_norm(params: Any, reduced: Reduced) -> Float[Array, " L"]:
     """
     _, pull = jax.vjp(lambda params: plain_objective(params, reduced), params)
     (means, A, _), (g_means, g_A, g_b) = params, pull(jnp.ones(reduced.counts.shape[1]))[0]
-    g_means, g_A = _tangent(reduced.features, means, g_means), _tangent(reduced.classifier, A, g_A)
+    g_means, g_A = _residual(reduced.features, means, g_means), _residual(reduced.classifier, A, g_A)
     if reduced.bias_kind == "none":
         g_b = jnp.zeros_like(g_b)
     squares = jnp.sum(g_means**2 / reduced.counts[:, None], axis=(0, 1)) + jnp.sum(g_A**2, axis=(0, 1))
     return jnp.sqrt(squares + jnp.sum(g_b**2, axis=0))
 
 
-def _tangent(constraint, rows, gradient):
-    """The constraint's tangential gradient in every lane."""
+def _residual(constraint, rows, gradient):
+    """The constraint's residual in every lane."""
     constraint = jax.tree.map(lambda leaf: leaf[0], constraint)
-    of_lane = jax.vmap(lambda kind, x, g: kind.tangent(x, g, axis=1), in_axes=(0, -1, -1), out_axes=-1)
-    return of_lane(constraint, rows, gradient) if jax.tree.leaves(constraint) else gradient
+    of_lane = jax.vmap(lambda kind, x, g: kind.residual(x, g), in_axes=-1, out_axes=-1)
+    return of_lane(constraint, rows, gradient)
 
 
 @jax.custom_vjp
@@ -255,8 +286,8 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
         best, x = jnp.minimum(value, best), jnp.where(better, other, x)
         logits = jnp.where(better[None], at, logits)
     scale = _bias_scale(reduced, logits)
-    K_r = 2 * K * reduced.dim
-    return jnp.concatenate([x[:K_r], x[K_r:] / scale[: x.shape[0] - K_r]]), scale
+    both = sum(reduced.factor_sizes)
+    return jnp.concatenate([x[:both], x[both:] / scale[: x.shape[0] - both]]), scale
 
 
 def _along_line(reduced, price, frame, lowered, b):
@@ -286,12 +317,12 @@ def _along_line(reduced, price, frame, lowered, b):
     parts = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
     X, Y = (_to_width(jnp.moveaxis(part, 0, -1), r) for part in parts)
     logits = chosen[None, None] * direction + b[:, None]
-    return at(chosen), join(X, Y, b, dataclasses.replace(reduced, bias_scale=jnp.ones_like(b))), logits
+    return at(chosen), fold(X, Y, b, dataclasses.replace(reduced, bias_scale=jnp.ones_like(b))), logits
 
 
 def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generator]) -> np.ndarray:
     """Starting points (n, L) with factors as large as those of `x` and directions at random, at a zero bias."""
-    size = 2 * reduced.num_classes * reduced.dim
+    size = sum(reduced.factor_sizes)
     noise = np.stack([draw.normal(size=size) for draw in draws], axis=-1)
     start = np.zeros_like(x)
     start[:size] = noise * np.sqrt(np.mean(x[:size] ** 2, axis=0))

@@ -18,7 +18,7 @@ from ufm._precision import DTYPES, in_precision
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
 from ufm.metrics import Metrics, evaluate
-from ufm.problem import Params, Problem, columns, risk
+from ufm.problem import Params, Problem, columns, feasible, risk
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
@@ -291,11 +291,7 @@ def _step(problem, optimizer, carry: _Carry) -> _Carry:
         gradient, state, params, value=value, grad=gradient, value_fn=ft.partial(risk, problem)
     )
     moved: Any = optax.apply_updates(params, updates)  # pyright: ignore[reportArgumentType]
-    kept = moved._replace(
-        H=problem.features.project(moved.H, axis=0),
-        A=problem.classifier.project(moved.A, axis=1),
-    )
-    return _Carry(kept, state)
+    return _Carry(feasible(problem, moved), state)
 
 
 def _record(problem, batched, params, count):
