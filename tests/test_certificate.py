@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo import problem
+from zoo import ZOO, problem
 
 import ufm
 
@@ -90,6 +90,23 @@ def test_bound_is_below_the_best_value_known_in_too_few_dimensions(seed, size, w
         which
     ]
     assert ufm.lower_bound(p, anywhere(p, seed, size)) <= ufm.minimize(p).value
+
+
+CONSTRAINED = ("sphere", "balls", "mean balls", "non-negative", "forced ETF")
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_bound_is_below_a_feasible_value_whatever_the_constraint(name):
+    best = ufm.minimize(ZOO[name])
+    assert best.certified
+
+    @given(st.integers(0, 999), st.sampled_from((0.0, 1e-8, 1e-2, 1.0, 30.0, 1e4)))
+    def check(seed, size):
+        assert ufm.lower_bound(ZOO[name], anywhere(ZOO[name], seed, size)) <= best.value
+
+    check()
+    # with a certified optimum's own parameters it is the best there is
+    assert ufm.lower_bound(ZOO[name], best.params) >= best.value - 1e-8 * best.value
 
 
 def test_bound_needs_a_convex_loss_with_a_known_infimum():

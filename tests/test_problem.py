@@ -100,6 +100,10 @@ WRONG = [
     ({"features": 2.0}, "features = 2.0"),
     ({"features": ufm.Sphere(1.0)}, "lambda_H = 0.01"),
     ({"classifier": ufm.Sphere(1.0)}, "lambda_A = 0.01"),
+    ({"classifier": ufm.Fixed.etf(3, 4)}, "lambda_A = 0.01"),
+    ({"classifier": ufm.Fixed.etf(3, 5), "lambda_A": 0.0}, r"classifier = Fixed of shape \(3, 5\): \(3, 4\) is needed"),
+    ({"features": ufm.Fixed.etf(3, 4), "lambda_H": 0.0}, "features = Fixed"),
+    ({"loss": ufm.DotRegression}, "loss = "),
 ]
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 from numpy.testing import assert_allclose
-from zoo import ZOO, problem
+from zoo import FREE, ZOO, problem
 
 import ufm
 from ufm import training
@@ -48,19 +48,38 @@ def test_every_problem_trains_downhill_on_its_constraint(name, precision):
     rounding = np.finfo(precision).eps
     assert run.params.H.dtype == precision
     assert run.history.loss[-1] < run.history.loss[0]
-    for constraint, rows in ((p.features, run.params.H), (p.classifier, run.params.A)):
-        if isinstance(constraint, ufm.Sphere):
-            assert_allclose(np.linalg.norm(rows, axis=1), constraint.radius, rtol=4 * rounding)
+    assert_feasible(p, run.params, 4 * rounding)
     assert_allclose(run.history.loss[-1], p.objective(run.params), rtol=100 * rounding)
     assert not jax.config.jax_enable_x64
 
 
-def test_sphere_holds_at_every_step():
-    p = ZOO["spheres"]
+def assert_feasible(p, q, rounding):
+    """Constraints by their definitions, on features of samples and on rows of the classifier."""
+    shares = 1.0 / (p.num_classes * p.class_counts[p.labels])
+    for constraint, rows, of_each in ((p.features, q.H, shares), (p.classifier, q.A, np.full(p.num_classes, 1 / 3))):
+        rows = np.asarray(rows, np.float64)
+        norms = np.linalg.norm(rows, axis=1)
+        if isinstance(constraint, ufm.Sphere):
+            assert_allclose(norms, constraint.radius, rtol=rounding)
+        if isinstance(constraint, ufm.Ball):
+            assert np.all(norms <= constraint.radius * (1 + rounding))
+        if isinstance(constraint, ufm.MeanBall):
+            assert np.sqrt(of_each @ norms**2) <= constraint.radius * (1 + rounding)
+        if isinstance(constraint, ufm.Nonnegative):
+            assert np.all(rows >= 0)
+        if isinstance(constraint, ufm.Fixed):
+            assert_allclose(rows, constraint.matrix, rtol=rounding)
+
+
+CONSTRAINED = [name for name in ZOO if name not in FREE]
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_constraints_hold_at_every_step(name):
+    p = ZOO[name]
     for steps in range(1, 6):
         q = ufm.train(p, optax.sgd(3.0, momentum=0.9), steps=steps, snapshots=2, precision="float64").params
-        assert_allclose(np.linalg.norm(q.H, axis=1), 2.0, rtol=1e-15)
-        assert_allclose(np.linalg.norm(q.A, axis=1), 1.5, rtol=1e-15)
+        assert_feasible(p, q, 1e-15)
 
 
 @pytest.mark.parametrize("optimizer", [optax.adam(0.05), optax.lbfgs(), optax.polyak_sgd(), optax.adafactor(0.05)])

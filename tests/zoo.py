@@ -15,6 +15,8 @@ def problem(**words):
     return ufm.Problem(**{"num_classes": 3, "dim": 4, "per_class": 5, "lambda_A": 1e-2, "lambda_H": 1e-2, **words})
 
 
+MEAN_BALLS = {"features": ufm.MeanBall(2.0), "classifier": ufm.MeanBall(1.5), "lambda_A": 0.0, "lambda_H": 0.0}
+
 ZOO = {
     "cross-entropy": problem(),
     "squared error": problem(loss=ufm.SquaredError(), bias=False),
@@ -23,7 +25,14 @@ ZOO = {
     "imbalanced": problem(per_class=[7, 3, 2], class_weights=[1.0, 2.0, 0.5]),
     "spheres": problem(lambda_A=0.0, lambda_H=0.0, features=ufm.Sphere(2.0), classifier=ufm.Sphere(1.5), bias=False),
     "sphere": problem(lambda_H=0.0, features=ufm.Sphere(2.0)),
+    "balls": problem(lambda_H=0.0, features=ufm.Ball(2.0), classifier=ufm.Ball(9.0), per_class=[7, 3, 2]),
+    "mean balls": problem(per_class=[7, 3, 2], bias=False, **MEAN_BALLS),
+    "non-negative": problem(dim=12, features=ufm.Nonnegative(), bias=False),
+    "forced ETF": problem(lambda_A=0.0, classifier=ufm.Fixed.etf(3, 4), per_class=[7, 3, 2]),
 }
+
+
+FREE = [name for name, p in ZOO.items() if isinstance(p.features, ufm.Free) and isinstance(p.classifier, ufm.Free)]
 
 
 @st.composite

@@ -26,7 +26,7 @@ class ProblemFlags:
     """d, dimension of the features."""
     per_class: tuple[int, ...] = (100,)
     """Samples of each class: one number, or K of them."""
-    loss: Literal["cross-entropy", "squared-error", "label-smoothing", "focal"] = "cross-entropy"
+    loss: Literal["cross-entropy", "squared-error", "label-smoothing", "focal", "dot-regression"] = "cross-entropy"
     """What a prediction costs."""
     alpha: float = 0.1
     """Of label smoothing."""
@@ -40,10 +40,16 @@ class ProblemFlags:
     """Weight decay of the bias; 0 leaves it free."""
     bias: bool = True
     """Whether there is a bias."""
+    target: float = 1.0
+    """Of dot regression."""
+    features: Literal["free", "sphere", "ball", "mean-ball", "nonnegative"] = "free"
+    """Where features may be; on a sphere --lambda-H must be 0."""
     feature_radius: float | None = None
-    """Put features on a sphere of this radius (with --lambda-H 0)."""
+    """Of the features' sphere or ball; 1 where not given."""
+    classifier: Literal["free", "sphere", "ball", "mean-ball", "nonnegative", "etf"] = "free"
+    """Where classifier rows may be; etf fixes them at a simplex. On a sphere, and fixed, --lambda-A must be 0."""
     classifier_radius: float | None = None
-    """Put classifier rows on a sphere of this radius (with --lambda-A 0)."""
+    """Of the classifier's sphere, ball or simplex; 1 where not given."""
 
     def problem(self) -> ufm.Problem:
         """The problem that the flags name."""
@@ -52,6 +58,7 @@ class ProblemFlags:
             "squared-error": ufm.SquaredError,
             "label-smoothing": lambda: ufm.LabelSmoothing(self.alpha),
             "focal": lambda: ufm.Focal(self.gamma),
+            "dot-regression": lambda: ufm.DotRegression(self.target),
         }
         return ufm.Problem(
             num_classes=self.num_classes,
@@ -62,9 +69,22 @@ class ProblemFlags:
             lambda_H=self.lambda_H,
             lambda_b=self.lambda_b,
             bias=self.bias,
-            features=ufm.Free() if self.feature_radius is None else ufm.Sphere(self.feature_radius),
-            classifier=ufm.Free() if self.classifier_radius is None else ufm.Sphere(self.classifier_radius),
+            features=self._constraint("features", self.features, "feature_radius"),
+            classifier=self._constraint("classifier", self.classifier, "classifier_radius"),
         )
+
+    def _constraint(self, name: str, kind: str, radius_name: str) -> Any:
+        radius = getattr(self, radius_name)
+        if kind in ("free", "nonnegative"):
+            if radius is not None:
+                raise ValueError(
+                    f"{radius_name} = {radius}: {name} are {kind}; a sphere, a ball or an etf has a radius"
+                )
+            return ufm.Free() if kind == "free" else ufm.Nonnegative()
+        size = 1.0 if radius is None else radius
+        if kind == "etf":
+            return ufm.Fixed.etf(self.num_classes, self.dim, radius=size)
+        return {"sphere": ufm.Sphere, "ball": ufm.Ball, "mean-ball": ufm.MeanBall}[kind](size)
 
 
 @dataclasses.dataclass(frozen=True)
