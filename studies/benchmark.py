@@ -169,8 +169,7 @@ def metrics(config: Config) -> list[Row]:
 def certified(config: Config) -> list[Row]:
     """Certified minimisation of a batch over a range of decays, per problem, against peers on some of the problems."""
     rows = []
-    tail = tuple(int(n) for n in np.round(np.geomspace(1000, 10, config.num_classes)))
-    for name, counts in (("balanced", config.per_class), ("long-tailed", tail)):
+    for name, counts in (("balanced", config.per_class), ("long-tailed", long_tail(config))):
         problems = decays(config, counts, config.batch)
         some = problems[:: max(len(problems) // config.peer_problems, 1)][: config.peer_problems]
         ours = ft.partial(minimize_all, problems, [0] * len(problems))
@@ -202,6 +201,37 @@ def growth(config: Config) -> list[Row]:
         title = f"minimize: {', '.join(f'{name} = {value}' for name, value in words.items())}"
         rows.append(compared(title, timed, at_most(1.5), f"lifting {duration(lifting)}"))
     return rows
+
+
+def spheres(config: Config) -> list[Row]:
+    """Certified minimisation with features and classifier on spheres, against weight decay in the same shape."""
+    held: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}
+    radii = np.sqrt(np.geomspace(1.0, 30.0, config.batch)).tolist()
+    rows = []
+    for name, counts in (("balanced", config.per_class), ("long-tailed", long_tail(config))):
+        free = decays(config, counts, config.batch)
+        round_ = [
+            ufm.Problem(
+                config.num_classes, config.dim, counts, features=ufm.Sphere(r), classifier=ufm.Sphere(r), **held
+            )
+            for r in radii
+        ]
+        ours, peer = (ft.partial(minimize_all, problems, [0] * config.batch) for problems in (round_, free))
+        timed = race({"weight decay": peer}, ours, config.repeats, peers_compile=True)
+        assert all(best.certified for best in timed["ufm"].result)
+        timed = {key: per_problem(side, config.batch) for key, side in timed.items()}
+        rows.append(compared(f"minimize on spheres, {name}", timed, at_most(3.0), f"largest {largest_gap(timed)}"))
+    return rows
+
+
+def long_tail(config: Config) -> tuple[int, ...]:
+    """Counts from 1,000 down to 10."""
+    return tuple(int(n) for n in np.round(np.geomspace(1000, 10, config.num_classes)))
+
+
+def largest_gap(timed: dict[str, Any]) -> str:
+    """Relative to the value."""
+    return f"relative gap {max(best.gap / best.value for best in timed['ufm'].result):.0e}"
 
 
 def sweeps(config: Config) -> list[Row]:
@@ -250,6 +280,7 @@ GROUPS: dict[str, Callable[[Config], list[Row]]] = {
     "training": training,
     "metrics": metrics,
     "certified": certified,
+    "spheres": spheres,
     "growth": growth,
     "sweeps": sweeps,
 }

@@ -143,6 +143,7 @@ def test_large_temperatures_do_not_underflow(kind, temperature):
     best = ufm.minimize(p)
     assert best.status is Status.CONVERGED
     assert_allclose(best.value, np.log1p(2 * np.exp(-1.5 * temperature)), rtol=1e-8)
+    assert 0 <= best.gap <= 1e-8 * best.value
     assert best.metrics.nc2 < 1e-6
 
 
@@ -263,8 +264,8 @@ def test_saved_optima_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"problem": problem(lambda_A=0.0)}, "lambda_A = 0 with free classifier"),
-        ({"problem": problem(lambda_H=0.0)}, "lambda_H = 0 with free features"),
+        ({"problem": problem(lambda_A=0.0)}, "lambda_A = 0 with unbounded classifier"),
+        ({"problem": problem(lambda_H=0.0)}, "lambda_H = 0 with unbounded features"),
         ({"seed": -1}, "seed = -1"),
         ({"tol": 0.0}, "tol = 0.0"),
         ({"max_steps": 1}, "max_steps = 1"),

@@ -53,7 +53,8 @@ def lower_bound(problem: Problem, params: Params) -> float:
     params = problem.check_params(params)
     means = class_means(problem, params.H)
     if isinstance(problem.classifier, Fixed):
-        means = means @ row_space(problem).T
+        axes = row_space(problem)
+        means, params = means @ axes.T, params._replace(A=problem.classifier.matrix @ axes.T)
     A, b = (np.asarray(x, np.float64)[..., None] for x in (params.A, params.b))
     return float(lower_bounds([problem], reduce([problem]), means[..., None], A, b)[0])
 
@@ -78,7 +79,6 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
     kinds = (reduced.loss, reduced.features, reduced.classifier)
     loss, features, classifier = jax.tree.map(lambda leaf: leaf[0], kinds)
     weights, labels, risk = reduced.weights, jnp.arange(reduced.num_classes), risk_of_lane(reduced)
-    A = classifier.matrix if isinstance(classifier, Fixed) else A
     products = A @ means.T  # logits are (class, sample)
     logits = products
     if reduced.bias_kind != "none":
@@ -102,7 +102,8 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
         penalty = row_cost + column_cost + scale**2 * priced
         if reduced.bias_kind == "regularised":
             penalty = penalty + 0.5 * scale**2 * jnp.sum(surplus**2) / reduced.lambda_b
-        size = jnp.sum(weights * (1.0 + jnp.abs(conjugates))) + jnp.abs(row_cost) + jnp.abs(column_cost) + priced
+        summands = jnp.abs(conjugates) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
+        size = jnp.sum(weights * summands) + jnp.abs(row_cost) + jnp.abs(column_cost) + priced
         return -jnp.sum(weights * conjugates) - penalty - ALLOWANCE * size
 
     scales = jnp.concatenate([jnp.reshape(jnp.minimum(1.0, most), 1), most * jnp.asarray(SCALES)])

@@ -43,8 +43,11 @@ class CrossEntropy(ClassFirst):
         return _cross_entropy(logits, label)
 
     def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞."""
-        return _negative_entropy(slope + one_hot(slope, label))
+        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y."""
+        right = true_logit(slope, label)
+        wrong = _negative_entropy(jnp.where(one_hot(slope, label, bool), 0.0, slope))
+        inside = jnp.maximum(right, -1.0)
+        return wrong + jnp.where(right < -1.0, jnp.inf, jax.scipy.special.xlog1py(1.0 + inside, inside))
 
 
 @storable
