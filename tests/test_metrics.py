@@ -210,6 +210,33 @@ def test_wrong_input_is_named(message):
         ufm.measure(**{**GOOD, **WRONG[message]})
 
 
+def test_integer_features_do_not_round_the_classifier():
+    random = np.random.default_rng(8)
+    H, labels, A = random.integers(-3, 4, (30, 4)), np.tile(np.arange(3), 10), 0.3 * random.normal(size=(3, 4))
+    assert ufm.measure(H, labels, A) == ufm.measure(H.astype(float), labels, A)
+
+
+def test_classifier_of_jax_measures_features_of_double_precision():
+    random = np.random.default_rng(9)
+    H, labels = random.normal(size=(30, 4)), np.tile(np.arange(3), 10)
+    A = random.normal(size=(3, 4)).astype(np.float32)
+    whole, stream = ufm.measure(H, labels, jnp.asarray(A)), Stream(3)
+    assert whole == ufm.measure(H, labels, A.astype(float))
+    stream.add(H, labels)
+    stream.revisit(H, labels, jnp.asarray(A))
+    for name, value in stream.metrics()._asdict().items():
+        assert_allclose(value, getattr(whole, name), rtol=1e-10)
+
+
+def test_a_line_of_metrics_says_what_is_known():
+    random = np.random.default_rng(10)
+    H, labels = random.normal(size=(30, 4)), np.tile(np.arange(3), 10)
+    m = ufm.measure(H, labels, H[:3])
+    line = f"nc1 {m.nc1:.1e}  nc2 {m.nc2:.1e}  nc3 {m.nc3:.1e}  nc4 {m.nc4:.1e}  accuracy {m.accuracy:.4f}"
+    assert str(m) == line
+    assert str(ufm.measure(H, labels)) == line.split("  nc3")[0]
+
+
 def test_stream_refuses_what_it_cannot_use():
     stream = Stream(3)
     with pytest.raises(ValueError, match="call add first"):

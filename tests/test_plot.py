@@ -18,6 +18,11 @@ def test_terminal_phase_begins_where_the_error_stays_zero():
     assert plot.terminal_phase(history([1.0, 1.0])) == 0
     assert plot.terminal_phase(history([0.5, 0.9])) is None
     assert plot.terminal_phase(types.SimpleNamespace()) is None
+    nan = np.nan  # not measured
+    assert plot.terminal_phase(history([1.0, 0.5, nan, 1.0, nan])) == 3
+    assert plot.terminal_phase(history([nan, 1.0])) == 1
+    assert plot.terminal_phase(history([nan, 0.5, nan])) is None
+    assert plot.terminal_phase(history([nan, nan])) is None
 
 
 def test_collapse_draws_what_the_history_holds(tmp_path):

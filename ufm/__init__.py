@@ -24,6 +24,7 @@ from ufm.optimum import Optimum as Optimum
 from ufm.optimum import minimize as minimize
 from ufm.problem import Params as Params
 from ufm.problem import Problem as Problem
+from ufm.recorder import Recorder as Recorder
 from ufm.sweeps import Training as Training
 from ufm.sweeps import sweep as sweep
 from ufm.theory import theorems as theorems

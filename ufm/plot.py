@@ -46,7 +46,7 @@ def collapse(
     """NC1–NC4 against steps, one panel a metric and one line a history.
 
     A dot marks the first recorded step with zero training error, where the terminal phase begins. The first
-    three metrics are on log axes; a value of zero cannot be drawn there and is left out.
+    three metrics are on log axes; a value of zero cannot be drawn there and is left out. So is what was not measured.
 
     Args:
         histories: by name; each has `step`, the metrics and, where the mark is wanted, `accuracy`.
@@ -57,14 +57,15 @@ def collapse(
     for axis, name in zip(axes.flat, metrics, strict=True):
         for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
             steps, values = np.asarray(history.step), np.asarray(getattr(history, name), float)
-            drawn = steps > 0 if name == "nc4" else (steps > 0) & (values > 0)
-            axis.plot(steps[drawn], values[drawn], color=colour, lw=1.6, label=label)
+            drawn = (steps > 0) & np.isfinite(values) & ((values > 0) | (name == "nc4"))
+            alone = "." if np.sum(drawn) == 1 else None  # a line needs two points
+            axis.plot(steps[drawn], values[drawn], color=colour, lw=1.6, marker=alone, label=label)
             start = terminal_phase(history)
             if start is not None and drawn[start]:
                 axis.plot(steps[start], values[start], "o", color=colour, ms=6, mec="white", zorder=3)
-        axis.set(xscale="log", xlabel=unit, title=LABELS.get(name, name))
-        if name != "nc4":
-            axis.set_yscale("log")
+        axis.set(xlabel=unit, title=LABELS.get(name, name))
+        if any(len(line.get_xdata()) for line in axis.get_lines()):  # a log axis cannot be drawn empty
+            axis.set(xscale="log", yscale="linear" if name == "nc4" else "log")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(axes[0, 0].plot([], [], "o", color="#555555", ms=6, mec="white")[0])
     made.legend(
@@ -74,12 +75,13 @@ def collapse(
 
 
 def terminal_phase(history: Any) -> int | None:
-    """Index of the first snapshot from which the training error stays zero; None where there is none."""
-    accuracy = getattr(history, "accuracy", None)
-    if accuracy is None or np.asarray(accuracy)[-1] < 1.0:
+    """Index of the first snapshot from which the training error, where known, stays zero; None where there is none."""
+    accuracy = np.asarray(getattr(history, "accuracy", []), float)
+    known = np.flatnonzero(np.isfinite(accuracy))
+    if not known.size or accuracy[known[-1]] < 1.0:
         return None
-    wrong = np.flatnonzero(np.asarray(accuracy) < 1.0)
-    return int(wrong[-1]) + 1 if wrong.size else 0
+    wrong = np.flatnonzero(accuracy < 1.0)
+    return int(known[known > wrong[-1]][0] if wrong.size else known[0])
 
 
 def save(made: Figure, path: Any, command: str | None = None) -> None:
