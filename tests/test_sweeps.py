@@ -333,6 +333,35 @@ def test_dask_gives_the_same_bits(reference, tmp_path):
         same(ufm.sweep(problem(), OVER, store=tmp_path / "s.zarr", executor=client.get_executor()), reference)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_dask_worker_killed_in_the_middle_loses_nothing(reference, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    path, killed = tmp_path / "s.zarr", []
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        class Killing:
+            """A worker is killed once a batch is finished and while others are running."""
+
+            def submit(self, fn, /, *arguments):
+                future = client.get_executor(pure=False).submit(fn, *arguments)
+                future.add_done_callback(lambda done: killed or kill())
+                return future
+
+        def kill():
+            process = next(iter(client.scheduler_info()["workers"].values()))["id"]
+            worker = cluster.workers[process].process
+            killed.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+
+        same(ufm.sweep(problem(), OVER, store=path, executor=Killing()), reference)
+    assert len(killed) == 1
+    same(opened(path), reference)
+
+
 def test_importing_ufm_imports_nothing_slow():
     code = "import sys, ufm; print([n for n in ('xarray', 'zarr', 'rich', 'matplotlib') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
