@@ -31,8 +31,10 @@ import tyro
 
 import ufm
 from ufm import plot
+from ufm._blocks import cut, fold, put
 from ufm._tables import number, show
 from ufm.optimum import minimize_all
+from ufm.problem import columns, risk
 
 REST = 0.05  # seconds before a run, in which idle threads of another library stop spinning
 SAME = 1e-4  # relative difference up to which two results are the same
@@ -82,6 +84,14 @@ class Config:
     """Values of each decay of the swept grid, λ_A over [1e-5, 1e-2] and λ_H over [5e-7, 5e-5]."""
     repeats_sweeps: int = 3
     """Runs of each side in the sweeps group."""
+    vocabulary: int = 16_384
+    """K and N of the vocabulary group."""
+    vocabulary_dim: int = 256
+    """Its d."""
+    vocabulary_steps: int = 3
+    """Its optimiser steps."""
+    repeats_vocabulary: int = 5
+    """Runs of each side in the vocabulary group."""
     output: pathlib.Path = pathlib.Path("figures/benchmark.json")
     """Results to write."""
 
@@ -257,13 +267,73 @@ def sweeps(config: Config) -> list[Row]:
     assert timed["ufm"].result.certified.all()
     timed = {name: per_problem(side, sides[name][0] if name in sides else count) for name, side in timed.items()}
     rate = f"{1 / timed['ufm'].median:,.0f} certified points a second"
+    table, mine = timed["ufm"].result, pairs[:: max(count // config.peer_problems, 1)][: config.peer_problems]
+    solved = [dataclasses.replace(problem, lambda_A=a, lambda_H=h) for a, h in mine]
+    scipy = {name: per_problem(once(run), len(solved)) for name, run in scipy_peers(solved, whole=False).items()}
+    values = [float(table["value"].sel(lambda_A=a, lambda_H=h)) for a, h in mine]
+    theirs = [float(p.objective(q)) for p, q in zip(solved, fastest(scipy)[1].result, strict=True)]
+    agreement = same("mean value", float(np.mean(values)), float(np.mean(theirs)))
+    against = compared(
+        f"sweep of {count:,}: SciPy, reduced problem", {**scipy, "ufm": timed["ufm"]}, at_least(15), agreement
+    )
     goals = zip(sides, (1.0, 1.1, 1.0), strict=True)
     rows = [
         compared(f"sweep of {count:,}: {n}", {n: timed[n], "ufm": timed["ufm"]}, at_most(g), rate) for n, g in goals
     ]
-    imports = {"import jax, optax": ft.partial(python, "import jax, optax")}
+    imports: dict[str, Callable[[], Any]] = {"import jax, optax": ft.partial(python, "import jax, optax")}
     timed = race(imports, ft.partial(python, "import ufm"), config.repeats, peers_compile=False)
-    return [*rows, compared("import ufm", timed, at_most(1.25), "each in a new process")]
+    return [*rows, against, compared("import ufm", timed, at_most(1.25), "each in a new process")]
+
+
+def vocabulary(config: Config) -> list[Row]:
+    """As many classes as a vocabulary has words: a gradient against the matrix products of its blocks; peak memory."""
+    problem = ufm.Problem(config.vocabulary, config.vocabulary_dim, 1)
+    params = columns(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), problem.init(0)))
+    gradient = jax.jit(jax.value_and_grad(risk, argnums=1))
+    peers = {"products": ft.partial(streamed_products, params.H, params.A)}
+    timed = race(peers, ft.partial(gradient, problem, params), config.repeats_vocabulary, peers_compile=True)
+    value = same("objective", float(timed["ufm"].result[0]), float(problem.objective(columns(params))))
+    size = f"K = N = {config.vocabulary:,}, d = {config.vocabulary_dim}"
+    rows = [compared(f"gradient, {size}: its matrix products", timed, at_most(1.25), value)]
+    words = f"{config.vocabulary}, {config.vocabulary_dim}, {config.vocabulary_steps}"
+    for what, code in MEASURED.items():
+        seconds, peak = map(float, python(code + PEAK, words).split()[-2:])
+        note = f"at most 1.5 GB is the goal, {'met' if peak <= 1.5 else 'missed'}; {number(seconds)} s with compiling"
+        rows.append(Row(f"{what}, {size}: {peak:.2f} GB resident", note))
+    return rows
+
+
+MEASURED = {
+    "a gradient": """
+import jax, jax.numpy as jnp, ufm
+from ufm.problem import columns, risk
+problem = ufm.Problem(K, d, 1)
+params = columns(ufm.Params(*(jnp.asarray(x, jnp.float32) for x in problem.init(0)[:3])))
+jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, params))
+""",
+    "training with a bar": """
+import optax, ufm
+run = ufm.train(ufm.Problem(K, d, 1), optax.sgd(0.5), steps, snapshots=2, progress=True)
+assert run.status.outcome is ufm.training.Outcome.FINISHED
+""",
+}
+PEAK = """
+import resource
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+"""
+
+
+@jax.jit
+def streamed_products(H, A):
+    """Logits and both gradients of a step in ufm's blocks, with the logits for the slopes."""
+
+    def step(carry, first, fresh):
+        along_H, along_A = carry
+        here = cut(H, first, fresh, 1)
+        U = A @ here
+        return put(along_H, A.T @ U, first, 1), along_A + U @ here.T
+
+    return fold(step, (jnp.zeros_like(H), jnp.zeros_like(A)), H.shape[1], A.shape[0])
 
 
 def stored_sweep(problem: ufm.Problem, over: dict[str, Any], folder: str) -> Any:
@@ -271,9 +341,11 @@ def stored_sweep(problem: ufm.Problem, over: dict[str, Any], folder: str) -> Any
     return ufm.sweep(problem, over, store=f"{tempfile.mkdtemp(dir=folder)}/sweep.zarr", progress=True)
 
 
-def python(code: str) -> None:
-    """A new process that runs some code."""
-    subprocess.run([sys.executable, "-c", code], check=True)
+def python(code: str, words: str = "0, 0, 0") -> str:
+    """What a new process prints that runs some code on numbers K, d and steps."""
+    start = f"import time; start = time.perf_counter(); K, d, steps = {words}\n"
+    done = subprocess.run([sys.executable, "-c", start + code], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
 
 
 GROUPS: dict[str, Callable[[Config], list[Row]]] = {
@@ -283,6 +355,7 @@ GROUPS: dict[str, Callable[[Config], list[Row]]] = {
     "spheres": spheres,
     "growth": growth,
     "sweeps": sweeps,
+    "vocabulary": vocabulary,
 }
 
 

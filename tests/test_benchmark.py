@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from ufm import _blocks
+
 SMALL = {
     "repeats": 1,
     "repeats_metrics": 1,
@@ -17,6 +19,14 @@ SMALL = {
     "measured_classes": 5,
     "measured_dim": 8,
     "measured_samples": 200,
+    "batch": 8,
+    "sweep_side": 3,
+    "repeats_sweeps": 1,
+    "peer_problems": 2,
+    "vocabulary": 24,
+    "vocabulary_dim": 4,
+    "vocabulary_steps": 2,
+    "repeats_vocabulary": 1,
 }
 
 
@@ -42,6 +52,29 @@ def test_without_torch_its_rows_are_left_out(benchmark, tmp_path, monkeypatch, c
         assert row["ratio"] == row["peer"] / row["ufm"] > 0
         assert {len(seconds) for seconds in row["runs"].values()} == {1}
     assert "NC1" in rows[-1]["note"]
+
+
+def test_sweeps_are_timed_against_scipy(benchmark):
+    pytest.importorskip("threadpoolctl")
+    rows = benchmark.sweeps(benchmark.Config(**SMALL))
+    assert [row.what.split(": ")[-1] for row in rows] == [
+        "one batch",
+        "no store, no bar",
+        "9 points",
+        "SciPy, reduced problem",
+        "import ufm",
+    ]
+    assert "at least 15 is the goal" in rows[3].note
+    assert "mean value" in rows[3].note
+    assert all(row.record()["ratio"] > 0 for row in rows)
+
+
+def test_streamed_gradients_are_timed_against_their_products(benchmark, monkeypatch):
+    monkeypatch.setattr(_blocks, "LOGITS_AT_ONCE", 100)
+    gradient, *memory = benchmark.vocabulary(benchmark.Config(**SMALL))
+    assert "objective" in gradient.note
+    assert [row.what.split(",")[0] for row in memory] == ["a gradient", "training with a bar"]
+    assert all("met" in row.note for row in memory)
 
 
 def test_eager_torch_takes_the_same_steps(benchmark):

@@ -333,6 +333,31 @@ def test_dask_gives_the_same_bits(reference, tmp_path):
         same(ufm.sweep(problem(), OVER, store=tmp_path / "s.zarr", executor=client.get_executor()), reference)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_dask_worker_killed_in_the_middle_loses_nothing(reference, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    path = tmp_path / "s.zarr"
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        pids = client.run(os.getpid)
+
+        def kill():
+            while not path.exists() or not finished(path):
+                time.sleep(0.005)
+            busy = next(worker for worker, tasks in client.processing().items() if tasks)
+            os.kill(pids[busy], signal.SIGKILL)
+            return finished(path)
+
+        killing = aside.submit(kill)
+        same(ufm.sweep(problem(), OVER, store=path, executor=client.get_executor()), reference)
+        assert 0 < killing.result() < 5
+    same(opened(path), reference)
+
+
 def test_importing_ufm_imports_nothing_slow():
     code = "import sys, ufm; print([n for n in ('xarray', 'zarr', 'rich', 'matplotlib') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ufm._blocks import cut, fits, fold, put
 from ufm._checks import integer
 from ufm._precision import float64, in_precision, scope, to_numpy
 from ufm.archive import storable
@@ -123,8 +124,8 @@ def of_means(
     reached = centres(Sums(count, means * count[:, None]))
     classes = jnp.arange(len(count), dtype=jnp.int32)
     share = count / jnp.sum(count)
-    nearest = _first_largest(reached.centred @ means.T - _offset(reached)[:, None])
-    decision = _first_largest(A @ means.T + b[:, None])
+    nearest = _decisions(reached.centred, means.T, -_offset(reached))
+    decision = _decisions(A, means.T, b)
     zeros = jnp.zeros_like(count)
     spreads = Spreads(
         samples=jnp.asarray(1.0, count.dtype),
@@ -181,8 +182,8 @@ def second_pass(
     samples = jnp.asarray(labels.shape[0], H.dtype)
     if A is None:
         return Spreads(samples, within, whitened, None, None)
-    nearest = _first_largest(reached.centred @ H - _offset(reached)[:, None])
-    decision = _first_largest(A @ H + (0.0 if b is None else b[:, None]))
+    nearest = _decisions(reached.centred, H, -_offset(reached))
+    decision = _decisions(A, H, jnp.zeros_like(A[:, 0]) if b is None else b)
     disagreements, right = (jnp.sum(x, dtype=H.dtype) for x in (decision != nearest, decision == labels))
     return Spreads(samples, within, whitened, disagreements, right)
 
@@ -355,6 +356,19 @@ def _of_class(rows, labels):
     return rows[labels].T
 
 
+def _decisions(rows, H, offsets):
+    """(n,) the k with the largest ⟨row_k, h⟩ + offset_k, for each of n columns h."""
+    count = H.shape[1]
+
+    def of(columns):
+        return _first_largest(rows @ columns + offsets[:, None])
+
+    def step(decisions, first, fresh):
+        return put(decisions, of(cut(H, first, fresh, 1)), first)
+
+    return of(H) if fits(count, len(rows)) else fold(step, jnp.zeros(count, jnp.int32), count, len(rows))
+
+
 def _first_largest(scores):
     """Argmax over the first axis, as comparisons that a CPU vectorises over samples."""
     if scores.shape[0] > UNROLLED_TO:
@@ -405,22 +419,43 @@ def _simplex_distance(X, Y):
 def _cosines(M):
     """Standard deviation of the cosines between distinct rows, and their mean distance to −1/(K−1)."""
     K = M.shape[0]
-    cosines = M @ M.T
-    off = 1.0 - jnp.eye(K, dtype=M.dtype)
     pairs = K * (K - 1)
-    mean = jnp.sum(off * cosines) / pairs
-    spread = jnp.sqrt(jnp.sum(off * (cosines - mean) ** 2) / pairs)
-    return spread, jnp.sum(off * jnp.abs(cosines + 1.0 / (K - 1))) / pairs
+    mean = (jnp.sum(jnp.sum(M, axis=0) ** 2) - jnp.sum(M**2)) / pairs
+
+    def of_rows(take):
+        cosines = take(M) @ M.T
+        return (cosines - mean) ** 2, jnp.abs(cosines + 1.0 / (K - 1))
+
+    squares, distances = _over_pairs(of_rows, K, (mean, mean))
+    return jnp.sqrt(squares / pairs), distances / pairs
 
 
 def _cdnv(variances, C, noise):
     """Mean over ordered pairs k ≠ l of σ_k²/‖μ_k − μ_l‖², which equals the symmetric definition."""
     K = C.shape[0]
-    gram = C @ C.T
-    squares = jnp.diag(gram)
-    distances = jnp.maximum(squares[:, None] + squares[None, :] - 2.0 * gram, 0.0)
-    distinct = ~jnp.eye(K, dtype=bool)
-    return jnp.sum(jnp.where(distinct, _ratio(variances[:, None], distances, noise), 0.0)) / (K * (K - 1))
+    squares = jnp.sum(C**2, axis=1)
+
+    def of_rows(take):
+        distances = take(squares)[:, None] + squares[None, :] - 2.0 * (take(C) @ C.T)
+        return _ratio(take(variances)[:, None], jnp.maximum(distances, 0.0), noise)
+
+    return _over_pairs(of_rows, K, noise) / (K * (K - 1))
+
+
+def _over_pairs(of_rows, K, like):
+    """Sums over ordered pairs k ≠ l of arrays (k, l), of which `of_rows(take)` makes the rows that `take` cuts."""
+
+    def summed(distinct, take):
+        return jax.tree.map(lambda x: jnp.sum(jnp.where(distinct, x, 0.0)), of_rows(take))
+
+    def step(totals, first, fresh):
+        rows = first + jnp.arange(fresh.shape[0], dtype=first.dtype)
+        distinct = fresh[:, None] & (rows[:, None] != jnp.arange(K, dtype=first.dtype)[None])
+        return jax.tree.map(jnp.add, totals, summed(distinct, lambda x: cut(x, first, fresh)))
+
+    if fits(K, K):
+        return summed(~jnp.eye(K, dtype=bool), lambda x: x)
+    return fold(step, jax.tree.map(jnp.zeros_like, like), K, K)
 
 
 def _over_blocks(one_pass, H, labels, dtype):

@@ -1,5 +1,6 @@
 """What is minimised: a loss, weight decay and constraints over free features, classifier and bias."""
 
+import functools as ft
 import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from ufm._blocks import cut, fits, fold, put
 from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64, scope
 from ufm._pytree import pytree, set_field, static
@@ -176,12 +179,66 @@ class Problem:
 def risk(problem: Problem, params: Params) -> Float[Array, ""]:
     """F at parameters whose H is (d, N): columns are what jitted code holds, for the softmax's sake."""
     H, A, b, _ = params
-    labels = jnp.asarray(problem.labels)
-    loss = per_sample(problem.loss, logits(problem, params), labels)
-    if problem.class_weights is not None:
-        loss = loss * jnp.asarray(problem.class_weights, loss.dtype)[labels]
     decay = problem.lambda_A * jnp.sum(A**2) + problem.lambda_H * _squared_norm(H) + problem.lambda_b * jnp.sum(b**2)
-    return jnp.mean(loss) + 0.5 * decay
+    if fits(problem.num_samples, problem.num_classes):
+        return jnp.mean(_weighted_losses(problem, params, jnp.asarray(problem.labels))) + 0.5 * decay
+    return _streamed_loss(H, A, b, problem) + 0.5 * decay
+
+
+def _weighted_losses(problem, params, labels):
+    """w_y loss of each sample."""
+    loss = per_sample(problem.loss, logits(problem, params), labels)
+    if problem.class_weights is None:
+        return loss
+    return loss * jnp.asarray(problem.class_weights, loss.dtype)[labels]
+
+
+@jax.custom_jvp
+def _streamed_loss(H, A, b, problem):
+    """The mean loss where the logits are too many to hold: blocks of samples, one after the other."""
+    labels = jnp.asarray(problem.labels)
+
+    def step(total, first, fresh):
+        return total + _block_loss(cut(H, first, fresh, 1), A, b, problem, cut(labels, first, fresh), fresh)
+
+    return fold(step, jnp.zeros((), H.dtype), problem.num_samples, problem.num_classes)
+
+
+@ft.partial(_streamed_loss.defjvp, symbolic_zeros=True)
+def _streamed_loss_jvp(primals, tangents):
+    """Value and gradient of a block together, while its logits are there: three products instead of four.
+
+    The tangent is linear in what moves, and what it is linear with can be differentiated again.
+    """
+    leaves, structure = jax.tree.flatten(primals)
+    moves = {i: move for i, move in enumerate(jax.tree.leaves(tangents)) if not isinstance(move, SymbolicZero)}
+    H, problem = leaves[0], primals[-1]
+    labels = jnp.asarray(problem.labels)
+
+    def step(carry, first, fresh):
+        total, gradient = carry
+
+        def of_moving(moving):
+            block = {**dict(enumerate(leaves)), 0: cut(H, first, fresh, 1), **moving}
+            here, A, b, problem = structure.unflatten(block.values())
+            return _block_loss(here, A, b, problem, cut(labels, first, fresh), fresh)
+
+        at = {i: cut(H, first, fresh, 1) if i == 0 else leaves[i] for i in moves}
+        value, slopes = jax.value_and_grad(of_moving)(at)
+        added = {i: gradient[i] + slope for i, slope in slopes.items() if i > 0}
+        if 0 in moves:  # a repeated sample has no slope the second time
+            added[0] = put(gradient[0], cut(gradient[0], first, fresh, 1) + slopes[0], first, 1)
+        return total + value, added
+
+    start = jnp.zeros((), H.dtype), {i: jnp.zeros_like(leaves[i]) for i in moves}
+    value, gradient = fold(step, start, problem.num_samples, problem.num_classes)
+    return value, sum(jnp.sum(gradient[i] * move).astype(value.dtype) for i, move in moves.items())
+
+
+def _block_loss(H, A, b, problem, labels, fresh):
+    """What a block's fresh samples add to the mean loss."""
+    losses = _weighted_losses(problem, Params(H, A, b), labels)
+    return jnp.sum(jnp.where(fresh, losses, 0.0)) / problem.num_samples
 
 
 def feasible(problem: Problem, params: Params) -> Params:

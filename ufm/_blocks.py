@@ -1,0 +1,42 @@
+"""What is too large to hold is computed a block at a time: the one loop over blocks, of samples or of rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+LOGITS_AT_ONCE = 2**24  # formed whole; more of them are streamed
+LOGITS_IN_BLOCK = 2**21  # of the stream: larger blocks leave the caches between a product and the softmax
+
+
+def fits(count: int, width: int) -> bool:
+    """Whether so many rows of so many numbers are formed whole; a fact of shapes, so that each has one program."""
+    return count * width <= LOGITS_AT_ONCE
+
+
+def fold(step: Callable[[Any, Any, Any], Any], start: Any, count: int, width: int) -> Any:
+    """`step(carry, first, fresh)` over blocks of `count` rows of `width` numbers each.
+
+    `first` is a block's first row and `fresh` (rows,) says which are new: the last block ends with the last row and
+    repeats some of the block before, so that no row is ever made up.
+    """
+    size = min(max(min(LOGITS_IN_BLOCK, LOGITS_AT_ONCE) // width, 1), count)
+    rows = jnp.arange(size, dtype=jnp.int32)
+
+    def one(carry, begin):
+        first = jnp.minimum(begin, count - size)
+        return step(carry, first, first + rows >= begin), None
+
+    begins = size * jnp.arange(-(-count // size), dtype=jnp.int32)
+    return jax.lax.scan(one, start, begins)[0]
+
+
+def cut(rows: Any, first: Any, fresh: Any, axis: int = 0) -> Any:
+    """A block of an array's rows, or columns."""
+    return jax.lax.dynamic_slice_in_dim(rows, first, fresh.shape[0], axis)
+
+
+def put(rows: Any, block: Any, first: Any, axis: int = 0) -> Any:
+    """The array with a block of rows, or columns, in its place."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, block, first, axis)
