@@ -30,7 +30,7 @@ def split(samples: int, seed: int) -> Digits:
 
 
 def split_by_class(counts: Sequence[int], seed: int) -> Digits:
-    """The digits below len(counts), counts[k] samples of digit k to train on and the others to test on.
+    """The digits below len(counts), counts[k] samples of digit k to train on, maybe none, and the others to test on.
 
     Raises:
         ValueError: where there are not that many, and one to test on.
@@ -38,8 +38,8 @@ def split_by_class(counts: Sequence[int], seed: int) -> Digits:
     X, labels, order = shuffled(seed)
     members = [order[labels[order] == k] for k in range(len(counts))]
     for k, (rows, count) in enumerate(zip(members, counts, strict=True)):
-        if not 0 < count < len(rows):
-            raise ValueError(f"counts[{k}] = {count}: from 1 to {len(rows) - 1} samples of digit {k} are needed")
+        if not 0 <= count < len(rows):
+            raise ValueError(f"counts[{k}] = {count}: from 0 to {len(rows) - 1} samples of digit {k} are needed")
     train = np.concatenate([rows[:count] for rows, count in zip(members, counts, strict=True)])
     test = np.concatenate([rows[count:] for rows, count in zip(members, counts, strict=True)])
     return standardised(X, labels, train, test)
