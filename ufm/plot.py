@@ -69,7 +69,7 @@ def collapse(
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(axes[0, 0].plot([], [], "o", color="#555555", ms=6, mec="white")[0])
     made.legend(
-        handles, [*labels, "zero training error"], loc="outside lower center", ncols=len(handles), frameon=False
+        handles, [*labels, "zero training error"], loc="outside lower center", ncols=min(len(handles), 4), frameon=False
     )
     return made
 
