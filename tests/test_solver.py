@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numpy.testing import assert_allclose
 
 from ufm import solver
@@ -76,3 +81,31 @@ def test_finished_lanes_are_counted():
         solver.minimize(quartic, starts, args, advanced=counts.append)
     assert counts[-1] == 40
     assert counts == sorted(counts)
+
+
+EVERY_DEVICE = """
+import jax, numpy as np, ufm
+from ufm.optimum import minimize_all
+decays = np.geomspace(1e-4, 1e-1, 40).tolist()
+found = minimize_all([ufm.Problem(3, 4, [9, 4, 2], lambda_A=d, lambda_H=1e-3) for d in decays], [0] * len(decays))
+print(len(jax.local_devices()), *(best.value.hex() for best in found))
+"""
+
+
+@pytest.mark.slow
+def test_several_devices_find_the_same_bits():
+    # a lane doesn't see which other lanes it shares a batch with, nor where
+    def run(devices):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        done = subprocess.run(
+            [sys.executable, "-c", EVERY_DEVICE],
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        count, *values = done.stdout.split()
+        assert int(count) == devices
+        return values
+
+    assert run(1) == run(3)

@@ -104,10 +104,11 @@ def minimize(
     width = width_of(count)
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
     task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
-    first = _Batch(task)
-    with concurrent.futures.ThreadPoolExecutor(_available_cores()) as pool:
-        others = [pool.submit(_alongside, task) for _ in range(min(_available_cores(), -(-count // width)) - 1)]
-        first.run()
+    first, *others = _places()[: -(-count // width)]
+    with concurrent.futures.ThreadPoolExecutor(len(others) + 1) as pool, jax.default_device(first):
+        batch = _Batch(task)
+        others = [pool.submit(_alongside, task, place) for place in others]
+        batch.run()
         for other in others:
             other.result()
     for lane in range(count):
@@ -168,9 +169,9 @@ class _Batch:
         self.state = self.program(self.state, self.args, task.tol, task.floor, task.max_steps, until)
 
 
-def _alongside(task: _Task) -> None:
+def _alongside(task: _Task, place: Any) -> None:
     """Another batch, in another thread; JAX's precision is a thread's own."""
-    with float64():
+    with float64(), jax.default_device(place):
         _Batch(task).run()
 
 
@@ -183,8 +184,12 @@ def _next(waiting: collections.deque, most: int) -> list[int]:
     return taken
 
 
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _places() -> list[Any]:
+    """A device for each thread that solves: every local one, or a CPU once for each of its cores."""
+    devices = jax.local_devices()
+    if len(devices) > 1 or devices[0].platform != "cpu":
+        return devices
+    return devices * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def width_of(count: int) -> int:
