@@ -40,3 +40,41 @@ def test_weight_decay_has_two_phases(study, tmp_path, capsys):
     weight_decay.main(config)
     assert "36" in capsys.readouterr().out
     assert (tmp_path / "weight_decay.png").stat().st_size > 10_000
+
+
+def test_norms_held_in_any_way_collapse_and_their_minima_are_known(study, tmp_path, capsys):
+    normalization = study("normalization")
+    config = normalization.Config(
+        num_classes=4, dim=8, per_class=6, steps=4000, rate=1.0, temperatures=4, ratios=3, output=tmp_path / "n.png"
+    )
+    for run in normalization.train(config).values():
+        assert run.history.nc1[-1] < 1e-5
+        assert run.history.nc2[-1] < 1e-2
+    table = normalization.data(config)
+    np.testing.assert_allclose(
+        table["value"], np.broadcast_to(table.predicted.values[None, :, None], (3, 4, 3)), rtol=1e-8
+    )
+    assert np.all(table.uneven_gap <= 1e-8 * table.uneven_value)
+    rare = table.cosine.sel(group="rare").values
+    np.testing.assert_allclose(rare[0], -1 / 3, atol=1e-6)
+    assert np.all(np.diff(rare) > 0.05)
+    normalization.main(config)
+    assert "largest relative gap" in capsys.readouterr().out
+    assert (tmp_path / "n.png").stat().st_size > 10_000
+
+
+def test_rare_classes_merge_unless_the_classifier_is_forced(study, tmp_path, capsys):
+    fixed_etf = study("fixed_etf")
+    config = fixed_etf.Config(
+        num_classes=4, dim=6, samples=4000, lambda_A=1e-2, lambda_H=2.5e-4, ratios=5, output=tmp_path / "f.png"
+    )
+    table = fixed_etf.data(config)
+    assert np.all(table.gap <= 1e-8 * table["value"])
+    np.testing.assert_allclose(table.cosine.sel(classifier="forced"), -1 / 3, atol=1e-6)
+    # minority collapse iff n_B ≤ N² λ_A λ_H
+    merged = table.cosine.sel(classifier="learned") > 1 - 1e-6
+    assert list(merged.values) == list(table.merged.values)
+    assert set(merged.values) == {True, False}
+    fixed_etf.main(config)
+    assert "rare cosine" in capsys.readouterr().out
+    assert (tmp_path / "f.png").stat().st_size > 10_000
