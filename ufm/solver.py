@@ -212,7 +212,7 @@ def by_batches(function: Callable, *trees: Any) -> Any:
 
 
 def _take(args, lanes):
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[..., lanes]), args)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[..., lanes], args)
 
 
 def _collect(found, state, owners, lanes, tol, floor):
