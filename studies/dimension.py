@@ -2,7 +2,8 @@
 
 Features and classifier rows have norm 1 and the temperature τ is annealed. As it grows, (1/τ) log f at the minimum
 goes to minus the largest one-vs-rest distance ρ* of K unit rows (Jiang et al. 2023). Up to K = d + 1 it is that of
-the simplex, from there to K = 2d exactly 1, and beyond it falls; only on the circle is it known for every K.
+the simplex, from there to K = 2d exactly 1, and beyond it falls; only on the circle is it known for every K. What is
+found bounds ρ* from below: other starts may find better.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from ufm._tables import show
 ABSENT = -1e30  # added to the logarithm of what a smaller code lacks
 DEGREE = np.pi / 180
 # cosines of the largest least angle of K directions in three dimensions (Tammes's problem): Schütte & van der Waerden
-# 1951 for 7 to 9 (and 5, 6, with the octahedron), Danzer 1963 for 10 and 11, Fejes Tóth 1943 for the icosahedron
+# 1951 to K = 9, Danzer 1963 for 10 and 11, which is the icosahedron without a vertex, Fejes Tóth 1943 for 12
 TAMMES = {
     7: 1 / (np.tan(40 * DEGREE) * np.tan(80 * DEGREE)),
     8: (2 * np.sqrt(2) - 1) / 7,
@@ -143,8 +144,9 @@ def best_codes(dim: int, config: Config, advanced: Any = lambda done: None) -> x
 def theory(dim: int, num_classes: int) -> dict[str, float]:
     """What is proven or known of K unit rows in d dimensions: bounds of ρ*, and of the least angle in radians.
 
-    Where the bounds meet, ρ* is known: up to K = d + 1 (Lu & Steinerberger 2022), to 2d (Jiang et al. 2023), and on
-    the circle (Alcala et al. 2026). Rows θ apart have ρ ≥ 1 − cos θ. The least angle is never above Tammes's.
+    Where the bounds meet, ρ* is known: to K = 2d, and on the circle (Jiang et al. 2023; Alcala et al. 2026). Rows θ
+    apart have ρ ≥ 1 − cos θ. The least angle is at most Tammes's: 90° from K = d + 2 on (Rankin 1955), and known to
+    K = 2d, on the circle, and for a few K in three dimensions.
     """
     K, nan = num_classes, float("nan")
     if dim + 1 >= K:
@@ -176,7 +178,14 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     made, ((left, right),) = plot.figure(1, 2, 11.0, 4.8)
     K = table.num_classes.values
     for index, dim in enumerate(table.dim.values):
-        style = {"color": plot.COLOURS[index % 6], "marker": plot.MARKS[index % 6], "ls": "", "ms": 6, "mfc": "none"}
+        style = {
+            "color": plot.COLOURS[index % 6],
+            "marker": plot.MARKS[index % 6],
+            "ls": "",
+            "ms": 6,
+            "mfc": "none",
+            "zorder": 3,
+        }
         left.plot(K, table.distance.sel(dim=dim), label=f"found, d = {dim}", **style)
         right.plot(K, np.degrees(table.angle.sel(dim=dim)), label=f"found, d = {dim}", **style)
     few, many = np.arange(2, max(table.dim.values) + 2), np.array([4, K[-1]])
@@ -198,7 +207,7 @@ def draw(table: xarray.Dataset) -> plot.Figure:
         angles.append((np.array(list(TAMMES)), np.degrees(np.arccos(cosines)), ":", "d = 3: at most θ, Tammes’s angle"))
     for axis, theory_curves in ((left, curves), (right, angles)):
         for x, y, dash, name in theory_curves:
-            axis.plot(x, y, color="black", ls=dash, lw=1.2, label=name, zorder=1)
+            axis.plot(x, y, color="black", ls=dash, lw=1.2, label=name, zorder=2)
         axis.set(xscale="log", xlabel="K, number of classes")
         axis.set_xticks(ticks := [2, 3, 4, 6, 8, 12, 16, 24, 32], [str(tick) for tick in ticks], minor=False)
         axis.minorticks_off()
