@@ -1,11 +1,11 @@
-"""The frames that features collapse to, and how far a Gram matrix is from theirs."""
+"""The frames that features collapse to, how far a Gram matrix is from theirs, and how far apart a code's rows are."""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ufm._checks import integer
+from ufm._checks import Integer, integer
 
 
 def simplex_etf(num_classes: int, dim: int, seed: int | None = 0) -> Float[np.ndarray, "K d"]:
@@ -22,7 +22,7 @@ def simplex_etf(num_classes: int, dim: int, seed: int | None = 0) -> Float[np.nd
     Raises:
         ValueError: where `dim` is less than K − 1.
     """
-    K, d = _shape("simplex ETF", num_classes, dim, least_dim=num_classes - 1)
+    K, d = _shape("a simplex ETF", num_classes, dim, least_dim=num_classes - 1)
     return _rotated(np.sqrt(K / (K - 1)) * _centred_basis(K), d, seed)
 
 
@@ -44,7 +44,7 @@ def orthogonal_frame(
     Raises:
         ValueError: where `dim` is too small for K independent rows.
     """
-    K, d = _shape("orthogonal frame", num_classes, dim, least_dim=num_classes - 1 if centred else num_classes)
+    K, d = _shape("an orthogonal frame", num_classes, dim, least_dim=num_classes - 1 if centred else num_classes)
     return _rotated(_centred_basis(K) if centred else np.eye(K), d, seed)
 
 
@@ -66,10 +66,53 @@ def general_orthogonal_frame(norms, dim: int, seed: int | None = 0) -> Float[np.
     if norms.ndim != 1 or not np.all(np.isfinite(norms)) or np.any(norms < 0):
         raise ValueError(f"norms = {norms!r}: a vector of finite, non-negative numbers is needed")
     alive = np.flatnonzero(norms)
-    _shape("general orthogonal frame", len(norms), dim, least_dim=len(alive))
+    _shape("a general orthogonal frame", len(norms), dim, least_dim=len(alive))
     rows = np.zeros((len(norms), max(len(alive), 1)))
     rows[alive, np.arange(len(alive))] = norms[alive]
     return _rotated(rows, dim, seed)
+
+
+def orthoplex(num_classes: Integer, dim: Integer, seed: int | None = 0) -> Float[np.ndarray, "K d"]:
+    """Rows of an orthoplex (cross-polytope), e₁, −e₁, e₂, −e₂, … up to the K-th, randomly rotated.
+
+    From K = 4 on two antipodal pairs are among them, and `one_vs_rest_distance` is 1: the largest there is for
+    d + 2 ≤ K ≤ 2d unit rows (Jiang et al. 2023), though other codes reach it too.
+
+    Args:
+        num_classes: 2 ≤ K ≤ 2d rows.
+        dim: d ≥ K/2.
+        seed: of the rotation; `None` leaves the rows along the first coordinates.
+
+    Returns:
+        (K, d) float64, dimensionless.
+
+    Raises:
+        ValueError: where `dim` is less than K/2.
+    """
+    pairs = -(-integer("num_classes", num_classes, least=2) // 2)
+    K, d = _shape("an orthoplex", num_classes, dim, least_dim=pairs)
+    rows = np.repeat(np.eye(pairs), 2, axis=0)
+    rows[1::2] *= -1
+    return _rotated(rows[:K], d, seed)
+
+
+def polygon(num_classes: Integer, dim: Integer = 2, seed: int | None = None) -> Float[np.ndarray, "K d"]:
+    """Regular polygon: K rows equally spaced on a unit circle, in order.
+
+    Args:
+        num_classes: K ≥ 2 rows.
+        dim: d ≥ 2.
+        seed: of a random rotation; `None` leaves the circle in the first two coordinates and the first row at (1, 0).
+
+    Returns:
+        (K, d) float64, dimensionless.
+
+    Raises:
+        ValueError: where `dim` is less than 2.
+    """
+    K, d = _shape("a polygon", num_classes, dim, least_dim=2)
+    angles = 2 * np.pi * np.arange(K) / K
+    return _rotated(np.stack([np.cos(angles), np.sin(angles)], axis=1), d, seed)
 
 
 def gram_distance(X: Any, Y: Any) -> float:
@@ -88,6 +131,73 @@ def gram_distance(X: Any, Y: Any) -> float:
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
         raise ValueError(f"X, Y of shapes {X.shape}, {Y.shape}: matrices with equally many rows are needed")
     return float(np.linalg.norm(_unit(X @ X.T) - _unit(Y @ Y.T)))
+
+
+def one_vs_rest_distance(W: Any) -> float:
+    """The least distance of a row from the convex hull of the others.
+
+    It is the worst class's margin where features are chosen best: the maximum over unit h of min_j ⟨h, w_k − w_j⟩ is
+    the distance of w_k from the others' hull. Softmax codes maximise it as the temperature grows (Jiang et al. 2023).
+
+    With u_j = w_j − w_k and weights λ = s p, p on the simplex, ‖Σ λ_j u_j‖² + (Σ λ_j − 1)² = s²‖Σ p_j u_j‖² + (s − 1)²
+    is least where Σ p_j u_j is, so non-negative least squares give the hull's nearest point exactly (Lawson & Hanson
+    1974, chapter 23).
+
+    Args:
+        W: (K, d) rows, K ≥ 2.
+
+    Returns:
+        A number in the unit of the rows, to about 1e-15 of the largest difference between them.
+
+    Raises:
+        ValueError: where `W` is no finite matrix of at least two rows.
+    """
+    W = _rows("W", W)
+    return min(_distance_from_hull(np.delete(W, k, axis=0) - W[k]) for k in range(len(W)))
+
+
+def minimal_angle(W: Any) -> float:
+    """The least angle between two rows, in radians: what Tammes's problem asks to maximise.
+
+    Args:
+        W: (K, d) rows of any norms but zero, K ≥ 2.
+
+    Returns:
+        A number from 0 to π, to 1e-15.
+
+    Raises:
+        ValueError: where `W` is no finite matrix of at least two rows, or a row is zero.
+    """
+    W = _rows("W", W)
+    norms = np.linalg.norm(W, axis=1, keepdims=True)
+    if not np.all(norms > 0):
+        raise ValueError(f"W has a zero row, {int(np.argmin(norms))}: rows with a direction are needed")
+    U = W / norms
+    # Kahan's formula, since a cosine near ±1 would lose half of the digits
+    halves = [np.arctan2(_norms(U[k + 1 :] - U[k]), _norms(U[k + 1 :] + U[k])) for k in range(len(U) - 1)]
+    return 2.0 * float(np.min(np.concatenate(halves)))
+
+
+def _norms(rows):
+    return np.linalg.norm(rows, axis=1)
+
+
+def _rows(name: str, W: Any) -> np.ndarray:
+    W = np.asarray(W, np.float64)
+    if W.ndim != 2 or len(W) < 2 or not np.all(np.isfinite(W)):
+        raise ValueError(f"{name} of shape {W.shape}: a matrix of finite numbers with at least two rows is needed")
+    return W
+
+
+def _distance_from_hull(points: np.ndarray) -> float:
+    """Distance of the origin from the convex hull of the rows."""
+    from scipy.optimize import nnls  # slow to import, and most never need it
+
+    scale = float(np.max(_norms(points)))
+    if scale == 0:
+        return 0.0
+    weights, _ = nnls(np.concatenate([points.T / scale, np.ones((1, len(points)))]), np.eye(points.shape[1] + 1)[-1])
+    return float(np.linalg.norm(weights @ points) / np.sum(weights))
 
 
 def _unit(G):
@@ -116,6 +226,6 @@ def _shape(frame: str, num_classes: int, dim: int, least_dim: int) -> tuple[int,
     integer("dim", dim, least=1)
     if dim < least_dim:
         raise ValueError(
-            f"dim = {dim}: a {frame} of {num_classes} rows spans {least_dim} dimensions, so dim ≥ {least_dim} is needed"
+            f"dim = {dim}: {frame} of {num_classes} rows spans {least_dim} dimensions, so dim ≥ {least_dim} is needed"
         )
     return num_classes, dim

@@ -82,6 +82,7 @@ def minimize(
     max_steps: int = 3000,
     floor: float = 0.0,
     advanced: Callable[[int], None] = lambda done: None,
+    polish: bool = True,
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
@@ -96,6 +97,7 @@ def minimize(
         max_steps: evaluations of each lane.
         floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
         advanced: is told how many lanes have finished, in any of several threads.
+        polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
 
     Returns:
         Solution in the order of the starting points. To be called within `float64()`.
@@ -112,7 +114,7 @@ def minimize(
         for other in others:
             other.result()
     for lane in range(count):
-        if found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
+        if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
             _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor)
     return found
 
