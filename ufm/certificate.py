@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from ufm._precision import float64
 from ufm.constraints import Fixed, Free, Nonnegative
-from ufm.losses import Focal, infimum, per_sample
+from ufm.losses import CrossEntropy, Focal, infimum, per_sample
 from ufm.problem import Params, Problem
 from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane, row_space
 from ufm.solver import by_batches
@@ -97,12 +97,15 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
         most = 1.0 / jnp.maximum(norm * (1.0 + reduced.num_classes * ALLOWANCE), 1e-300)
         priced = jnp.zeros(())
 
+    # cross-entropy's slopes and conjugate keep their digits where they vanish
+    resolution = 0.0 if isinstance(loss, CrossEntropy) else 1.0
+
     def dual(scale):
         conjugates = _conjugates(loss, scale, slopes, logits, labels, reduced)
         penalty = row_cost + column_cost + scale**2 * priced
         if reduced.bias_kind == "regularised":
             penalty = penalty + 0.5 * scale**2 * jnp.sum(surplus**2) / reduced.lambda_b
-        size = jnp.sum(weights * (1.0 + jnp.abs(conjugates))) + jnp.abs(row_cost) + jnp.abs(column_cost) + priced
+        size = jnp.sum(weights * (resolution + jnp.abs(conjugates))) + jnp.abs(row_cost) + jnp.abs(column_cost) + priced
         return -jnp.sum(weights * conjugates) - penalty - ALLOWANCE * size
 
     scales = jnp.concatenate([jnp.reshape(jnp.minimum(1.0, most), 1), most * jnp.asarray(SCALES)])

@@ -43,8 +43,11 @@ class CrossEntropy(ClassFirst):
         return _cross_entropy(logits, label)
 
     def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞."""
-        return _negative_entropy(slope + one_hot(slope, label))
+        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; exact where it vanishes."""
+        right = one_hot(slope, label, bool)
+        deficit = true_logit(slope, label)  # q_y − 1
+        at_right = (1.0 + deficit) * jnp.log1p(jnp.maximum(deficit, jnp.finfo(slope.dtype).epsneg - 1.0))
+        return _negative_entropy(jnp.where(right, 0.0, slope)) + jnp.where(deficit < -1.0, jnp.inf, at_right)
 
 
 @storable
