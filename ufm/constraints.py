@@ -173,8 +173,8 @@ class Ball(_Round):
         return X[:, :-1] * (self.radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
 
     def fold(self, X):
-        """Inside the ball, since at its boundary nothing pulls the last coordinate from zero."""
-        return jnp.concatenate([X, START_SLACK * jnp.sqrt(jnp.sum(X**2, axis=1, keepdims=True))], axis=1)
+        """Inside the ball, since at its boundary nothing pulls the last coordinate from zero; zeros at its centre."""
+        return jnp.concatenate([X, _positive(START_SLACK * jnp.sqrt(jnp.sum(X**2, axis=1, keepdims=True)))], axis=1)
 
 
 @storable
@@ -240,8 +240,9 @@ class MeanBall(_Round):
         return X[:, :-1] * (self.radius * np.sqrt(X.shape[0]) / size)[:, None]
 
     def fold(self, X):
-        """Inside the ball, since at its boundary nothing pulls the last column from zero."""
+        """Inside the ball, since at its boundary nothing pulls the last column from zero; zeros at its centre."""
         slack = START_SLACK * jnp.sqrt(jnp.mean(jnp.sum(X**2, axis=1, keepdims=True), axis=0, keepdims=True))
+        slack = _positive(slack)
         return jnp.concatenate([X, jnp.broadcast_to(slack, (X.shape[0], 1, X.shape[2]))], axis=1)
 
 
@@ -338,6 +339,11 @@ def as_constraint(name: str, constraint: Any) -> Any:
         legal = ", ".join(f"ufm.{kind.__name__}" for kind in KINDS)
         raise ValueError(f"{name} = {constraint!r}: an instance of one of {legal} is needed")
     return constraint
+
+
+def _positive(sizes):
+    """The same with ones for zeros."""
+    return jnp.where(sizes > 0, sizes, 1.0)
 
 
 def _at_least(multiplied, least):

@@ -69,11 +69,14 @@ class Reduced:
         K, r = self.num_classes, self.dim
         return K * (r + self.features.slack), K * (r + self.classifier.slack) * (not isinstance(self.classifier, Fixed))
 
-    @property
-    def logarithmic(self) -> bool:
-        """Whether log f is minimised: f is then a tail of exponentials, and its gradient vanishes with it."""
-        vanishing = isinstance(self.loss, CrossEntropy | Focal)
-        return vanishing and self.features.bounds and self.classifier.bounds
+
+def falls_exponentially(problem: Any) -> bool:
+    """Whether f is a tail of exponentials of bounded norms; its gradient then vanishes with it, and log f is minimised.
+
+    Args:
+        problem: a `Problem` or a `Reduced` one.
+    """
+    return isinstance(problem.loss, CrossEntropy | Focal) and problem.features.bounds and problem.classifier.bounds
 
 
 def least_dim(problem: Problem) -> int:
@@ -163,7 +166,7 @@ def objective(x: Float[Array, "n L"], reduced: Reduced) -> Float[Array, " L"]:
     decay = _decay(reduced.features, means, reduced.lambda_H[None] * reduced.counts)
     decay = decay + _decay(reduced.classifier, A, reduced.lambda_A[None]) + reduced.lambda_b * dot(b, b)
     value = dot(reduced.weights, losses(outer(A, means) + b[:, None], reduced)) + 0.5 * decay
-    if not reduced.logarithmic:
+    if not falls_exponentially(reduced):
         return value
     # away from zero, where the solver's relative tests would mean nothing
     return jnp.log(value / dot(reduced.weights, jnp.ones_like(b))) - 2.0 - np.log(np.log(reduced.num_classes))

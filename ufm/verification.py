@@ -13,7 +13,7 @@ from ufm.geometry import gram_distance
 from ufm.metrics import Metrics, measure
 from ufm.optimum import FLOOR, Optimum, minimize
 from ufm.problem import Params, Problem
-from ufm.reduction import class_means
+from ufm.reduction import class_means, falls_exponentially
 from ufm.theory import applicable
 from ufm.theory.registry import Prediction, Theorem
 from ufm.training import Run
@@ -117,9 +117,18 @@ class _Measured:
     metrics: Metrics
 
     @property
+    def floor(self) -> float:
+        """Absolute size of a gap that counts as closed: none where the value itself falls exponentially with norms."""
+        return np.finfo(float).tiny if falls_exponentially(self.problem) else FLOOR
+
+    @property
     def doubt(self) -> float:
         """Relative gap of the value; the geometry is certain to about its square root."""
-        return max(self.value - self.lower_bound, 0.0) / max(abs(self.value), FLOOR)
+        return max(self.value - self.lower_bound, 0.0) / max(abs(self.value), self.floor)
+
+    def tolerance(self, predicted: float) -> float:
+        """Within which a value is the predicted one."""
+        return max(VALUE * abs(predicted), self.floor)
 
 
 def verify(subject: Optimum | Run | Problem) -> Report:
@@ -179,13 +188,15 @@ def _compare(theorem: Theorem, prediction: Prediction, found: _Measured) -> Iter
     """A claim for each quantity that the prediction names."""
     if prediction.value is not None:
         yield _value_claim(theorem, prediction.value, found)
+    if prediction.bounds is not None:
+        yield from _bound_claims(theorem, prediction.bounds, found)
     for quantity, predicted, measured, error in _geometry(prediction, found):
         yield Claim(theorem.name, quantity, predicted, measured, error, GEOMETRY, _verdict(error, GEOMETRY, found))
 
 
 def _value_claim(theorem: Theorem, predicted: float, found: _Measured) -> Claim:
     """The minimum lies in [lower_bound, value]: a prediction outside it is wrong."""
-    tolerance = max(VALUE * abs(predicted), FLOOR)
+    tolerance = found.tolerance(predicted)
     error = abs(found.value - predicted)
     if not found.lower_bound - tolerance <= predicted <= found.value + tolerance:
         verdict = "fails"
@@ -194,9 +205,20 @@ def _value_claim(theorem: Theorem, predicted: float, found: _Measured) -> Claim:
     return Claim(theorem.name, "minimum of the objective", predicted, found.value, error, tolerance, verdict)
 
 
+def _bound_claims(theorem: Theorem, bounds: tuple[float, float], found: _Measured) -> Iterator[Claim]:
+    """Upper bounds are met by a value, lower ones by the certificate's; either is refuted by the other."""
+    for quantity, bound, sign in (("minimum is at least", bounds[0], 1.0), ("minimum is at most", bounds[1], -1.0)):
+        tolerance = found.tolerance(bound)
+        sure, known = (found.lower_bound, found.value) if sign > 0 else (found.value, found.lower_bound)
+        met, refuted = sign * (sure - bound) >= -tolerance, sign * (known - bound) < -tolerance
+        verdict = "fails" if refuted else "holds" if met else "undecided"
+        error = max(sign * (bound - found.value), 0.0)
+        yield Claim(theorem.name, quantity, bound, found.value, error, tolerance, verdict)
+
+
 def _verdict(error: float, tolerance: float, found: _Measured) -> str:
     """Geometry is as certain as its value: a relative gap g leaves it free to move by about √g."""
-    if found.doubt > VALUE and found.value - found.lower_bound > FLOOR:
+    if found.doubt > VALUE and found.value - found.lower_bound > found.floor:
         return "undecided"
     if error <= tolerance:
         return "holds"
@@ -227,11 +249,15 @@ def _geometry(prediction: Prediction, found: _Measured) -> Iterator[tuple[str, A
         ("norms of class means", prediction.norms_H, np.linalg.norm(M, axis=1)),
         ("norms of classifier rows", prediction.norms_A, norms_A),
         ("singular values of H Aᵀ", _padded(prediction.singular_values, len(values)), values),
-        ("bias", prediction.bias, b),
-        ("bias up to a constant", prediction.centred_bias, b - b.mean()),
     ):
         if predicted is not None:
             yield name, predicted, measured, _relative(predicted, measured)
+    for name, predicted, measured in (
+        ("bias", prediction.bias, b),
+        ("bias up to a constant", prediction.centred_bias, b - b.mean()),
+    ):
+        if predicted is not None:  # against the unit of logits: a bias may well be zero
+            yield name, predicted, measured, _relative(predicted, measured, least=1.0)
     if prediction.dead is not None:
         dead = norms_A <= GEOMETRY * size
         yield "classes that die", prediction.dead, dead, float(np.sum(dead != prediction.dead))
@@ -253,9 +279,9 @@ def _padded(values: np.ndarray | None, length: int) -> np.ndarray | None:
     return None if values is None else np.pad(np.asarray(values, float), (0, max(length - len(values), 0)))
 
 
-def _relative(predicted: Any, measured: Any) -> float:
+def _relative(predicted: Any, measured: Any, least: float = GEOMETRY) -> float:
     """Largest difference, relative to the largest predicted entry."""
-    scale = max(float(np.max(np.abs(predicted))), GEOMETRY)
+    scale = max(float(np.max(np.abs(predicted))), least)
     return float(np.max(np.abs(np.asarray(measured) - np.asarray(predicted)))) / scale
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ufm.constraints import Free
+from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
 
 THEOREMS: list["Theorem"] = []
@@ -14,6 +15,8 @@ THEOREMS: list["Theorem"] = []
 NEAR = 1e-6  # relative distance to a threshold within which only the value is predicted
 
 WITHIN = {"nc1": 0.0, "trace_ratio": 0.0}  # metrics where a loss is convex and not everything is zero
+
+COLLAPSED = dict.fromkeys(Metrics._fields, 0.0) | {"accuracy": 1.0}  # metrics of a simplex ETF and its dual classifier
 
 TOTAL = "c at total collapse"  # c = √(λ_A λ_H) from which the minimiser is the zero point
 
@@ -24,6 +27,7 @@ class Prediction:
 
     Attributes:
         value: the minimum of the objective.
+        bounds: two numbers that the minimum lies between.
         degenerate: whether the minimiser is the zero point, A = H = 0.
         gram_H: (K, K) Gram of the class means, up to scale.
         gram_A: (K, K) Gram of the classifier's rows, up to scale.
@@ -41,6 +45,7 @@ class Prediction:
     """
 
     value: float | None = None
+    bounds: tuple[float, float] | None = None
     degenerate: bool | None = None
     gram_H: np.ndarray | None = None
     gram_A: np.ndarray | None = None
@@ -161,14 +166,13 @@ def balanced_shape(problem: Problem, simplex: float, common: float = 0.0) -> dic
     K = problem.num_classes
     gram = simplex * (np.eye(K) - 1 / K) + common / K
     cosine = np.sqrt((K - 1) * simplex / ((K - 1) * simplex + common))
-    no = ("nc1", "nc2", "nc3", "nc4", "equinorm", "equinorm_A", "equiangular", "simplex_angle", "trace_ratio", "cdnv")
     shape = factor_norms(problem, [simplex] * (K - 1) + [common] * (common > 0))
     return shape | {
         "gram_A": gram,
         "gram_H": gram,
         "norms_A": np.full(K, shape["norm_A"] / np.sqrt(K)),
         "norms_H": np.full(K, shape["norm_H"] / np.sqrt(problem.num_samples)),
-        "metrics": dict.fromkeys(no, 0.0) | {"self_duality": float(np.sqrt(2 - 2 * cosine)), "accuracy": 1.0},
+        "metrics": COLLAPSED | {"self_duality": float(np.sqrt(2 - 2 * cosine))},
     }
 
 
