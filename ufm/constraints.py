@@ -131,6 +131,10 @@ class Sphere(_Round):
         decayed = _at_least(jnp.sum(rows * pull, axis=1) / self.radius**2, 0.0)
         return decayed, 0.5 * self.radius**2 * jnp.sum(decayed - decay * counts)
 
+    def fold(self, X):
+        """Rows with a direction: zero has none."""
+        return jnp.where(jnp.sum(X**2, axis=1, keepdims=True) > 0, X, 1.0)
+
     def unfold(self, X, decay):
         """Each row of X at the radius."""
         return X * (self.radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
