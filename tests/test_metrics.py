@@ -9,7 +9,7 @@ from zoo import features
 
 import ufm
 from ufm import geometry
-from ufm.metrics import Stream
+from ufm.measurement import Stream
 
 DIRECTIONAL = ("nc1", "nc2", "nc3", "equinorm", "equiangular", "simplex_angle", "trace_ratio", "cdnv")
 

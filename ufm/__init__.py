@@ -17,9 +17,9 @@ from ufm.losses import DotRegression as DotRegression
 from ufm.losses import Focal as Focal
 from ufm.losses import LabelSmoothing as LabelSmoothing
 from ufm.losses import SquaredError as SquaredError
+from ufm.measurement import Stream as Stream
+from ufm.measurement import measure as measure
 from ufm.metrics import Metrics as Metrics
-from ufm.metrics import Stream as Stream
-from ufm.metrics import measure as measure
 from ufm.optimum import Optimum as Optimum
 from ufm.optimum import minimize as minimize
 from ufm.problem import Params as Params

@@ -1,4 +1,4 @@
-"""Neural collapse measured: NC1–NC4 and their relatives, of anybody's features, at once or streamed.
+"""Neural collapse in numbers: NC1–NC4 and their relatives, from sums over samples in two passes.
 
 With class means μ_k, the mean of class means μ_G (not the sample mean: the two differ where classes are
 unbalanced), C the centred means μ_k − μ_G and M their rows normalised,
@@ -13,24 +13,18 @@ equinorm and cosines are 0; and a ratio to a vanishing between-class spread is �
 spread vanishes too. No metric is ever negative.
 """
 
-import functools as ft
 import numbers
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ufm._blocks import cut, fits, fold, put
-from ufm._checks import integer
-from ufm._precision import float64, in_precision, scope, to_numpy
 from ufm.archive import storable
 
 GATHERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
-ROWS_AT_ONCE = 1024  # of features: a block handed to JAX is a copy, and a large one costs more than the work on it
 UNROLLED_TO = 64  # classes up to which an argmax is unrolled
-DRIFT = 1e-2  # of the features between two passes, relative; bfloat16 rounds at 2⁻⁸ and may do so anew at each pass
 
 
 @storable
@@ -223,121 +217,6 @@ def summary(reached: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | 
     return Metrics(**values)
 
 
-def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
-    """Metrics of features, exactly, in the precision of `H` (half precisions are widened to float32).
-
-    Args:
-        H: (N, d) features, one sample a row: NumPy, JAX or torch.
-        labels: (N,) integers 0..K−1 in any order, each class present.
-        A: (K, d) classifier; without it K is the largest label plus one, and nc3, nc4, equinorm_A, self_duality
-            and accuracy are None.
-        b: (K,) bias; zeros where absent.
-
-    Raises:
-        ValueError: for wrong shapes, labels out of range, an absent class, a NaN or an infinity.
-    """
-    H, labels = _checked(H, labels)
-    A, b = _checked_classifier(A, b, None, H)
-    K = _number_of_classes(labels, A)
-    with scope(H):
-        sums = _over_blocks(lambda *block: _first(*block, K), H, labels, H.dtype)
-        _check_sums(sums)
-        reached = _centres_jit(sums)
-        spreads = _over_blocks(lambda *block: _second(*block, reached, A, b), H, labels, H.dtype)
-        return _plain(_summary_jit(reached, spreads, A))
-
-
-class Stream:
-    """Metrics over batches, without holding the features; sums are kept in float64.
-
-    Feed every batch to `add`; the means are then known, and what is relative to them needs the same batches
-    again in `revisit`, with the classifier. Without the second pass `metrics` says None for what needs it.
-
-    Args:
-        num_classes: K ≥ 2.
-
-    Raises:
-        ValueError: as `measure`, and for batches of different dimension, for classifiers that differ between
-            calls, and for a second pass over other features: other counts of the classes, or sums of the classes
-            that moved by more than a hundredth of the features' root sum of squares (dropout left on, weights
-            that went on changing).
-    """
-
-    def __init__(self, num_classes: int):
-        self.num_classes = integer("num_classes", num_classes, least=2)
-        self._sums: Sums | None = None
-        self._centres: Centres | None = None
-        self._second: tuple[Sums, Spreads] | None = None
-        self._classifier: Any = (None, None)
-
-    def add(self, H: Any, labels: Any) -> None:
-        """First pass: a batch of features (n, d) and labels (n,)."""
-        if self._centres is not None:
-            raise ValueError("add after revisit: the means of the first pass are already in use; start anew")
-        H, labels = self.checked(H, labels)
-        sums = _over_blocks(lambda *block: _first(*block, self.num_classes), H, labels, np.float64)
-        _check_finite(sums)
-        self._sums = _added(self._sums, sums)
-
-    def revisit(self, H: Any, labels: Any, A: Any = None, b: Any = None) -> None:
-        """Second pass: the same batches, in any order, with the classifier that nc4 and accuracy speak of."""
-        H, labels = self.checked(H, labels)
-        A, b = classifier = _checked_classifier(A, b, self.num_classes, H, np.float64)
-        centres = self.known_centres()
-        if self._second is not None and not all(map(np.array_equal, classifier, self._classifier)):
-            raise ValueError("A, b: another classifier than the second pass began with; one for all batches is needed")
-        second = _over_blocks(lambda *block: _both(*block, centres, A, b), H, labels, np.float64)
-        _check_finite(second[0])
-        self._second, self._classifier = _added(self._second, second), classifier
-
-    def metrics(self, A: Any = None, b: Any = None) -> Metrics:
-        """Metrics of all that was added; nc1, nc4, trace_ratio, cdnv and accuracy need the second pass.
-
-        Args:
-            A: (K, d) classifier; by default the one that `revisit` was given.
-            b: (K,) its bias; by default the one that `revisit` was given. Only nc4 and accuracy depend on it.
-        """
-        centres, (known_A, known_b) = self.known_centres(), self._classifier
-        bias = known_b if b is None and A is not None else b
-        classifier = _checked_classifier(A, bias, self.num_classes, centres.means)
-        if self._second is not None:
-            _check_same_features(self._sums, *self._second)
-        if known_A is not None and A is not None and not all(map(np.array_equal, classifier, self._classifier)):
-            raise ValueError("A, b: another classifier than in the second pass")
-        with float64():
-            spreads = None if self._second is None else self._second[1]
-            return _plain(_summary_jit(centres, spreads, classifier[0] if known_A is None else known_A))
-
-    def checked(self, H: Any, labels: Any) -> tuple[Any, np.ndarray]:
-        """A batch as arrays, or the ValueError that says why it cannot belong to the stream."""
-        H, labels = _checked(H, labels)
-        if self._sums is not None and H.shape[1] != self._sums.features.shape[1]:
-            raise ValueError(
-                f"features H of shape {H.shape}: {self._sums.features.shape[1]} columns, as before, are needed"
-            )
-        if labels.max() >= self.num_classes:
-            raise ValueError(f"labels up to {labels.max()}: less than num_classes = {self.num_classes} is needed")
-        return H, labels
-
-    def known_centres(self) -> Centres:
-        """What the first pass says; it ends with the first call."""
-        if self._sums is None:
-            raise ValueError("no features added: call add first")
-        if self._centres is not None:
-            return self._centres
-        _check_sums(self._sums)
-        with float64():
-            self._centres = reached = to_numpy(_centres_jit(self._sums))
-        return reached
-
-
-_first = jax.jit(lambda H, labels, num_classes: first_pass(H.T, labels, num_classes), static_argnums=2)
-_second = jax.jit(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
-_both = jax.jit(lambda H, labels, *rest: (first_pass(H.T, labels, len(rest[0].means)), second_pass(H.T, labels, *rest)))
-_centres_jit = jax.jit(centres)
-_summary_jit = jax.jit(summary)
-
-
 def _one_hot(labels, num_classes, dtype):
     return (labels[None, :] == jnp.arange(num_classes, dtype=labels.dtype)[:, None]).astype(dtype)
 
@@ -456,106 +335,3 @@ def _over_pairs(of_rows, K, like):
     if fits(K, K):
         return summed(~jnp.eye(K, dtype=bool), lambda x: x)
     return fold(step, jax.tree.map(jnp.zeros_like, like), K, K)
-
-
-def _over_blocks(one_pass, H, labels, dtype):
-    """The sum of a pass over blocks of rows."""
-    rows = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(H), ROWS_AT_ONCE)]
-    with in_precision(np.dtype(dtype).name):
-        passes = (to_numpy(one_pass(H[some].astype(dtype, copy=False), labels[some])) for some in rows)
-        return ft.reduce(_added, passes)
-
-
-def _added(before, batch):
-    return batch if before is None else jax.tree.map(np.add, before, batch)
-
-
-def _plain(metrics: Metrics) -> Metrics:
-    """Python-side numbers, so that nothing float64 is ever computed on outside its scope."""
-    return Metrics(*(None if value is None else np.asarray(value)[()] for value in metrics))
-
-
-def _check_finite(sums: Sums) -> None:
-    if not np.all(np.isfinite(np.asarray(sums.features))):
-        raise ValueError("features H: a NaN or an infinity among them; finite ones are needed")
-
-
-def _check_sums(sums: Sums) -> None:
-    _check_finite(sums)
-    absent = np.flatnonzero(np.asarray(sums.count) == 0)
-    if absent.size:
-        raise ValueError(f"labels: no sample of class {absent[0]}; each of 0..{len(sums.count) - 1} must be present")
-
-
-def _check_same_features(first: Any, again: Sums, spreads: Spreads) -> None:
-    """Refuse a second pass over other samples or other features than the first's."""
-    if not np.array_equal(first.count, again.count):
-        k = np.flatnonzero(first.count != again.count)[0]
-        raise ValueError(
-            f"revisited {again.count.sum():.0f} samples, added {first.count.sum():.0f} "
-            f"(of class {k} {again.count[k]:.0f} and {first.count[k]:.0f}): the same are needed"
-        )
-    # independent errors of relative size r in each sample give r here, whatever the number of samples
-    squares = np.sum(spreads.within) + np.sum(first.features**2 / first.count[:, None])
-    drift = np.linalg.norm(again.features - first.features) / np.sqrt(squares) if squares > 0 else 0.0
-    if drift > DRIFT:
-        raise ValueError(
-            f"features H of the second pass: their class sums are off by {drift:.1e} of the features' norm; the "
-            "features of the first pass are needed again (evaluation mode, and no step between the passes)"
-        )
-
-
-def _checked(H, labels):
-    """Features and labels of the shapes that `measure` needs, whatever library they came from."""
-    H, labels = _array(H), np.asarray(_array(labels))
-    if H.ndim != 2 or 0 in H.shape:
-        raise ValueError(f"features H of shape {H.shape}: (N, d), one sample a row, are needed")
-    if labels.shape != (H.shape[0],):
-        raise ValueError(f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of H, are needed")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels of type {labels.dtype}: integers are needed")
-    if labels.min() < 0:
-        raise ValueError(f"labels down to {labels.min()}: integers from 0 are needed")
-    if np.issubdtype(H.dtype, np.integer):
-        H = np.asarray(H, np.float64)
-    return H, labels.astype(np.int32)
-
-
-def _checked_classifier(A, b, num_classes, H, dtype=None) -> tuple[Any, Any]:
-    """The classifier of features H as NumPy arrays, with a bias of zeros where none is given; or two Nones."""
-    if A is None:
-        if b is not None:
-            raise ValueError(f"b of shape {np.shape(_array(b))}: a bias needs its classifier A")
-        return None, None
-    A = np.asarray(_array(A), dtype or H.dtype)
-    b = np.zeros(A.shape[:1], A.dtype) if b is None else np.asarray(_array(b), A.dtype)
-    if A.ndim != 2 or A.shape[1] != H.shape[1] or len(A) < 2 or not np.all(np.isfinite(A)):
-        raise ValueError(f"A of shape {A.shape}: a finite (K, {H.shape[1]}) classifier is needed")
-    if num_classes is not None and len(A) != num_classes:
-        raise ValueError(f"A of shape {A.shape}: num_classes = {num_classes} rows are needed")
-    if b.shape != (len(A),) or not np.all(np.isfinite(b)):
-        raise ValueError(f"b of shape {b.shape}: a finite ({len(A)},) bias, one for each row of A, is needed")
-    return A, b
-
-
-def _number_of_classes(labels, A) -> int:
-    K = int(labels.max()) + 1 if A is None else len(A)
-    if K < 2:
-        raise ValueError("labels: only class 0 is present; at least two classes are needed")
-    if labels.max() >= K:
-        raise ValueError(f"labels up to {labels.max()}: less than K = {K}, the rows of A, is needed")
-    return K
-
-
-def _array(x: Any) -> Any:
-    """A NumPy or JAX array in float32 or float64 (or of integers); torch tensors are recognised by `detach`."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
-    if x.dtype == np.float16 or x.dtype == jnp.bfloat16:
-        return x.astype(np.float32)
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
-        raise ValueError(f"an array of type {x.dtype}: numbers are needed")
-    return x

@@ -18,16 +18,15 @@ from ufm.reduction import (
     Reduced,
     biases_at_zero,
     gradient_norm,
-    informed_start,
     lift,
     objective,
     plain_objective,
-    random_start,
     reduce,
     shape_key,
     unfold,
 )
 from ufm.solver import Status, by_batches
+from ufm.starts import informed_start, random_start
 
 _ONE_AT_A_TIME = threading.Lock()  # batched decompositions of two threads wait on each other for ever in XLA's pool
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified

@@ -9,7 +9,8 @@ import numpy as np
 
 from ufm import archive
 from ufm._checks import Integer, integer
-from ufm.metrics import Metrics, Stream
+from ufm.measurement import Stream
+from ufm.metrics import Metrics
 from ufm.training import History
 
 NEEDS = {"nc1": "revisit", "nc3": "a classifier", "nc4": "revisit and a classifier"}

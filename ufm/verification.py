@@ -10,7 +10,8 @@ import numpy as np
 
 from ufm.certificate import lower_bound
 from ufm.geometry import gram_distance
-from ufm.metrics import Metrics, measure
+from ufm.measurement import measure
+from ufm.metrics import Metrics
 from ufm.optimum import FLOOR, Optimum, minimize
 from ufm.problem import Params, Problem
 from ufm.reduction import class_means, falls_exponentially
