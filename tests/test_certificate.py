@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -121,3 +123,13 @@ def test_trivial_bound_is_never_lost():
     infimum = float(entropy(np.array([0.8 + 0.2 / 3, 0.2 / 3, 0.2 / 3])))
     assert infimum * (1 - 1e-13) <= ufm.lower_bound(p, far) <= ufm.minimize(p).value
     assert ufm.lower_bound(problem(), problem().init()) >= 0.0
+
+
+def test_threads_may_ask_at_once():
+    # batched decompositions in two threads once waited on each other for ever
+    p = problem(per_class=[5, 4, 6])
+    points = [p.init(seed) for seed in range(4)]
+    alone = [ufm.lower_bound(p, q) for q in points]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda q: [ufm.lower_bound(p, q) for _ in range(5)], points))
+    assert found == [[bound] * 5 for bound in alone]

@@ -3,7 +3,6 @@
 import dataclasses
 import functools as ft
 import inspect
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,9 +24,6 @@ BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors f
 HELD_IN_BATCH = 2**20  # numbers of a factor
 WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
 MOST_RUNS = 64  # in a batch
-
-# Two programs at once in one process can each hold the threads that the other's linear algebra waits for.
-_ALONE = threading.Lock()
 
 
 class Point(NamedTuple):
@@ -253,7 +249,7 @@ def rows_of(
     advanced: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """(points, numbers): the values of a batch, one row a point. Runs alone in its process."""
-    with _ALONE:
+    with solver.ALONE:
         found = engine.solve(points, advanced)
     return np.concatenate([_columns([values[field.name] for values in found], field.shape) for field in fields], axis=1)
 

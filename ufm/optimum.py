@@ -1,7 +1,6 @@
 """The global optimum: reduce the problem, solve it, certify the solution, and lift it back."""
 
 import dataclasses
-import threading
 from typing import Any
 
 import jax
@@ -25,10 +24,9 @@ from ufm.reduction import (
     shape_key,
     unfold,
 )
-from ufm.solver import Status, by_batches
+from ufm.solver import ALONE, Status, by_batches
 from ufm.starts import informed_start, random_start
 
-_ONE_AT_A_TIME = threading.Lock()  # batched decompositions of two threads wait on each other for ever in XLA's pool
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
 SOLVED = 1e-3  # of the gap: what the gradient may leave of it
 FLOOR = 1e-12  # of a gap that counts as closed, absolute
@@ -118,7 +116,7 @@ def minimize_all(
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
-    with _ONE_AT_A_TIME, float64():
+    with ALONE, float64():
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)

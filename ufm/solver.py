@@ -11,6 +11,7 @@ import contextlib
 import enum
 import functools as ft
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ UNBOUNDED = 1e30  # size of a value that no bounded problem has
 NEWTON_STEPS = 100
 DAMPINGS = 14  # tried for a Newton step before giving up
 NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
+
+ALONE = threading.RLock()  # batched decompositions of two threads can wait on each other for ever in XLA's pool
 
 
 @storable
