@@ -152,7 +152,8 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Sol
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
     params = best["means"], best["classifier"], best["bias"]
-    grad_norm, measured = by_batches(_read, params, reduced)
+    grad_norm = by_batches(_gradient_norm, params, reduced)
+    measured = by_batches(_measured, params, reduced.counts)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
@@ -186,11 +187,14 @@ def _finish(x, reduced):
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
 
 
+_gradient_norm = jax.jit(gradient_norm)
+
+
 @jax.jit
-def _read(params, reduced):
-    """Gradient norms and metrics, lane by lane."""
+def _measured(params, counts):
+    """Metrics, lane by lane; a program for each shape, whatever the loss."""
     means, A, b = params
-    return gradient_norm(params, reduced), jax.vmap(metrics.of_means, in_axes=-1)(means, reduced.counts, A, b)
+    return jax.vmap(metrics.of_means, in_axes=-1)(means, counts, A, b)
 
 
 def _closed(value: Any, bound: Any, tol: float) -> Any:

@@ -146,7 +146,7 @@ class _Batch:
         self.owners = np.resize(np.array(taken or [0]), task.width)
         self.idle = np.arange(task.width) >= len(taken)
         self.args = _take(task.args, self.owners)
-        state = _begin(task.fun, jnp.asarray(task.starts[:, self.owners]), self.args)
+        state = _begin(jnp.asarray(task.starts[:, self.owners]))
         self.state = state._replace(done=jnp.asarray(self.idle))
         self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
         self._iterate(until=0)  # compiles in the first thread, before others ask for the same program
@@ -167,7 +167,7 @@ class _Batch:
                 self.args = _take(task.args, self.owners)
                 starts = jnp.asarray(task.starts[:, self.owners])
                 chosen = jnp.asarray(np.isin(np.arange(task.width), refilled))
-                self.state = _refill(task.fun, self.state, starts, self.args, chosen)
+                self.state = _refill(self.state, starts, chosen)
 
     def _iterate(self, until):
         task = self.task
@@ -241,34 +241,32 @@ def _small(x, f, g, tol, floor):
     return gap <= jnp.maximum(tol * jnp.minimum(jnp.abs(f), squares), rounding)
 
 
-def _begin(fun, x, args) -> _State:
+@jax.jit
+def _begin(x) -> _State:
+    """Lanes that have not been evaluated: their first step has no length, and is accepted unless f isn't finite."""
     n, L = x.shape
-    f, g = _value_and_grad(fun, x, args)
     pairs = jnp.zeros((MEMORY, n, L))
     return _State(
         x=x,
-        f=f,
-        g=g,
-        direction=-g,
-        size=1.0 / jnp.maximum(jnp.sqrt(dot(g, g)), 1.0),
+        f=jnp.full(L, jnp.inf, x.dtype),
+        g=jnp.zeros_like(x),
+        direction=jnp.zeros_like(x),
+        size=jnp.zeros(L),
         steps_back=pairs,
         changes_back=pairs,
         inverse_curvatures=jnp.zeros((MEMORY, L)),
         scaling=jnp.ones(L),
         rejected=jnp.zeros(L, int),
-        steps=jnp.ones(L, int),
+        steps=jnp.zeros(L, int),
         done=jnp.zeros(L, bool),
         slot=jnp.zeros((), int),
     )
 
 
-_begin = jax.jit(_begin, static_argnums=0)
-
-
-@ft.partial(jax.jit, static_argnums=0)
-def _refill(fun, state, x, args, chosen):
+@jax.jit
+def _refill(state, x, chosen):
     """The batch with the chosen lanes begun anew."""
-    new = _begin(fun, x, args)
+    new = _begin(x)
     mixed = jax.tree.map(lambda a, b: _chosen(chosen, a, b), new._replace(slot=None), state._replace(slot=None))
     return mixed._replace(slot=state.slot)
 
@@ -302,6 +300,8 @@ def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
     decreased = f <= state.f + ARMIJO * state.size * slope
     level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
     accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
+    first_size = 1.0 / jnp.maximum(jnp.sqrt(dot(g, g)), 1.0)
+    next_size = jnp.where(jnp.isinf(state.f), first_size, 1.0)
     state = _remember(state, _chosen(accepted, x - state.x, 0.0), _chosen(accepted, g - state.g, 0.0))
     shorter = _shorter(state.size, f - state.f, slope)
     state = state._replace(
@@ -316,7 +316,7 @@ def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
     stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
     return state._replace(
         direction=_chosen(accepted, direction, state.direction),
-        size=jnp.where(accepted, 1.0, shorter),
+        size=jnp.where(accepted, next_size, shorter),
         done=state.done | _small(state.x, state.f, state.g, tol, floor) | stopped,
     )
 

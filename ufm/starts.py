@@ -34,27 +34,24 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
     centred, plain = (roots * jnp.asarray(frame)[None] for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
-    lines = [
-        _along_line(reduced, price, *line) for line in ((centred, 0.0, 0 * b), (plain, 0.0, 0 * b), (pull, price, b))
-    ]
-    best, x, logits = lines[0]
-    for value, other, at in lines[1:]:
-        better = (value < best)[None]
-        best, x = jnp.minimum(value, best), jnp.where(better, other, x)
-        logits = jnp.where(better[None], at, logits)
+    lines = jnp.stack([centred, plain, pull]), jnp.stack([0 * price, 0 * price, price]), jnp.stack([0 * b, 0 * b, b])
+    values, xs, at = jax.lax.map(lambda line: _along_line(reduced, price, *line), lines)
+    best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)
+    x = jnp.take_along_axis(xs, best[None, None], axis=0)[0]
+    logits = jnp.take_along_axis(at, best[None, None, None], axis=0)[0]
     scale = _bias_scale(reduced, logits)
     both = sum(reduced.factor_sizes)
     return jnp.concatenate([x[:both], x[both:] / scale[: x.shape[0] - both]]), scale
 
 
 def _along_line(reduced, price, frame, lowered, b):
-    """The least value on a line of D^{1/2} Z along the frame (L, K, K) with lowered singular values.
+    """The least value on a line of D^{1/2} Z along the frame (L, K, K) with singular values lowered by (L,).
 
     With it the solver's variables there, for a bias not yet scaled, and the logits.
     """
     r = reduced.dim
     left, values, right = jnp.linalg.svd(frame)
-    values = jnp.maximum(values - jnp.reshape(jnp.asarray(lowered), (-1, 1)), 0.0)
+    values = jnp.maximum(values - lowered[:, None], 0.0)
     kept = jnp.where((jnp.arange(values.shape[1]) < r)[None], values, 0.0)
     direction = jnp.transpose((left * kept[:, None]) @ right, (2, 1, 0)) / jnp.sqrt(reduced.counts)[None]
     size = jnp.max(jnp.abs(direction), axis=(0, 1))
