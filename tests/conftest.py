@@ -15,6 +15,15 @@ hypothesis.settings.register_profile("ufm", deadline=None, derandomize=True, max
 hypothesis.settings.load_profile("ufm")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    """Forget compiled programs when a process has many: each maps memory, and Linux lets it 65,530 times only."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 15_000:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def study():
     """Load a study by name, as the script that it is."""

@@ -31,7 +31,7 @@ from ufm.constraints import Fixed, Free, Nonnegative
 from ufm.losses import Focal, infimum, per_sample
 from ufm.problem import Params, Problem
 from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane, row_space
-from ufm.solver import ALONE, by_batches
+from ufm.solver import ALONE, by_batches, kept
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
@@ -78,7 +78,7 @@ def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, 
         return np.array([_streamed(*lane) for lane in lanes])
 
 
-@jax.jit
+@kept
 def _bounds(reduced, means, A, b):
     return jax.vmap(_bound, in_axes=-1)(reduced, means, A, b)
 

@@ -24,7 +24,7 @@ from ufm.reduction import (
     shape_key,
     unfold,
 )
-from ufm.solver import ALONE, Status, by_batches
+from ufm.solver import ALONE, Status, by_batches, kept, make_room, width_of
 from ufm.starts import informed_start, random_start
 
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
@@ -117,6 +117,7 @@ def minimize_all(
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
     with ALONE, float64():
+        make_room((shape_key(problems[0]), width_of(len(problems))))
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
@@ -175,7 +176,7 @@ def _holds_zero(reduced: Reduced) -> bool:
     return reduced.features.holds_zero and reduced.classifier.holds_zero
 
 
-@jax.jit
+@kept
 def _finish(x, reduced):
     """Parameters and values where the solver ended, and at the zero point with its best bias."""
     means, A, b = unfold(x, reduced)
@@ -187,10 +188,10 @@ def _finish(x, reduced):
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
 
 
-_gradient_norm = jax.jit(gradient_norm)
+_gradient_norm = kept(gradient_norm)
 
 
-@jax.jit
+@kept
 def _measured(params, counts):
     """Metrics, lane by lane; a program for each shape, whatever the loss."""
     means, A, b = params

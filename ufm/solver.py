@@ -37,6 +37,31 @@ NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
 
 ALONE = threading.RLock()  # batched decompositions of two threads can wait on each other for ever in XLA's pool
 
+MOST_KINDS = (
+    24  # of problems whose programs are kept: each maps memory 1,300 times, and Linux lets a process 65,530 times
+)
+
+_kept: list[Any] = []
+_kinds: set[Any] = set()
+
+
+def kept(function: Callable) -> Any:
+    """`jax.jit`, until `make_room` forgets its programs."""
+    program = jax.jit(function)
+    _kept.append(program)
+    return program
+
+
+def make_room(kind: Any) -> None:
+    """Forget all programs where those of another kind of problem would be too many; they are compiled anew if needed."""
+    if kind not in _kinds and len(_kinds) >= MOST_KINDS:
+        for program in _kept:
+            program.clear_cache()
+        for cache in (_program, _derivatives):
+            cache.cache_clear()
+        _kinds.clear()
+    _kinds.add(kind)
+
 
 @storable
 class Status(enum.Enum):
@@ -241,7 +266,7 @@ def _small(x, f, g, tol, floor):
     return gap <= jnp.maximum(tol * jnp.minimum(jnp.abs(f), squares), rounding)
 
 
-@jax.jit
+@kept
 def _begin(x) -> _State:
     """Lanes that have not been evaluated: their first step has no length, and is accepted unless f isn't finite."""
     n, L = x.shape
@@ -263,7 +288,7 @@ def _begin(x) -> _State:
     )
 
 
-@jax.jit
+@kept
 def _refill(state, x, chosen):
     """The batch with the chosen lanes begun anew."""
     new = _begin(x)

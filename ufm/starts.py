@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm.reduction import Reduced, biases_at_zero, fold, losses
+from ufm.solver import kept
 
 UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
 LINE_STEPS = 6  # of Newton's method for a size
 START_SIZES = np.geomspace(0.03, 300.0, 24)  # of the largest logit, tried for the first starting point
 
 
-@jax.jit
+@kept
 def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     """The best point on three lines of logits, t · F for sizes t, and the bias's scale there.
 
