@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from zoo import FREE, ZOO, problem
 
 import ufm
+from ufm import solver
 from ufm.optimum import minimize_all
 from ufm.problem import columns, risk
 from ufm.reduction import class_means, relaxed_rank
@@ -274,3 +275,12 @@ def test_saved_optima_come_back(tmp_path):
 def test_wrong_arguments_name_themselves(words, message):
     with pytest.raises(ValueError, match=message):
         ufm.minimize(**{"problem": problem(), **words})
+
+
+def test_programs_of_many_kinds_are_forgotten_and_made_anew(monkeypatch):
+    # a process may map memory 65,530 times, and crashes in the compiler beyond
+    monkeypatch.setattr(solver, "MOST_KINDS", 2)
+    problems = [problem(num_classes=K) for K in (2, 3, 4)]
+    first = [ufm.minimize(p).value for p in problems]
+    assert len(solver._kinds) <= 2
+    assert [ufm.minimize(p).value for p in problems] == first

@@ -53,7 +53,7 @@ def kept(function: Callable) -> Any:
 
 
 def make_room(kind: Any) -> None:
-    """Forget all programs where those of another kind of problem would be too many; they are compiled anew if needed."""
+    """Forget all programs where those of another kind of problem would be too many; what is needed is made anew."""
     if kind not in _kinds and len(_kinds) >= MOST_KINDS:
         for program in _kept:
             program.clear_cache()
