@@ -111,6 +111,27 @@ def test_bound_is_below_a_feasible_value_whatever_the_constraint(name):
     assert ufm.lower_bound(ZOO[name], best.params) >= best.value - 1e-8 * best.value
 
 
+class SquaredOfAUser:
+    """`SquaredError` of a user who gives no conjugate."""
+
+    convex, infimum = True, 0.0
+
+    def __call__(self, logits, label):
+        hot = (np.arange(logits.shape[0]) == label).astype(logits.dtype)
+        return 0.5 * ((logits - hot) ** 2).sum()
+
+
+SQUARED_OF_A_USER = SquaredOfAUser()  # one, since programs are kept by it
+
+
+@given(**anything)
+def test_bound_of_a_loss_without_conjugate_is_below_the_known_minimum(seed, size, log_A, log_H):
+    # strong decay lets the dual point be scaled up; there convexity bounds a conjugate from below, not from above
+    loss = {"loss": SQUARED_OF_A_USER, "bias": False}
+    p = problem(num_classes=4, dim=5, per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **loss)
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= squared_error_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
+
+
 def test_bound_needs_a_convex_loss_with_a_known_infimum():
     q = problem().init()
     assert ufm.lower_bound(problem(loss=lambda z, y: (z[y] - 1.0) ** 2), q) == -np.inf

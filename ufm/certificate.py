@@ -182,7 +182,8 @@ def _conjugates(loss, scale, slopes, logits, labels, reduced):
     """Upper bounds on ℓ_k*(s g_k) at g_k = ∇ℓ_k(z_k), each class's, and how large the numbers are that they add up.
 
     Where no conjugate is known, convexity of ℓ* between g and 0 gives s ℓ*(g) − (1 − s) inf ℓ, and Fenchel's equality
-    ℓ*(g) = ⟨g, z⟩ − ℓ(z). It cannot serve a free bias, for which the slopes were shifted.
+    ℓ*(g) = ⟨g, z⟩ − ℓ(z). It can serve neither a scale above 1, which isn't between, nor a free bias, for which the
+    slopes were shifted.
     """
     if hasattr(loss, "conjugate"):
         found = loss.conjugate(scale * slopes, labels)
@@ -190,7 +191,8 @@ def _conjugates(loss, scale, slopes, logits, labels, reduced):
         found = jnp.full(labels.shape, jnp.inf)
     else:
         at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
-        found = scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
+        between = scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
+        found = jnp.where(scale <= 1.0, between, jnp.inf)
     return found, jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
 
 
