@@ -37,9 +37,8 @@ NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
 
 ALONE = threading.RLock()  # batched decompositions of two threads can wait on each other for ever in XLA's pool
 
-MOST_KINDS = (
-    24  # of problems whose programs are kept: each maps memory 1,300 times, and Linux lets a process 65,530 times
-)
+# of problems, whose programs are kept: each kind maps memory 1,200 times, and Linux lets a process do so 65,530 times
+MOST_KINDS = 24
 
 _kept: list[Any] = []
 _kinds: set[Any] = set()
