@@ -132,6 +132,16 @@ def test_bound_of_a_loss_without_conjugate_is_below_the_known_minimum(seed, size
     assert ufm.lower_bound(p, anywhere(p, seed, size)) <= squared_error_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
 
 
+@pytest.mark.parametrize("radius", [2.0, 4.0, 5.0, 7.0])
+def test_bound_of_smoothing_that_vanishes_is_below_the_minimum_of_cross_entropy(radius):
+    # α = 0 is cross-entropy, but its conjugate adds up numbers of order one, whose rounding doesn't vanish with it
+    spheres = {"features": ufm.Sphere(radius), "classifier": ufm.Sphere(radius), "lambda_A": 0.0, "lambda_H": 0.0}
+    p = problem(num_classes=3, dim=4, per_class=2, loss=ufm.LabelSmoothing(0.0), bias=False, **spheres)
+    simplex = np.repeat(radius * ufm.geometry.simplex_etf(3, 4), 2, axis=0)
+    aligned = ufm.Params(simplex, simplex[::2], np.zeros(3))
+    assert ufm.lower_bound(p, aligned) <= sphere_minimum(3, radius, radius) * (1 + 1e-13)
+
+
 def test_bound_needs_a_convex_loss_with_a_known_infimum():
     q = problem().init()
     assert ufm.lower_bound(problem(loss=lambda z, y: (z[y] - 1.0) ** 2), q) == -np.inf

@@ -28,12 +28,13 @@ from ufm._blocks import fits
 from ufm._precision import float64
 from ufm._streamed_bound import Dual, norm_bound
 from ufm.constraints import Fixed, Free, Nonnegative
-from ufm.losses import Focal, infimum, per_sample
+from ufm.losses import CrossEntropy, DotRegression, Focal, SquaredError, infimum, per_sample
 from ufm.problem import Params, Problem
 from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane, row_space
 from ufm.solver import ALONE, by_batches, kept
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
+KEEPS_DIGITS = CrossEntropy, SquaredError, DotRegression  # conjugates without rounding of order one where they vanish
 ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
 
 
@@ -193,7 +194,10 @@ def _conjugates(loss, scale, slopes, logits, labels, reduced):
         at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
         between = scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
         found = jnp.where(scale <= 1.0, between, jnp.inf)
-    return found, jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
+    sizes = jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
+    if isinstance(loss, KEEPS_DIGITS):
+        return found, sizes
+    return found, sizes + 1.0 + jnp.max(jnp.abs(logits), axis=0)
 
 
 def _conjugates_of(scale, slopes, logits, labels, reduced):
