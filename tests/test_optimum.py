@@ -148,6 +148,12 @@ def test_large_temperatures_do_not_underflow(kind, temperature):
     assert best.metrics.nc2 < 1e-6
 
 
+def test_a_loss_that_underflows_is_a_minimum():
+    best = ufm.minimize(problem(features=ufm.Sphere(30.0), classifier=ufm.Sphere(30.0), **ROUND))
+    assert best.value == 0.0
+    assert best.status is Status.CONVERGED
+
+
 def test_a_ball_that_does_not_bind_changes_nothing():
     free, held = ufm.minimize(problem()), ufm.minimize(problem(features=ufm.Ball(50.0), classifier=ufm.Ball(50.0)))
     assert_allclose(held.value, free.value, rtol=1e-10)

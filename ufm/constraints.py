@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm import geometry
-from ufm._checks import Integer, Real, real
+from ufm._checks import Integer, Real, integer, real
 from ufm._pytree import pytree, set_field
 from ufm.archive import storable
 
@@ -292,9 +292,12 @@ class Fixed(Constraint):
     holds_zero = False
 
     def __post_init__(self):
-        matrix = np.asarray(self.matrix, np.float64)
+        try:
+            matrix = np.asarray(self.matrix, dtype=np.float64) if np.isrealobj(self.matrix) else np.zeros(0)
+        except (TypeError, ValueError):
+            matrix = np.zeros(0)
         if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
-            raise ValueError(f"matrix of shape {matrix.shape}: a matrix (K, d) of finite numbers is needed")
+            raise ValueError(f"matrix = {self.matrix!r}: a matrix (K, d) of finite real numbers is needed")
         set_field(self, "matrix", matrix)
 
     @classmethod
@@ -310,6 +313,7 @@ class Fixed(Constraint):
         Raises:
             ValueError: where d is too small or the radius not positive.
         """
+        seed = integer("seed", seed, least=0)
         return cls(real("radius", radius, above=0.0) * geometry.simplex_etf(num_classes, dim, seed))
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:

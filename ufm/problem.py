@@ -51,8 +51,8 @@ class Problem:
         num_classes: K ≥ 2.
         dim: d ≥ 1, the dimension of the features.
         per_class: samples of each class, one positive integer or K of them.
-        loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, or any callable of
-            (logits, label) that JAX can differentiate.
+        loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
+            or any callable of (logits, label) that JAX can differentiate.
         lambda_A: weight decay λ_A ≥ 0 of the classifier.
         lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
             the half differ.
@@ -92,6 +92,8 @@ class Problem:
         if self.lambda_b > 0 and not self.bias:
             raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
         set_field(self, "class_weights", _class_weights(self.class_weights, self.num_classes))
+        if isinstance(self.features, Fixed):
+            raise ValueError("features = Fixed: features are what is minimised over; only a classifier can be fixed")
         for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
             constraint = as_constraint(name, getattr(self, name))
             if getattr(self, decay) > 0 and not constraint.decays:
@@ -99,8 +101,6 @@ class Problem:
                     f"{decay} = {getattr(self, decay)!r}: the norm of {name} under {type(constraint).__name__} "
                     f"is fixed, so its weight decay is a constant; {decay} = 0 is needed"
                 )
-        if isinstance(self.features, Fixed):
-            raise ValueError("features = Fixed: features are what is minimised over; only a classifier can be fixed")
         if isinstance(self.classifier, Fixed) and self.classifier.matrix.shape != (self.num_classes, self.dim):
             raise ValueError(
                 f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"

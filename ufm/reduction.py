@@ -164,6 +164,7 @@ def objective(x: Float[Array, "n L"], reduced: Reduced) -> Float[Array, " L"]:
     value = dot(reduced.weights, losses(outer(A, means) + b[:, None], reduced)) + 0.5 * decay
     if not falls_exponentially(reduced):
         return value
+    value = jnp.maximum(value, jnp.finfo(value.dtype).tiny)  # an underflow is as small as can be told
     # away from zero, where the solver's relative tests would mean nothing
     return jnp.log(value / dot(reduced.weights, jnp.ones_like(b))) - 2.0 - np.log(np.log(reduced.num_classes))
 

@@ -137,9 +137,12 @@ def minimize(
     with concurrent.futures.ThreadPoolExecutor(len(others) + 1) as pool, jax.default_device(first):
         batch = _Batch(task)
         others = [pool.submit(_alongside, task, place) for place in others]
-        batch.run()
-        for other in others:
-            other.result()
+        try:
+            batch.run()
+            for other in others:
+                other.result()
+        finally:
+            task.waiting.clear()  # after an error or an interrupt nothing new is begun
     for lane in range(count):
         if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
             _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor)
