@@ -126,9 +126,7 @@ def draw(runs: dict[str, ufm.Run], table: xarray.Dataset) -> plot.Figure:
     made, axes = plot.figure(2, 3, 14.0, 7.5)
     for axis, name in zip(axes[0], ("nc1", "nc2", "nc3"), strict=True):
         for colour, (label, run) in zip(plot.COLOURS, runs.items(), strict=False):
-            steps, values = np.asarray(run.history.step), np.asarray(getattr(run.history, name))
-            seen = (steps > 0) & (values > 0)
-            axis.plot(steps[seen], values[seen], color=colour, lw=1.6, label=label)
+            plot.trace(axis, run.history, name, colour, label)
         axis.set(xscale="log", yscale="log", xlabel="step", title=plot.LABELS[name])
     axes[0, 0].legend(title="norms held by")
     minima, geometry, gaps = axes[1]

@@ -86,9 +86,8 @@ def _bounds(reduced, means, A, b):
 
 def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"], b: Float[Array, " K"]):
     """The bound for one lane."""
-    kinds = (reduced.loss, reduced.features, reduced.classifier)
-    loss, features, classifier = jax.tree.map(lambda leaf: leaf[0], kinds)
-    weights, labels, risk = reduced.weights, jnp.arange(reduced.num_classes), risk_of_lane(reduced)
+    risk, labels, weights = risk_of_lane(reduced), jnp.arange(reduced.num_classes), reduced.weights
+    reduced = _without_lanes(reduced)
     products = A @ means.T  # logits are (class, sample)
     logits = products
     if reduced.bias_kind != "none":
@@ -98,40 +97,50 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
     if reduced.bias_kind == "free":
         slopes = slopes - (surplus / jnp.sum(weights))[:, None]
     U = -(slopes * weights[None]).T  # (sample, class)
-    rows, row_cost = features.multiplied(means, U @ A, reduced.lambda_H, reduced.counts)
-    if isinstance(classifier, Fixed):
-        most, columns_cost = jnp.ones(()), jnp.zeros(())
-        priced = _fixed_price(features, U @ A, rows)
-    else:
-        columns, columns_cost = classifier.multiplied(A, U.T @ means, reduced.lambda_A, jnp.ones_like(weights))
-        most = _most(_norm(features, U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :]), reduced.num_classes)
-        priced = jnp.zeros(())
-    scales = _scales(most)
-    found, sizes = jax.vmap(lambda scale: _conjugates(loss, scale, slopes, logits, labels, reduced))(scales)
-    costs = (row_cost, columns_cost, priced, _bias_cost(reduced, surplus))
-    return _best_dual(reduced, loss, scales, found @ weights, sizes @ weights, costs)
+
+    def norm(rows, columns):
+        return _norm(reduced.features, U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :])
+
+    scales, costs = _scales_and_costs(reduced, means, A, (U @ A, U.T @ means), norm, surplus)
+    found, sizes = jax.vmap(lambda scale: _conjugates(scale, slopes, logits, labels, reduced))(scales)
+    return _best_dual(reduced, scales, found @ weights, sizes @ weights, costs)
 
 
 def _streamed(reduced: Reduced, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> float:
     """The bound for one lane whose K × K matrices are not held."""
-    kinds = jax.tree.map(lambda leaf: leaf[0], (reduced.loss, reduced.features, reduced.classifier))
-    loss, features, classifier = kinds
-    reduced = dataclasses.replace(reduced, loss=loss, features=features, classifier=classifier)
-    dual, counts = Dual(reduced, means, A, b), jnp.asarray(reduced.counts)
-    along_A, along_means = dual.pulls()
-    rows, row_cost = features.multiplied(jnp.asarray(means), along_A, reduced.lambda_H, counts)
-    if isinstance(classifier, Fixed):
-        most, columns_cost, priced = jnp.ones(()), jnp.zeros(()), _fixed_price(features, along_A, rows)
-    else:
-        columns, columns_cost = classifier.multiplied(
-            jnp.asarray(A), along_means, reduced.lambda_A, jnp.ones_like(counts)
-        )
-        most = _most(norm_bound(ft.partial(dual.gram, rows, columns), reduced.num_classes), reduced.num_classes)
-        priced = jnp.zeros(())
-    scales = _scales(most)
-    conjugates, sizes = dual.conjugates(_conjugates_of, scales)
-    costs = (row_cost, columns_cost, priced, _bias_cost(reduced, dual.surplus))
-    return float(_best_dual(reduced, loss, scales, conjugates, sizes, costs))
+    reduced = _without_lanes(reduced)
+    dual = Dual(reduced, means, A, b)
+
+    def norm(rows, columns):
+        return norm_bound(ft.partial(dual.gram, rows, columns), reduced.num_classes)
+
+    factors = jnp.asarray(means), jnp.asarray(A)
+    scales, costs = _scales_and_costs(reduced, *factors, dual.pulls(), norm, dual.surplus)
+    conjugates, sizes = dual.conjugates(_conjugates, scales)
+    return float(_best_dual(reduced, scales, conjugates, sizes, costs))
+
+
+def _without_lanes(reduced):
+    """One lane with the leaves of its loss and constraints as a problem has them."""
+    parts = {name: getattr(reduced, name) for name in ("loss", "features", "classifier")}
+    return dataclasses.replace(reduced, **jax.tree.map(lambda leaf: leaf[0], parts))
+
+
+def _scales_and_costs(reduced, means, A, pulls, norm, surplus):
+    """Scales of the dual point, and what multipliers, a fixed classifier and a bias take off the bound.
+
+    `pulls` are U A and UᵀM, and `norm(rows, columns)` bounds the norm of D₁^{−1/2} U D₂^{−1/2}.
+    """
+    along_A, along_means = pulls
+    counts = jnp.asarray(reduced.counts)
+    rows, row_cost = reduced.features.multiplied(means, along_A, reduced.lambda_H, counts)
+    bias_cost = 0.5 * jnp.sum(surplus**2) / reduced.lambda_b if reduced.bias_kind == "regularised" else jnp.zeros(())
+    if isinstance(reduced.classifier, Fixed):
+        priced = _fixed_price(reduced.features, along_A, rows)
+        return _scales(jnp.ones(())), (row_cost, jnp.zeros(()), priced, bias_cost)
+    columns, column_cost = reduced.classifier.multiplied(A, along_means, reduced.lambda_A, jnp.ones_like(counts))
+    most = _most(norm(rows, columns), reduced.num_classes)
+    return _scales(most), (row_cost, column_cost, jnp.zeros(()), bias_cost)
 
 
 def _most(norm, num_classes):
@@ -143,12 +152,7 @@ def _scales(most):
     return jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES)])
 
 
-def _bias_cost(reduced, surplus):
-    """What a regularised bias takes off a bound, at scale 1."""
-    return 0.5 * jnp.sum(surplus**2) / reduced.lambda_b if reduced.bias_kind == "regularised" else jnp.zeros(())
-
-
-def _best_dual(reduced, loss, scales, conjugates, sizes, costs):
+def _best_dual(reduced, scales, conjugates, sizes, costs):
     """The largest of the dual values at the scales, and of the loss's infimum.
 
     Multipliers cost the same at every scale; a fixed classifier and a bias cost its square.
@@ -156,7 +160,7 @@ def _best_dual(reduced, loss, scales, conjugates, sizes, costs):
     rows, columns, priced, bias = costs
     penalty = rows + columns + scales**2 * (priced + bias)
     duals = -conjugates - penalty - ALLOWANCE * (sizes + jnp.abs(rows) + jnp.abs(columns) + scales**2 * priced)
-    trivial = jnp.sum(reduced.weights) * infimum(loss, reduced.num_classes)
+    trivial = jnp.sum(reduced.weights) * infimum(reduced.loss, reduced.num_classes)
     trivial = trivial - ALLOWANCE * jnp.abs(trivial)
     return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
 
@@ -179,13 +183,14 @@ def _fixed_price(features, pull, rows):
     return 0.5 * jnp.sum(pull**2 / rows[:, None])
 
 
-def _conjugates(loss, scale, slopes, logits, labels, reduced):
+def _conjugates(scale, slopes, logits, labels, reduced):
     """Upper bounds on ℓ_k*(s g_k) at g_k = ∇ℓ_k(z_k), each class's, and how large the numbers are that they add up.
 
     Where no conjugate is known, convexity of ℓ* between g and 0 gives s ℓ*(g) − (1 − s) inf ℓ, and Fenchel's equality
     ℓ*(g) = ⟨g, z⟩ − ℓ(z). It can serve neither a scale above 1, which isn't between, nor a free bias, for which the
     slopes were shifted.
     """
+    loss = reduced.loss
     if hasattr(loss, "conjugate"):
         found = loss.conjugate(scale * slopes, labels)
     elif reduced.bias_kind == "free":
@@ -198,10 +203,6 @@ def _conjugates(loss, scale, slopes, logits, labels, reduced):
     if isinstance(loss, KEEPS_DIGITS):
         return found, sizes
     return found, sizes + 1.0 + jnp.max(jnp.abs(logits), axis=0)
-
-
-def _conjugates_of(scale, slopes, logits, labels, reduced):
-    return _conjugates(reduced.loss, scale, slopes, logits, labels, reduced)
 
 
 def _focal_bound(problem: Problem) -> float:

@@ -128,8 +128,7 @@ class Sphere(_Round):
 
     def multiplied(self, rows, pull, decay, counts):
         """n_k λ + μ_k > 0, which may be less than n_k λ, and ½ R² Σ μ_k."""
-        decayed = _at_least(jnp.sum(rows * pull, axis=1) / self.radius**2, 0.0)
-        return decayed, 0.5 * self.radius**2 * jnp.sum(decayed - decay * counts)
+        return _row_multipliers(self.radius, rows, pull, decay * counts, least=0.0)
 
     def fold(self, X):
         """Rows with a direction: zero has none."""
@@ -137,7 +136,7 @@ class Sphere(_Round):
 
     def unfold(self, X, decay):
         """Each row of X at the radius."""
-        return X * (self.radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
+        return _at_radius(self.radius, X)
 
 
 @storable
@@ -169,12 +168,11 @@ class Ball(_Round):
 
     def multiplied(self, rows, pull, decay, counts):
         """n_k λ + μ_k with μ_k ≥ 0, and ½ R² Σ μ_k."""
-        decayed = _at_least(jnp.sum(rows * pull, axis=1) / self.radius**2, decay * counts)
-        return decayed, 0.5 * self.radius**2 * jnp.sum(decayed - decay * counts)
+        return _row_multipliers(self.radius, rows, pull, decay * counts, least=decay * counts)
 
     def unfold(self, X, decay):
         """The shadow of a sphere's points: all but their last coordinate."""
-        return X[:, :-1] * (self.radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
+        return _at_radius(self.radius, X)[:, :-1]
 
     def fold(self, X):
         """Inside the ball, since at its boundary nothing pulls the last coordinate from zero; zeros at its centre."""
@@ -354,7 +352,14 @@ def _positive(sizes):
     return jnp.where(sizes > 0, sizes, 1.0)
 
 
-def _at_least(multiplied, least):
-    """Decays with multipliers, raised to what is legal and positive."""
+def _at_radius(radius, X):
+    """Each row of X (K, w, L) at the radius."""
+    return X * (radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
+
+
+def _row_multipliers(radius, rows, pull, decays, least):
+    """Decays of rows with the multipliers that stationarity gives, at least `least` and positive; and their cost."""
+    multiplied = jnp.sum(rows * pull, axis=1) / radius**2
     floor = LEAST_MULTIPLIER * jnp.max(jnp.abs(multiplied)) + jnp.finfo(multiplied.dtype).tiny
-    return jnp.maximum(jnp.maximum(multiplied, least), floor)
+    multiplied = jnp.maximum(jnp.maximum(multiplied, least), floor)
+    return multiplied, 0.5 * radius**2 * jnp.sum(multiplied - decays)

@@ -56,13 +56,11 @@ def collapse(
     made, axes = figure(2, 2)
     for axis, name in zip(axes.flat, metrics, strict=True):
         for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
-            steps, values = np.asarray(history.step), np.asarray(getattr(history, name), float)
-            drawn = (steps > 0) & np.isfinite(values) & ((values > 0) | (name == "nc4"))
-            alone = "." if np.sum(drawn) == 1 else None  # a line needs two points
-            axis.plot(steps[drawn], values[drawn], color=colour, lw=1.6, marker=alone, label=label)
+            drawn = trace(axis, history, name, colour, label)
             start = terminal_phase(history)
             if start is not None and drawn[start]:
-                axis.plot(steps[start], values[start], "o", color=colour, ms=6, mec="white", zorder=3)
+                value = getattr(history, name)[start]
+                axis.plot(history.step[start], value, "o", color=colour, ms=6, mec="white", zorder=3)
         axis.set(xlabel=unit, title=LABELS.get(name, name))
         if any(len(line.get_xdata()) for line in axis.get_lines()):  # a log axis cannot be drawn empty
             axis.set(xscale="log", yscale="linear" if name == "nc4" else "log")
@@ -72,6 +70,19 @@ def collapse(
         handles, [*labels, "zero training error"], loc="outside lower center", ncols=min(len(handles), 4), frameon=False
     )
     return made
+
+
+def trace(axis: Any, history: Any, metric: str, colour: str, label: str) -> np.ndarray:
+    """Draw a metric against steps for log axes, without step 0 and what isn't positive; only NC4 may be zero.
+
+    Returns:
+        Which snapshots are drawn.
+    """
+    steps, values = np.asarray(history.step), np.asarray(getattr(history, metric), float)
+    drawn = (steps > 0) & np.isfinite(values) & ((values > 0) | (metric == "nc4"))
+    alone = "." if np.sum(drawn) == 1 else None  # a line needs two points
+    axis.plot(steps[drawn], values[drawn], color=colour, lw=1.6, marker=alone, label=label)
+    return drawn
 
 
 def terminal_phase(history: Any) -> int | None:

@@ -55,11 +55,6 @@ class Reduced:
     bias_kind: str = static()
 
     @property
-    def size(self) -> int:
-        """Variables of one problem."""
-        return sum(self.factor_sizes) + self.num_classes * (self.bias_kind != "none")
-
-    @property
     def factor_sizes(self) -> tuple[int, int]:
         """Variables of the features and of the classifier."""
         K, r = self.num_classes, self.dim

@@ -9,7 +9,7 @@ from ufm.losses import CrossEntropy, DotRegression, LabelSmoothing
 from ufm.problem import Problem
 from ufm.theory._margins import margins
 from ufm.theory._scalar import root
-from ufm.theory.registry import COLLAPSED, Prediction, same_weights, theorem, weights
+from ufm.theory.registry import COLLAPSED, Prediction, radius_of, same_weights, theorem, weights
 
 EQUIANGULAR = 1e-9  # relative distance of AAᵀ to a multiple of I − J/K that counts as none
 
@@ -26,10 +26,6 @@ def _length(problem: Problem) -> float:
     return float(np.linalg.norm(problem.classifier.matrix) / np.sqrt(problem.num_classes))
 
 
-def _radius(problem: Problem) -> float:
-    return np.inf if isinstance(problem.features, Free) else float(problem.features.radius)
-
-
 def _applies(problem: Problem, *losses: Any) -> bool:
     if not isinstance(problem.loss, losses) or problem.bias_kind != "none" or not isinstance(problem.classifier, Fixed):
         return False
@@ -43,7 +39,7 @@ def _applies_to_cross_entropy(problem: Problem) -> bool:
     if not _applies(problem, CrossEntropy, LabelSmoothing):
         return False
     K = problem.num_classes
-    within = K / (K - 1) * _length(problem) * _radius(problem) <= margins(problem).best
+    within = K / (K - 1) * _length(problem) * radius_of(problem.features) <= margins(problem).best
     return bool(within) or problem.lambda_H > 0
 
 
@@ -87,7 +83,11 @@ def fixed_under_cross_entropy(problem: Problem) -> Prediction:
     the radius.
     """
     K, w, phi = problem.num_classes, weights(problem), margins(problem)
-    gain, decay, radius = K / (K - 1) * _length(problem), problem.num_samples * problem.lambda_H, _radius(problem)
+    gain, decay, radius = (
+        K / (K - 1) * _length(problem),
+        problem.num_samples * problem.lambda_H,
+        radius_of(problem.features),
+    )
     q = np.array([_norm(phi, weight, gain, decay, radius) for weight in w])
     share = problem.class_counts / problem.num_samples
     value = float(share @ (w * phi(gain * q) + 0.5 * decay * q**2))
@@ -126,7 +126,12 @@ def fixed_under_dot_regression(problem: Problem) -> Prediction:
     means have the norm R, and f = (√E R − T)²/(2T), which is zero at the usual T = √E R. Trap: without decay and beyond
     T = √E R many features reach the target, and only the value, 0, is known.
     """
-    w, length, target, radius = weights(problem), _length(problem), float(problem.loss.target), _radius(problem)
+    w, length, target, radius = (
+        weights(problem),
+        _length(problem),
+        float(problem.loss.target),
+        radius_of(problem.features),
+    )
     decay, share = problem.num_samples * problem.lambda_H, problem.class_counts / problem.num_samples
     q = np.minimum(length / (length**2 / target + decay / w), radius)
     value = float(share @ (w * (length * q - target) ** 2 / (2 * target) + 0.5 * decay * q**2))

@@ -14,6 +14,7 @@ from ufm.theory.registry import (
     TOTAL,
     Prediction,
     near,
+    radius_of,
     theorem,
     unused_bias,
     weights,
@@ -29,12 +30,8 @@ def _applies(problem: Problem) -> bool:
     if not isinstance(problem.loss, CrossEntropy | LabelSmoothing) or problem.dim < problem.num_classes - 1:
         return False
     decayed = problem.lambda_A > 0 or problem.lambda_H > 0
-    reached = _margin(problem, _radius(problem.features) * _radius(problem.classifier))
+    reached = _margin(problem, radius_of(problem.features) * radius_of(problem.classifier))
     return decayed or bool(reached <= margins(problem).best)
-
-
-def _radius(side: Any) -> float:
-    return np.inf if isinstance(side, Free) else float(side.radius)
 
 
 def _margin(problem: Problem, product: Any) -> Any:
@@ -69,7 +66,7 @@ def bounded_norms(problem: Problem) -> Prediction:
     a, b = K * problem.lambda_A, N * problem.lambda_H
     threshold = w * (1 - phi.alpha)
     joint = float(np.sqrt(a * b))
-    most = _radius(problem.features) * _radius(problem.classifier)
+    most = radius_of(problem.features) * radius_of(problem.classifier)
     known: dict[str, Any] = unused_bias(problem)
     if joint > 0:
         known["thresholds"] = {TOTAL: float(threshold / np.sqrt(K * N))}
@@ -80,7 +77,7 @@ def bounded_norms(problem: Problem) -> Prediction:
     def norms(product: float) -> tuple[float, float]:
         """(r, q) of this product with the least decay."""
         ideal = np.sqrt(product * np.sqrt(b / a)) if a > 0 else np.inf
-        q = min(max(ideal, product / _radius(problem.features)), _radius(problem.classifier))
+        q = min(max(ideal, product / radius_of(problem.features)), radius_of(problem.classifier))
         return float(product / q), float(q)
 
     def slope(product: float) -> float:
@@ -88,7 +85,7 @@ def bounded_norms(problem: Problem) -> Prediction:
         return max(a * q / r, b * r / q) - w * _margin(problem, phi.descent(_margin(problem, product)))
 
     if (a == 0 and b == 0) or (most < np.inf and slope(most) <= 0):
-        r, q = _radius(problem.features), _radius(problem.classifier)
+        r, q = radius_of(problem.features), radius_of(problem.classifier)
     else:
         high = 1.0
         while slope(high) < 0:

@@ -123,6 +123,11 @@ def is_plain(problem: Problem, *losses: Any) -> bool:
     return free and problem.lambda_A > 0 and problem.lambda_H > 0 and isinstance(problem.loss, losses)
 
 
+def radius_of(side: Any) -> float:
+    """Of a sphere or ball; infinite without constraint."""
+    return np.inf if isinstance(side, Free) else float(side.radius)
+
+
 def weights(problem: Problem) -> np.ndarray:
     """(K,) class weights, ones where there are none."""
     return np.ones(problem.num_classes) if problem.class_weights is None else problem.class_weights
