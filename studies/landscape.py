@@ -129,7 +129,9 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     for value in np.unique(np.round(table["value"].values, 9)):
         left.axhline(value - table.minimum, color=plot.COLOURS[1], ls=":", lw=0.9)
     left.plot([], [], color=plot.COLOURS[1], ls=":", label="saddles of the right panel")
-    left.set(xscale="log", yscale="log", xlabel="step", ylabel="objective above its certified minimum")
+    left.set(
+        xscale="log", yscale="log", xlabel="step", ylabel="objective above its certified minimum", ylim=(1e-21, None)
+    )
     left.set_title("From every seed to the global minimum")
     left.legend(loc="lower left", frameon=False)
     depth = -table.predicted.values
