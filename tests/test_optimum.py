@@ -11,8 +11,7 @@ from numpy.testing import assert_allclose
 from zoo import FREE, ZOO, problem
 
 import ufm
-from ufm import solver
-from ufm.optimum import minimize_all
+from ufm import _programs
 from ufm.problem import columns, risk
 from ufm.reduction import class_means, relaxed_rank
 from ufm.solver import Status
@@ -285,8 +284,8 @@ def test_wrong_arguments_name_themselves(words, message):
 
 def test_programs_of_many_kinds_are_forgotten_and_made_anew(monkeypatch):
     # a process may map memory 65,530 times, and crashes in the compiler beyond
-    monkeypatch.setattr(solver, "MOST_KINDS", 2)
+    monkeypatch.setattr(_programs, "MOST_KINDS", 2)
     problems = [problem(num_classes=K) for K in (2, 3, 4)]
     first = [ufm.minimize(p).value for p in problems]
-    assert len(solver._kinds) <= 2
+    assert len(_programs._kinds) <= 2
     assert [ufm.minimize(p).value for p in problems] == first

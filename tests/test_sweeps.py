@@ -18,7 +18,7 @@ import zarr
 from zoo import problem
 
 import ufm
-from ufm import _engines
+from ufm import _engines, solver
 
 DECAYS = np.geomspace(1e-4, 1e-2, 10).tolist()
 OVER = {"lambda_A": DECAYS, "seed": range(4)}
@@ -179,15 +179,16 @@ def test_store_is_resumed_and_has_no_objects(reference, tmp_path, monkeypatch):
         return solve(*arguments)
 
     monkeypatch.setattr(_engines.Minimizing, "solve", interrupted)
+    monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1], solver.all_places()))
     with pytest.raises(KeyboardInterrupt):
         ufm.sweep(problem(), OVER, store=path)
     part = opened(path)
     assert int((part.status >= 0).sum()) == 16
     assert int(np.isnan(part["value"]).sum()) == 24
-    same(ufm.sweep(problem(), OVER, store=path), reference)
-    assert len(calls) == 6
-    same(ufm.sweep(problem(), OVER, store=path), reference)
-    assert len(calls) == 6
+    for batches in (3, 0):
+        begun = len(calls)
+        same(ufm.sweep(problem(), OVER, store=path), reference)
+        assert len(calls) == begun + batches
     for _, array in zarr.open_group(path, mode="r").arrays():
         assert not array.dtype.hasobject
         assert array.metadata.filters in (None, ())

@@ -13,6 +13,7 @@ import optax
 from ufm import solver
 from ufm._checks import Integer, choice, integer
 from ufm._precision import DTYPES
+from ufm._programs import programs_of
 from ufm.archive import storable
 from ufm.metrics import Metrics
 from ufm.optimum import Optimum, minimize, minimize_all
@@ -119,10 +120,10 @@ class Minimizing:
         """Coordinates beside the grid's."""
         return {}
 
-    def solve(self, points: Sequence[Point], advanced: Callable[[int], None] | None) -> list[dict[str, Any]]:
+    def solve(self, points: Sequence[Point], advanced: Callable[[int], None], places: Any) -> list[dict[str, Any]]:
         """Values of the data variables at each point."""
         problems, seeds = [point.problem for point in points], [point.seed for point in points]
-        found = minimize_all(problems, seeds, self.tol, self.max_steps, advanced)
+        found = minimize_all(problems, seeds, self.tol, self.max_steps, advanced, places)
         return [self._values(best) for best in found]
 
     def _values(self, best: Optimum) -> dict[str, Any]:
@@ -174,12 +175,13 @@ class Trainer:
         """Coordinates beside the grid's."""
         return {"step": ("snapshot", np.asarray(self._steps))}
 
-    def solve(self, points: Sequence[Point], advanced: Callable[[int], None] | None) -> list[dict[str, Any]]:
+    def solve(self, points: Sequence[Point], advanced: Callable[[int], None], places: Any) -> list[dict[str, Any]]:
         """Values of the data variables at each point."""
         values = []
         for point in points:
-            values.append(self._values(self._train(point)))
-            (advanced or (lambda done: None))(len(values))
+            with programs_of(self.key(point)):
+                values.append(self._values(self._train(point)))
+            advanced(len(values))
         return values
 
     @property
@@ -246,11 +248,13 @@ def rows_of(
     engine: Minimizing | Trainer,
     fields: Sequence[Field],
     points: Sequence[Point],
-    advanced: Callable[[int], None] | None = None,
+    advanced: Callable[[int], None] = lambda ended: None,
+    places: Sequence[Any] | None = None,
 ) -> np.ndarray:
-    """(points, numbers): the values of a batch, one row a point. Runs alone in its process."""
-    with solver.ALONE:
-        found = engine.solve(points, advanced)
+    """(points, numbers): the values of a batch, one row a point, computed on some of the solver's places."""
+    places = places or solver.all_places()[:1]
+    with jax.default_device(places[0]):
+        found = engine.solve(points, advanced, places)
     return np.concatenate([_columns([values[field.name] for values in found], field.shape) for field in fields], axis=1)
 
 

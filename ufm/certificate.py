@@ -25,13 +25,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._blocks import fits
+from ufm._linalg import largest_eigenvalue, operator_norm
 from ufm._precision import float64
+from ufm._programs import kept
 from ufm._streamed_bound import Dual, norm_bound
 from ufm.constraints import Fixed, Free, Nonnegative
 from ufm.losses import CrossEntropy, DotRegression, Focal, SquaredError, infimum, per_sample
 from ufm.problem import Params, Problem
 from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane, row_space
-from ufm.solver import ALONE, by_batches, kept
+from ufm.solver import by_batches
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 KEEPS_DIGITS = CrossEntropy, SquaredError, DotRegression  # conjugates without rounding of order one where they vanish
@@ -71,7 +73,7 @@ def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, 
         return np.array([_focal_bound(problem) for problem in problems])
     if not reduced.loss.convex:
         return np.full(len(problems), -np.inf)
-    with ALONE, float64():
+    with float64():
         if fits(reduced.num_classes, reduced.num_classes):
             return by_batches(_bounds, reduced, means, A, b)
         trees = (reduced, means, A, b)
@@ -171,10 +173,10 @@ def _norm(features, W):
     For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ, and non-negative x_l
     only gain from raising negative entries of G to zero: the largest eigenvalue of what that leaves is a bound too.
     """
-    norm = jnp.linalg.norm(W, ord=2)
+    norm = operator_norm(W)
     if not isinstance(features, Nonnegative):
         return norm
-    return jnp.minimum(norm, jnp.sqrt(jnp.linalg.eigvalsh(jnp.maximum(W @ W.T, 0.0))[-1]))
+    return jnp.minimum(norm, jnp.sqrt(largest_eigenvalue(jnp.maximum(W @ W.T, 0.0))))
 
 
 def _fixed_price(features, pull, rows):

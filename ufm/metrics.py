@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ufm._blocks import cut, fits, fold, put
+from ufm._linalg import eigh
 from ufm.archive import storable
 
 GATHERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
@@ -151,7 +152,7 @@ def centres(sums: Sums) -> Centres:
     centred = means - jnp.mean(means, axis=0, keepdims=True)
     rounding = 4 * eps * jnp.linalg.norm(means)
     centred = jnp.where(jnp.linalg.norm(centred, axis=1, keepdims=True) > rounding, centred, 0.0)
-    values, vectors = jnp.linalg.eigh(centred @ centred.T if d >= K else centred.T @ centred)
+    values, vectors = eigh(centred @ centred.T if d >= K else centred.T @ centred)
     floor = jnp.maximum(4 * min(K, d) * eps * values[-1], rounding**2)
     inverse = _over(1.0, jnp.where(values > floor, values, 0.0))
     if d >= K:  # the centred means' Gram is singular: its least eigenvalue is rounding

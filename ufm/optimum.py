@@ -1,6 +1,8 @@
 """The global optimum: reduce the problem, solve it, certify the solution, and lift it back."""
 
 import dataclasses
+import functools as ft
+import math
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 from ufm import archive, metrics, solver
 from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64
+from ufm._programs import kept, programs_of
 from ufm.certificate import lower_bounds
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -24,7 +27,7 @@ from ufm.reduction import (
     shape_key,
     unfold,
 )
-from ufm.solver import ALONE, Status, by_batches, kept, make_room, width_of
+from ufm.solver import Status, by_batches, width_of
 from ufm.starts import informed_start, random_start
 
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
@@ -106,9 +109,14 @@ def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: I
 
 
 def minimize_all(
-    problems: list[Problem], seeds: list[Any], tol: Any = 1e-8, max_steps: Any = 3000, advanced: Any = None
+    problems: list[Problem],
+    seeds: list[Any],
+    tol: Any = 1e-8,
+    max_steps: Any = 3000,
+    advanced: Any = None,
+    places: Any = None,
 ) -> list[Optimum]:
-    """`minimize` of many problems of one `shape_key`, side by side."""
+    """`minimize` of many problems of one `shape_key`, side by side, on the solver's `places`."""
     seeds = [integer("seed", seed, least=0) for seed in seeds]
     real("tol", tol, above=0.0)
     integer("max_steps", max_steps, least=2)
@@ -116,16 +124,16 @@ def minimize_all(
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
-    with ALONE, float64():
-        make_room((shape_key(problems[0]), width_of(len(problems))))
+    with float64(), programs_of((shape_key(problems[0]), width_of(len(problems)))):
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
-        first = _solve(problems, reduced, x, tol, max_steps, advanced)
+        solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
+        first = solve(problems, reduced, x, advanced=advanced)
         candidates = [[(first, lane)] for lane in range(len(problems))]
         unsettled = np.flatnonzero(~_closed(first.value, first.lower_bound, tol))
         if unsettled.size:
-            _retry(problems, reduced, x, seeds, unsettled, candidates, tol, max_steps)
+            _retry(problems, reduced, x, seeds, unsettled, candidates, solve)
         return [_optimum(*of_one, tol) for of_one in zip(problems, seeds, candidates, strict=True)]
 
 
@@ -145,10 +153,11 @@ class _Solved:
     bias: np.ndarray
 
 
-def _solve(problems, reduced: Reduced, x, tol, max_steps, advanced=None) -> _Solved:
+def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced=None) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
-    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced or (lambda done: None))
+    told = advanced or (lambda done: None)
+    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, told, places=places)
     reached, zero = by_batches(_finish, found.x, reduced)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
@@ -203,23 +212,25 @@ def _closed(value: Any, bound: Any, tol: float) -> Any:
     return value - bound <= np.maximum(tol * np.abs(value), FLOOR)
 
 
-def _retry(problems, reduced, x, seeds, lanes, results, tol, max_steps) -> None:
+def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
     """More starts, at random, for the lanes whose first solution is not known to be global."""
     owners = [lane for lane in lanes for _ in range(RANDOM_STARTS)]
     many = jax.tree.map(lambda leaf: np.asarray(leaf)[..., owners], reduced)
     draws = [np.random.default_rng(seeds[lane]).spawn(RANDOM_STARTS) for lane in lanes]
     starts = random_start(many, x[:, owners], [draw for group in draws for draw in group])
-    solved = _solve([problems[lane] for lane in owners], many, starts, tol, max_steps)
+    solved = solve([problems[lane] for lane in owners], many, starts)
     for index, owner in enumerate(owners):
         results[owner].append((solved, index))
 
 
 def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optimum:
     """The best of a problem's candidates."""
-    values = np.array([solved.value[lane] for solved, lane in candidates])
+    values = [float(solved.value[lane]) for solved, lane in candidates]
     bound = max(float(solved.lower_bound[lane]) for solved, lane in candidates)
-    solved, lane = candidates[int(np.nanargmin(values))] if np.any(np.isfinite(values)) else candidates[0]
-    value = float(solved.value[lane])
+    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
+    best = min(finite, key=values.__getitem__, default=0)
+    (solved, lane), value = candidates[best], values[best]
+    close = AGREEMENT * max(abs(value), FLOOR)
     return Optimum(
         problem=problem,
         value=value,
@@ -231,7 +242,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         degenerate=bool(solved.degenerate[lane]),
         metrics=Metrics(*(entry[lane] for entry in solved.metrics)),
         starts=len(candidates),
-        agreed=int(np.sum(np.abs(values - value) <= AGREEMENT * max(abs(value), FLOOR))),
+        agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,
         means=solved.means[lane],
         classifier=solved.classifier[lane],

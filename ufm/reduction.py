@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._lanes import dot
+from ufm._linalg import eigh
 from ufm._pytree import pytree, static
 from ufm.constraints import Fixed, Nonnegative, Sphere
 from ufm.losses import ClassFirst, CrossEntropy, Focal, LabelSmoothing, per_sample
@@ -288,7 +289,7 @@ def best_bias(risk, products, b, decay):
 
     def step(state):
         b, slope, _, count = state
-        values, vectors = jnp.linalg.eigh(hessian(b))
+        values, vectors = eigh(hessian(b))
         flat = 1e-14 * values[-1] + jnp.finfo(b.dtype).tiny
         along = jnp.where(values > flat, (vectors.T @ slope) / jnp.where(values > flat, values, 1.0), 0.0)
         moves = (vectors @ along)[None] * 0.5 ** jnp.arange(8.0)[:, None]

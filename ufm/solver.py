@@ -9,10 +9,8 @@ import collections
 import concurrent.futures
 import contextlib
 import enum
-import functools as ft
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +19,7 @@ import numpy as np
 
 from ufm._lanes import dot
 from ufm._precision import float64, to_numpy
+from ufm._programs import kept, made_once
 from ufm.archive import storable
 
 MEMORY = 4  # pairs; more cost more per iteration than they save in iterations
@@ -34,32 +33,6 @@ UNBOUNDED = 1e30  # size of a value that no bounded problem has
 NEWTON_STEPS = 100
 DAMPINGS = 14  # tried for a Newton step before giving up
 NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
-
-ALONE = threading.RLock()  # batched decompositions of two threads can wait on each other for ever in XLA's pool
-
-# of problems, whose programs are kept: each kind maps memory 1,200 times, and Linux lets a process do so 65,530 times
-MOST_KINDS = 24
-
-_kept: list[Any] = []
-_kinds: set[Any] = set()
-
-
-def kept(function: Callable) -> Any:
-    """`jax.jit`, until `make_room` forgets its programs."""
-    program = jax.jit(function)
-    _kept.append(program)
-    return program
-
-
-def make_room(kind: Any) -> None:
-    """Forget all programs where those of another kind of problem would be too many; what is needed is made anew."""
-    if kind not in _kinds and len(_kinds) >= MOST_KINDS:
-        for program in _kept:
-            program.clear_cache()
-        for cache in (_program, _derivatives):
-            cache.cache_clear()
-        _kinds.clear()
-    _kinds.add(kind)
 
 
 @storable
@@ -110,6 +83,7 @@ def minimize(
     floor: float = 0.0,
     advanced: Callable[[int], None] = lambda done: None,
     polish: bool = True,
+    places: Sequence[Any] | None = None,
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
@@ -125,6 +99,7 @@ def minimize(
         floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
         advanced: is told how many lanes have finished, in any of several threads.
         polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
+        places: a device for each thread that may solve; `all_places()` where None.
 
     Returns:
         Solution in the order of the starting points. To be called within `float64()`.
@@ -133,7 +108,7 @@ def minimize(
     width = width_of(count)
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
     task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
-    first, *others = _places()[: -(-count // width)]
+    first, *others = (places or all_places())[: -(-count // width)]
     with concurrent.futures.ThreadPoolExecutor(len(others) + 1) as pool, jax.default_device(first):
         batch = _Batch(task)
         others = [pool.submit(_alongside, task, place) for place in others]
@@ -173,8 +148,7 @@ class _Batch:
         self.owners = np.resize(np.array(taken or [0]), task.width)
         self.idle = np.arange(task.width) >= len(taken)
         self.args = _take(task.args, self.owners)
-        state = _begin(jnp.asarray(task.starts[:, self.owners]))
-        self.state = state._replace(done=jnp.asarray(self.idle))
+        self.state = _begin(task.starts[:, self.owners])._replace(done=jnp.asarray(self.idle))
         self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
         self._iterate(until=0)  # compiles in the first thread, before others ask for the same program
 
@@ -184,7 +158,7 @@ class _Batch:
             quota = max(task.width // REFILL_AT, 1) if task.waiting else task.width
             self._iterate(until=int(self.idle.sum()) + min(quota, int((~self.idle).sum())))
             fresh = np.flatnonzero(np.asarray(self.state.done) & ~self.idle)
-            _collect(task.found, to_numpy(self.state), self.owners, fresh, task.tol, task.floor)
+            _collect(task.found, self.state, self.owners, fresh, task.tol, task.floor)
             task.advanced(int(np.count_nonzero(task.found.steps)))
             taken = _next(task.waiting, len(fresh))
             refilled = fresh[: len(taken)]
@@ -192,9 +166,8 @@ class _Batch:
             self.idle[fresh[len(taken) :]] = True
             if taken:
                 self.args = _take(task.args, self.owners)
-                starts = jnp.asarray(task.starts[:, self.owners])
-                chosen = jnp.asarray(np.isin(np.arange(task.width), refilled))
-                self.state = _refill(self.state, starts, chosen)
+                chosen = np.isin(np.arange(task.width), refilled)
+                self.state = _refill(self.state, task.starts[:, self.owners], chosen)
 
     def _iterate(self, until):
         task = self.task
@@ -216,7 +189,7 @@ def _next(waiting: collections.deque, most: int) -> list[int]:
     return taken
 
 
-def _places() -> list[Any]:
+def all_places() -> list[Any]:
     """A device for each thread that solves: every local one, or a CPU once for each of its cores."""
     devices = jax.local_devices()
     if len(devices) > 1 or devices[0].platform != "cpu":
@@ -249,14 +222,13 @@ def _take(args, lanes):
 
 def _collect(found, state, owners, lanes, tol, floor):
     """Take what has finished out of the batch."""
-    converged = np.asarray(_small(jnp.asarray(state.x), jnp.asarray(state.f), jnp.asarray(state.g), tol, floor))
-    for lane in lanes:
-        owner = owners[lane]
-        found.x[:, owner], found.value[owner], found.steps[owner] = (state.x[:, lane], state.f[lane], state.steps[lane])
-        if not np.isfinite(state.f[lane]) or np.abs(state.f[lane]) > UNBOUNDED:
-            found.status[owner] = Status.DIVERGED
-        elif converged[lane]:
-            found.status[owner] = Status.CONVERGED
+    ended = state.x, state.f, state.steps, _converged(state.x, state.f, state.g, tol, floor)
+    x, f, steps, converged = (entry[..., lanes] for entry in to_numpy(ended))
+    mine, diverged = owners[lanes], ~(np.abs(f) <= UNBOUNDED)
+    found.x[:, mine], found.value[mine], found.steps[mine] = x, f, steps
+    for owner, unbounded, settled in zip(mine, diverged, converged, strict=True):
+        if unbounded or settled:
+            found.status[owner] = Status.DIVERGED if unbounded else Status.CONVERGED
 
 
 def _small(x, f, g, tol, floor):
@@ -266,6 +238,9 @@ def _small(x, f, g, tol, floor):
     gap = jnp.maximum(dot(jnp.abs(g), jnp.abs(x)), 1e-3 * jnp.sqrt(dot(g, g) * squares))
     rounding = jnp.maximum(0.1 * np.finfo(np.float64).eps * jnp.abs(f), floor)
     return gap <= jnp.maximum(tol * jnp.minimum(jnp.abs(f), squares), rounding)
+
+
+_converged = kept(_small)
 
 
 @kept
@@ -303,7 +278,7 @@ def _chosen(mask, new, old):
     return jnp.where(mask.reshape((1,) * (new.ndim - 1) + mask.shape), new, old)
 
 
-@ft.cache
+@made_once
 def _program(fun, single_thread):
     """Iterate until so many lanes are done; on one core where splitting loops over all costs more than it saves."""
 
@@ -425,7 +400,7 @@ def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
     found.x[:, lane], found.value[lane] = x, f
 
 
-@ft.cache
+@made_once
 def _derivatives(fun):
     """Value with gradient, and Hessian, of a single lane."""
 

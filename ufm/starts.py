@@ -1,18 +1,19 @@
 """Where the solver starts: on lines of logits along which the minimum is found at once, or at random."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._linalg import svd
+from ufm._programs import kept
 from ufm.reduction import Reduced, biases_at_zero, fold, losses
-from ufm.solver import kept
 
 UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
-LINE_STEPS = 6  # of Newton's method for a size
-START_SIZES = np.geomspace(0.03, 300.0, 24)  # of the largest logit, tried for the first starting point
+LINE_STEPS = 9  # of Newton's method for a size
+START_SIZES = np.geomspace(0.03, 300.0, 12)  # of the largest logit, tried for the first starting point
 
 
 @kept
@@ -36,43 +37,64 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
     centred, plain = (roots * jnp.asarray(frame)[None] for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
     lines = jnp.stack([centred, plain, pull]), jnp.stack([0 * price, 0 * price, price]), jnp.stack([0 * b, 0 * b, b])
-    values, xs, at = jax.lax.map(lambda line: _along_line(reduced, price, *line), lines)
+    values, sizes, lines = jax.lax.map(lambda line: _coarsely(reduced, price, _line(reduced, *line)), lines)
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)
-    x = jnp.take_along_axis(xs, best[None, None], axis=0)[0]
-    logits = jnp.take_along_axis(at, best[None, None, None], axis=0)[0]
+    size, line = jax.tree.map(lambda of_lines: _of_lanes(of_lines, best), (sizes, lines))
+    size = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(reduced, price, line, size), size)
+    size = jnp.where(price > 0, size, UNPRICED_SIZE / line.largest)
+    logits = line.logits(size)
     scale = _bias_scale(reduced, logits)
-    both = sum(reduced.factor_sizes)
-    return jnp.concatenate([x[:both], x[both:] / scale[: x.shape[0] - both]]), scale
+    half = jnp.sqrt(line.kept * (size * jnp.where(price > 0, price, 1.0))[None])
+    X, Y = (_to_width(part * half[None], reduced.dim) for part in (line.left, line.right))
+    return fold(X, Y, line.b, dataclasses.replace(reduced, bias_scale=scale)), scale
 
 
-def _along_line(reduced, price, frame, lowered, b):
-    """The least value on a line of D^{1/2} Z along the frame (L, K, K) with singular values lowered by (L,).
+class _Line(NamedTuple):
+    """Logits t · direction (K, K, L) + b (K, L), and the factors of the direction: singular vectors and values."""
 
-    With it the solver's variables there, for a bias not yet scaled, and the logits.
-    """
-    r = reduced.dim
-    left, values, right = jnp.linalg.svd(frame)
+    direction: Any
+    b: Any
+    left: Any
+    kept: Any
+    right: Any
+
+    @property
+    def largest(self):
+        """(L,) largest entry of the direction."""
+        largest = jnp.max(jnp.abs(self.direction), axis=(0, 1))
+        return jnp.where(largest > 0, largest, 1.0)
+
+    def logits(self, size):
+        return size[None, None] * self.direction + self.b[:, None]
+
+
+def _line(reduced, frame, lowered, b) -> _Line:
+    """The line of D^{1/2} Z along a frame (L, K, K) with singular values lowered by (L,), at rank r."""
+    left, values, right = jax.vmap(svd)(frame)
     values = jnp.maximum(values - lowered[:, None], 0.0)
-    kept = jnp.where((jnp.arange(values.shape[1]) < r)[None], values, 0.0)
+    kept = jnp.where((jnp.arange(values.shape[1]) < reduced.dim)[None], values, 0.0)
     direction = jnp.transpose((left * kept[:, None]) @ right, (2, 1, 0)) / jnp.sqrt(reduced.counts)[None]
-    size = jnp.max(jnp.abs(direction), axis=(0, 1))
-    size = jnp.where(size > 0, size, 1.0)
-    sizes = jnp.asarray(START_SIZES)[:, None] / size[None]
-    cost = price * jnp.sum(kept, axis=1)
+    return _Line(direction, b, jnp.moveaxis(left, 0, -1), kept.T, jnp.transpose(right, (2, 1, 0)))
 
-    def at(size):
-        logits = size[None, None] * direction + b[:, None]
-        decay = size * cost + 0.5 * reduced.lambda_b * jnp.sum(b**2, axis=0)
-        return jnp.sum(reduced.weights * losses(logits, reduced), axis=0) + decay
 
-    chosen = jnp.take_along_axis(sizes, jnp.argmin(jax.lax.map(at, sizes), axis=0)[None], axis=0)[0]
-    chosen = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(at, size), chosen)
-    chosen = jnp.where(price > 0, chosen, UNPRICED_SIZE / size)
-    half = jnp.sqrt(kept * (chosen * jnp.where(price > 0, price, 1.0))[:, None])
-    parts = (left * half[:, None], jnp.swapaxes(right, 1, 2) * half[:, None])
-    X, Y = (_to_width(jnp.moveaxis(part, 0, -1), r) for part in parts)
-    logits = chosen[None, None] * direction + b[:, None]
-    return at(chosen), fold(X, Y, b, dataclasses.replace(reduced, bias_scale=jnp.ones_like(b))), logits
+def _along(reduced, price, line: _Line, size):
+    """The objective (L,) on the line, its factors balanced."""
+    decay = size * price * jnp.sum(line.kept, axis=0) + 0.5 * reduced.lambda_b * jnp.sum(line.b**2, axis=0)
+    return jnp.sum(reduced.weights * losses(line.logits(size), reduced), axis=0) + decay
+
+
+def _coarsely(reduced, price, line: _Line):
+    """The least value of some sizes on a line, that size, and the line."""
+    sizes = jnp.asarray(START_SIZES)[:, None] / line.largest[None]
+    values = jax.lax.map(lambda size: _along(reduced, price, line, size), sizes)
+    least = jnp.argmin(values, axis=0)
+    return _of_lanes(values, least), _of_lanes(sizes, least), line
+
+
+def _of_lanes(stacked, index):
+    """What each lane (the last axis) chooses of the first axis."""
+    index = index.reshape((1,) * (stacked.ndim - 1) + index.shape)
+    return jnp.take_along_axis(stacked, index, axis=0)[0]
 
 
 def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generator]) -> np.ndarray:
@@ -84,9 +106,9 @@ def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generato
     return start
 
 
-def _newton_on_line(at, size):
-    """A Newton step towards the least of `at`, lane by lane, where it is convex."""
-    slope = jax.grad(lambda size: jnp.sum(at(size)))
+def _newton_on_line(reduced, price, line, size):
+    """A Newton step towards the least value on the line, lane by lane, where it is convex."""
+    slope = jax.grad(lambda size: jnp.sum(_along(reduced, price, line, size)))
     first, second = jax.jvp(slope, (size,), (jnp.ones_like(size),))
     step = jnp.where(second > 0, first / jnp.where(second > 0, second, 1.0), 0.0)
     return jnp.clip(size - step, 0.8 * size, 1.25 * size)

@@ -10,12 +10,33 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-PUBLISHED_EVERY = 30.0  # seconds
+FIRST_PUBLISHED = 1.0  # seconds, so that a sweep of less writes its variables once
+PUBLISHED_EVERY = 30.0
+COMPLETE = "batches/.zattrs"  # written last of the group
+LABELLED = ".zmetadata"  # written last of the labelled variables
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """What is stored."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a point."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """JSON of what calls that share a store may not change."""
+        ...
+
+    def dataset(self, values: np.ndarray) -> Any:
+        """(points, width) values labelled, an xarray.Dataset."""
+        ...
 
 
 class Store:
@@ -23,31 +44,22 @@ class Store:
 
     Args:
         path: a folder, new or written by the same sweep.
-        identity: JSON of what may not change between the calls that share a store.
+        plan: of the sweep.
         partition: (batches, points of the largest) indices of points, −1 where a batch has fewer.
-        width: numbers of a point.
-        publish: writes the labelled variables, given (points, width) values and whether they are new.
 
     Raises:
         ValueError: where the folder is something else, or holds another sweep; the message says what differs.
         OSError: where another process has the store open, or it cannot be written.
     """
 
-    def __init__(
-        self,
-        path: Any,
-        identity: Mapping[str, Any],
-        partition: np.ndarray,
-        width: int,
-        publish: Callable[[pathlib.Path, np.ndarray, bool], None],
-    ):
+    def __init__(self, path: Any, plan: Plan, partition: np.ndarray):
         self.path = pathlib.Path(path)
-        self._publish, self._partition = publish, partition
-        self._published = time.monotonic()
+        self._plan, self._partition = plan, partition
+        self._due = time.monotonic() + FIRST_PUBLISHED
         with self._clear_errors():
             self._lock = self._acquire()
             try:
-                self._open(json.loads(json.dumps(identity)), width)
+                self._open(json.loads(json.dumps(plan.identity())))
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -58,7 +70,7 @@ class Store:
     def __exit__(self, kind, error, trace):
         try:
             with contextlib.suppress(OSError) if error is not None else self._clear_errors():
-                self._publish(self.path, self.values, False)
+                self._publish()
         finally:
             os.close(self._lock)
 
@@ -68,11 +80,10 @@ class Store:
         padded[: len(rows)] = rows
         with self._clear_errors():
             self._table[batch] = padded
-            self._done[batch] = True
             self._keep(batch, padded)
-            if time.monotonic() - self._published > PUBLISHED_EVERY:
-                self._publish(self.path, self.values, False)
-                self._published = time.monotonic()
+            if time.monotonic() > self._due:
+                self._publish()
+            self._done[batch] = True
 
     def _keep(self, batch, padded):
         points = self._partition[batch]
@@ -98,38 +109,67 @@ class Store:
         os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         return handle
 
-    def _open(self, identity, width):
+    def _open(self, identity):
         import zarr
 
         for left_over in self.path.rglob("*.partial"):
             left_over.unlink()
-        self.values = np.full((int((self._partition >= 0).sum()), width), np.nan)
-        root = zarr.open_group(self.path, mode="a", zarr_format=2, use_consolidated=False)
-        group = root.require_group("batches")
-        there = group.attrs.get("identity")
-        if there is None:
-            self._create(group, identity, width)
-        else:
-            _same(str(self.path), json.loads(str(there)), identity)
-        self._table: Any = root["batches/table"]
-        self._done: Any = root["batches/done"]
+        self.values = np.full((int((self._partition >= 0).sum()), self._plan.width), np.nan)
+        if not (self.path / COMPLETE).exists():
+            self._create(identity)
+        group = zarr.open_group(self.path / "batches", mode="r+", zarr_format=2)
+        _same(str(self.path), json.loads(str(group.attrs["identity"])), identity)
+        self._table: Any = group["table"]
+        self._done: Any = group["done"]
         self.done = np.array(self._done[:])
         for batch in np.flatnonzero(self.done):
             self._keep(batch, self._table[batch])
 
-    def _create(self, group, identity, width):
-        """Arrays first, and last the attribute that says they are complete."""
-        batches, rows = self._partition.shape
-        for part in ("done", "table", "points"):
-            for file in (self.path / "batches" / part).glob("*"):  # of a creation cut short
-                if file.name != ".lock":
-                    file.unlink()
-        one, chunk = (batches, rows), (1, rows)
-        group.create_array("points", shape=one, chunks=chunk, dtype="int64", fill_value=-1)[:] = self._partition
-        group.create_array("table", shape=(*one, width), chunks=(*chunk, width), dtype="float64", fill_value=np.nan)
-        group.create_array("done", shape=(batches,), chunks=(1,), dtype="bool", fill_value=False)
-        self._publish(self.path, self.values, True)
+    def _create(self, identity):
+        """Empty arrays, and last the attributes that say they are complete."""
+        import zarr
+        from zarr.storage import MemoryStore
+
+        for file in (self.path / "batches").glob("*/*"):  # of a creation cut short
+            if file.name != ".lock":
+                file.unlink()
+        (self.path / LABELLED).unlink(missing_ok=True)
+        files: dict[str, Any] = {}
+        group = zarr.create_group(MemoryStore(files), path="batches", zarr_format=2)
+        (batches, rows), width = self._partition.shape, self._plan.width
+        plain: dict[str, Any] = {"compressors": None}  # compressing takes longer than writing
+        group.create_array("points", data=self._partition, chunks=(batches, rows), **plain)
+        shape, chunks = (batches, rows, width), (1, rows, width)
+        group.create_array("table", shape=shape, chunks=chunks, dtype="float64", fill_value=np.nan, **plain)
+        group.create_array("done", shape=(batches,), chunks=(1,), dtype="bool", fill_value=False, **plain)
         group.attrs["identity"] = json.dumps(identity)
+        self._write(files, COMPLETE)
+
+    def _write(self, files, last):
+        """Files of a store made in memory, where zarr is many times as fast; the last is there whole or not at all."""
+        for name in sorted(files, key=last.__eq__):
+            file = self.path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_name(f"{file.name}.partial")
+            partial.write_bytes(files[name].to_bytes())
+            partial.replace(file)
+
+    def _publish(self):
+        """Make the labelled variables, and last their metadata; where they are there, write their values."""
+        import zarr
+        from zarr.storage import MemoryStore
+
+        table = self._plan.dataset(self.values)
+        if (self.path / LABELLED).exists():
+            group: Any = zarr.open_group(self.path, mode="r+", zarr_format=2)
+            for name, variable in table.data_vars.items():
+                array = group[name]
+                array[...] = variable.values.astype(array.dtype)
+        else:
+            files: dict[str, Any] = {}
+            table.to_zarr(MemoryStore(files), zarr_format=2, consolidated=True)
+            self._write(files, LABELLED)
+        self._due = time.monotonic() + PUBLISHED_EVERY
 
     @contextlib.contextmanager
     def _clear_errors(self):

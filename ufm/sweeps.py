@@ -19,6 +19,7 @@ from ufm._checks import integer
 from ufm._engines import Field, Minimizing, Point, Trainer, engine_of, rows_of
 from ufm._engines import Training as Training
 from ufm._progress import progress as progress_bar
+from ufm._workers import Workers
 from ufm.archive import encode
 from ufm.optimum import minimize
 from ufm.problem import Problem
@@ -26,6 +27,7 @@ from ufm.store import Memory, Store
 
 PARTS = ("loss", "features", "classifier")  # fields of a problem with fields of their own
 SENT_AHEAD = 1024  # batches that wait in an executor
+TOLD_EVERY = 0.25  # seconds, of points that have ended in unfinished batches
 PENDING = -1  # in whole numbers of points that are not done
 
 
@@ -51,8 +53,8 @@ def sweep(
             one dimension, "lambda_A,lambda_H", with a coordinate for each name.
         run: `ufm.minimize`, `functools.partial` of it with `tol` or `max_steps`, or `ufm.Training(...)`.
         store: a folder for a zarr store, which `xarray.open_zarr` reads. The same call goes on from what is there.
-        executor: anything with the `submit` of `concurrent.futures.Executor`; None computes in this process. Threads
-            take turns, since JAX uses all cores from one.
+        executor: anything with the `submit` of `concurrent.futures.Executor`, with as many workers as there are
+            cores, since a batch keeps one busy; None computes in this process, on all of its cores or devices.
         progress: whether to draw a bar; None draws where standard error is a terminal.
         params: whether to keep H (sample, axis), A (class, axis) and b (class) too, filled up with NaN where shapes
             differ.
@@ -70,8 +72,7 @@ def sweep(
     """
     plan = _plan(problem, over, run, params)
     partition = plan.partition()
-    kept = Memory(partition, plan.width) if store is None else _stored(plan, partition, store)
-    with kept:
+    with Memory(partition, plan.width) if store is None else Store(store, plan, partition) as kept:
         _compute(plan, partition, kept, executor, progress)
     return plan.dataset(kept.values)
 
@@ -280,22 +281,6 @@ def _inlined(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return {name: _inlined(item, arrays) for name, item in tree.items()}
 
 
-def _stored(plan: _Plan, partition: np.ndarray, path: Any) -> Store:
-    def publish(folder, values, new):
-        import zarr
-
-        table = plan.dataset(values)
-        if new:
-            table.to_zarr(folder, mode="a", zarr_format=2, consolidated=True)
-            return
-        group: Any = zarr.open_group(folder, mode="r+", zarr_format=2, use_consolidated=False)
-        for name, variable in table.data_vars.items():
-            array = group[name]
-            array[...] = variable.values.astype(array.dtype)
-
-    return Store(path, plan.identity(), partition, plan.width, publish)
-
-
 def _compute(plan: _Plan, partition: np.ndarray, kept: Any, executor: Any, progress: bool | None) -> None:
     """Every batch that is not there yet."""
     waiting = [int(batch) for batch in np.flatnonzero(~kept.done)]
@@ -307,21 +292,15 @@ def _compute(plan: _Plan, partition: np.ndarray, kept: Any, executor: Any, progr
 
         news()
         work = ((batch, [plan.points[i] for i in partition[batch][: sizes[batch]]]) for batch in waiting)
-        batches = _here(plan, work, news) if executor is None else _through(executor, plan, work, news)
-        with contextlib.closing(batches):
-            for batch, rows in batches:
+        with contextlib.ExitStack() as stack:
+            workers = stack.enter_context(Workers(len(waiting))) if executor is None else executor
+            for batch, rows in stack.enter_context(contextlib.closing(_through(workers, plan, work, news))):
                 kept.put(batch, rows)
-                news()
-
-
-def _here(plan, work, news):
-    """Batches done in this process."""
-    for batch, points in work:
-        yield batch, rows_of(plan.engine, plan.fields, points, news)
+                news(getattr(workers, "ended", 0))
 
 
 def _through(executor, plan, work, news):
-    """Batches done by an executor, as they come; in this process where a worker fails."""
+    """Batches done by an executor, as they come; in this process where a worker of another fails."""
     sent: dict[Any, Any] = {}
     try:
         while True:
@@ -329,15 +308,24 @@ def _through(executor, plan, work, news):
                 sent[_submit(executor, plan, points)] = batch, points
             if not sent:
                 return
-            for done in futures.wait(sent, return_when=futures.FIRST_COMPLETED).done:
-                batch, points = sent.pop(done)
-                error = futures.CancelledError() if done.cancelled() else done.exception()
-                if error is not None:
-                    warnings.warn(f"a worker failed ({error!r}): its batch is done in this process", stacklevel=5)
-                yield batch, done.result() if error is None else rows_of(plan.engine, plan.fields, points)
+            done = futures.wait(sent, TOLD_EVERY, futures.FIRST_COMPLETED).done
+            if not done:
+                news(getattr(executor, "ended", 0))
+            for future in sorted(done, key=_failed):  # what has not failed is kept first
+                batch, points = sent.pop(future)
+                if not _failed(future) or isinstance(executor, Workers):
+                    yield batch, future.result()
+                    continue
+                reason = "cancelled" if future.cancelled() else repr(future.exception())
+                warnings.warn(f"a worker failed ({reason}): its batch is done in this process", stacklevel=5)
+                yield batch, rows_of(plan.engine, plan.fields, points)
     finally:
         for future in sent:
             future.cancel()
+
+
+def _failed(future) -> bool:
+    return future.cancelled() or future.exception() is not None
 
 
 def _submit(executor, plan, points) -> Any:

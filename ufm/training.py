@@ -15,6 +15,7 @@ import optax
 from ufm import archive
 from ufm._checks import Integer, choice, integer
 from ufm._precision import DTYPES, in_precision
+from ufm._programs import made_once
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
 from ufm.metrics import Metrics, evaluate
@@ -199,10 +200,11 @@ def _drive(problem, optimizer, carry, batched, steps, looks, precision, progress
     """Run from look to look, while a second thread measures what the first has left behind."""
     size = sum(leaf.size for leaf in jax.tree.leaves(carry.params))
     advance, record = _compiled(size < SINGLE_THREAD_BELOW)
+    place: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     group = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size))
 
     def measured(params, count):
-        with in_precision(precision):  # a scope belongs to its thread
+        with in_precision(precision), jax.default_device(place):  # scopes belong to their thread
             return np.asarray(record(problem, batched, params, count))[:count]
 
     pending, done = [], 0
@@ -250,7 +252,7 @@ def _rows(params: Params) -> Params:
     return params._replace(H=np.swapaxes(params.H, -1, -2))
 
 
-@ft.cache
+@made_once
 def _compiled(single_thread: bool):
     """The two programs of a run.
 

@@ -1,0 +1,57 @@
+"""The executor of a sweep in its own process: batches side by side, each with its own share of the machine."""
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
+
+from ufm import solver
+from ufm._engines import Field, Point, rows_of
+
+
+class Workers:
+    """A thread for each place where the solver may compute, or several places to a thread where batches are few.
+
+    Left by an error or an interrupt, what has not ended is given up.
+    """
+
+    def __init__(self, batches: int):
+        places = solver.all_places()
+        count = max(min(batches, len(places)), 1)
+        self._pool = futures.ThreadPoolExecutor(count)
+        self._shares: queue.SimpleQueue[Sequence[Any]] = queue.SimpleQueue()
+        for first in range(count):
+            self._shares.put(places[first::count])
+        self._ended: dict[int, int] = {}
+        self._given_up = False
+
+    @property
+    def ended(self) -> int:
+        """Points that have ended in unfinished batches."""
+        return sum(list(self._ended.values()))
+
+    def submit(self, function: Any, engine: Any, fields: Sequence[Field], points: Sequence[Point]) -> futures.Future:
+        """A future of a batch's rows; the function is `rows_of`."""
+        return self._pool.submit(self._rows, engine, fields, points)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._given_up = True
+        self._pool.shutdown(cancel_futures=True)
+
+    def _rows(self, engine, fields, points):
+        share, thread = self._shares.get(), threading.get_ident()
+
+        def advanced(ended: int) -> None:
+            if self._given_up:
+                raise futures.CancelledError
+            self._ended[thread] = ended
+
+        try:
+            return rows_of(engine, fields, points, advanced, share)
+        finally:
+            self._ended.pop(thread, None)
+            self._shares.put(share)
