@@ -362,3 +362,8 @@ def test_a_dask_worker_killed_in_the_middle_loses_nothing(reference, tmp_path):
 def test_importing_ufm_imports_nothing_slow():
     code = "import sys, ufm; print([n for n in ('xarray', 'zarr', 'rich', 'matplotlib') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_places_give_the_same_bits(reference, monkeypatch):
+    monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1] * 5, solver.all_places()))
+    same(ufm.sweep(problem(), OVER), reference)

@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ufm import _linalg
+from ufm._precision import float64
+
+DECOMPOSITIONS = {
+    "eigh": np.linalg.eigh,
+    "svd": np.linalg.svd,
+    "operator_norm": lambda X: np.linalg.svd(X, compute_uv=False)[0],
+    "largest_eigenvalue": lambda X: np.linalg.eigvalsh(X)[-1],
+}
+
+
+def matrices(*shape):
+    X = np.random.default_rng(0).normal(size=shape)
+    return X + np.swapaxes(X, -1, -2)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_decompositions_are_numpys_alone_and_under_vmap(name):
+    X, mine = matrices(2, 3, 5, 5), getattr(_linalg, name)
+    with float64():
+        alone, inner = mine(jnp.asarray(X[0, 0])), jax.vmap(mine)(jnp.asarray(X[0]))
+        both = jax.vmap(jax.vmap(mine))(jnp.asarray(X))
+    for one, three, six in zip(*map(jax.tree.leaves, (alone, inner, both)), strict=True):
+        np.testing.assert_array_equal(one, three[0])
+        np.testing.assert_array_equal(three, six[0])
+    # vectors are determined up to signs: what they put together is compared, or the values
+    theirs, alone = DECOMPOSITIONS[name](X[0, 0]), jax.tree.map(np.asarray, alone)
+    if name == "svd":
+        left, values, right = alone
+        np.testing.assert_allclose((left * values) @ right, X[0, 0], atol=1e-13)
+    elif name == "eigh":
+        values, vectors = alone
+        np.testing.assert_allclose(values, theirs.eigenvalues, atol=1e-13)
+        np.testing.assert_allclose((vectors * values) @ vectors.T, X[0, 0], atol=1e-13)
+    else:
+        np.testing.assert_allclose(alone, theirs, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_no_batch_reaches_lapack(name):
+    # jaxlib splits batches over the pool its callers wait in: two of them side by side can wait for ever
+    if jax.default_backend() != "cpu":
+        pytest.skip("batches are an accelerator's strength")
+    with float64():
+        text = jax.jit(jax.vmap(getattr(_linalg, name))).lower(matrices(3, 7, 7)).as_text()
+    calls = [line for line in text.splitlines() if "custom_call @lapack" in line]
+    assert calls
+    assert not any("tensor<3x" in line for line in calls)
