@@ -76,14 +76,15 @@ class Store:
 
     def put(self, batch: int, rows: np.ndarray) -> None:
         """Keep the rows of a batch, and then that it is done."""
-        padded = np.full(self._table.shape[1:], np.nan)
+        padded = np.full((self._partition.shape[1], self._plan.width), np.nan)
         padded[: len(rows)] = rows
         with self._clear_errors():
-            self._table[batch] = padded
+            # chunks as zarr has them, which takes ten times as long to write one
+            self._write({f"batches/table/{batch}.0.0": padded.astype("<f8").tobytes()})
             self._keep(batch, padded)
             if time.monotonic() > self._due:
                 self._publish()
-            self._done[batch] = True
+            self._write({f"batches/done/{batch}": b"\x01"})
 
     def _keep(self, batch, padded):
         points = self._partition[batch]
@@ -119,11 +120,11 @@ class Store:
             self._create(identity)
         group = zarr.open_group(self.path / "batches", mode="r+", zarr_format=2)
         _same(str(self.path), json.loads(str(group.attrs["identity"])), identity)
-        self._table: Any = group["table"]
-        self._done: Any = group["done"]
-        self.done = np.array(self._done[:])
+        table: Any = group["table"]
+        done: Any = group["done"]
+        self.done = np.array(done[:])
         for batch in np.flatnonzero(self.done):
-            self._keep(batch, self._table[batch])
+            self._keep(batch, table[batch])
 
     def _create(self, identity):
         """Empty arrays, and last the attributes that say they are complete."""
@@ -137,21 +138,21 @@ class Store:
         files: dict[str, Any] = {}
         group = zarr.create_group(MemoryStore(files), path="batches", zarr_format=2)
         (batches, rows), width = self._partition.shape, self._plan.width
-        plain: dict[str, Any] = {"compressors": None}  # compressing takes longer than writing
+        plain: dict[str, Any] = {"compressors": None}
         group.create_array("points", data=self._partition, chunks=(batches, rows), **plain)
         shape, chunks = (batches, rows, width), (1, rows, width)
         group.create_array("table", shape=shape, chunks=chunks, dtype="float64", fill_value=np.nan, **plain)
         group.create_array("done", shape=(batches,), chunks=(1,), dtype="bool", fill_value=False, **plain)
         group.attrs["identity"] = json.dumps(identity)
-        self._write(files, COMPLETE)
+        self._write(_bytes(files), COMPLETE)
 
-    def _write(self, files, last):
-        """Files of a store made in memory, where zarr is many times as fast; the last is there whole or not at all."""
+    def _write(self, files, last=""):
+        """Files by name, bytes each, whole or not at all; one of them last."""
         for name in sorted(files, key=last.__eq__):
             file = self.path / name
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_name(f"{file.name}.partial")
-            partial.write_bytes(files[name].to_bytes())
+            partial.write_bytes(files[name])
             partial.replace(file)
 
     def _publish(self):
@@ -168,7 +169,7 @@ class Store:
         else:
             files: dict[str, Any] = {}
             table.to_zarr(MemoryStore(files), zarr_format=2, consolidated=True)
-            self._write(files, LABELLED)
+            self._write(_bytes(files), LABELLED)
         self._due = time.monotonic() + PUBLISHED_EVERY
 
     @contextlib.contextmanager
@@ -181,6 +182,11 @@ class Store:
         except OSError as error:
             reason = f"{error.strerror or error}; finished batches are kept, and the same call goes on from them"
             raise type(error)(error.errno, f"store = {str(self.path)!r}: {reason}") from error
+
+
+def _bytes(files: Mapping[str, Any]) -> dict[str, bytes]:
+    """What zarr wrote in memory, where it takes less time than on a disk."""
+    return {name: buffer.to_bytes() for name, buffer in files.items()}
 
 
 class Memory:
