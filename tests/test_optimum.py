@@ -12,6 +12,7 @@ from zoo import FREE, ZOO, problem
 
 import ufm
 from ufm import _programs
+from ufm.optimum import minimize_all
 from ufm.problem import columns, risk
 from ufm.reduction import class_means, relaxed_rank
 from ufm.solver import Status
