@@ -40,8 +40,8 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     values, sizes, lines = jax.lax.map(lambda line: _coarsely(reduced, price, _line(reduced, *line)), lines)
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)
     size, line = jax.tree.map(lambda of_lines: _of_lanes(of_lines, best), (sizes, lines))
-    size = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(reduced, price, line, size), size)
-    size = jnp.where(price > 0, size, UNPRICED_SIZE / line.largest)
+    finer = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(reduced, price, line, size), size)
+    size = jnp.where(price > 0, finer, size)
     logits = line.logits(size)
     scale = _bias_scale(reduced, logits)
     half = jnp.sqrt(line.kept * (size * jnp.where(price > 0, price, 1.0))[None])
@@ -85,7 +85,7 @@ def _along(reduced, price, line: _Line, size):
 
 def _coarsely(reduced, price, line: _Line):
     """The least value of some sizes on a line, that size, and the line."""
-    sizes = jnp.asarray(START_SIZES)[:, None] / line.largest[None]
+    sizes = jnp.where(price > 0, jnp.asarray(START_SIZES)[:, None], UNPRICED_SIZE) / line.largest[None]
     values = jax.lax.map(lambda size: _along(reduced, price, line, size), sizes)
     least = jnp.argmin(values, axis=0)
     return _of_lanes(values, least), _of_lanes(sizes, least), line
