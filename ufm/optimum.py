@@ -227,8 +227,8 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
     """The best of a problem's candidates."""
     values = [float(solved.value[lane]) for solved, lane in candidates]
     bound = max(float(solved.lower_bound[lane]) for solved, lane in candidates)
-    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
-    best = min(finite, key=values.__getitem__, default=0)
+    known = [index for index, value in enumerate(values) if not math.isnan(value)]
+    best = min(known, key=values.__getitem__, default=0)
     (solved, lane), value = candidates[best], values[best]
     close = AGREEMENT * max(abs(value), FLOOR)
     return Optimum(
