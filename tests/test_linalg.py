@@ -42,6 +42,20 @@ def test_decompositions_are_numpys_alone_and_under_vmap(name):
 
 
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_derivatives_are_differences_of_values(name):
+    # eigenvalues and singular values are simple here; vectors are summed in squares, which have no sign
+    def value(X):
+        return sum(jnp.sum(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(getattr(_linalg, name)(X)))
+
+    X, step = matrices(3, 4, 4), 1e-6 * matrices(4, 4)
+    with float64():
+        gradients = jax.vmap(jax.grad(value))(jnp.asarray(X))
+        ahead, behind = (jax.vmap(value)(jnp.asarray(X + s * step[None])) for s in (1, -1))
+    along = np.sum(np.asarray(gradients) * step[None], axis=(1, 2))
+    np.testing.assert_allclose(along, (np.asarray(ahead) - np.asarray(behind)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_no_batch_reaches_lapack(name):
     # jaxlib splits batches over the pool its callers wait in: two of them side by side can wait for ever
     if jax.default_backend() != "cpu":

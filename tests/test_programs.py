@@ -1,57 +1,41 @@
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ufm import _programs
-from ufm._programs import programs_of
+from ufm._programs import made_once, make_room
 
 
-@pytest.fixture(autouse=True)
-def no_kinds(monkeypatch):
-    monkeypatch.setattr(_programs, "_kinds", {})
+@pytest.fixture
+def forgotten(monkeypatch):
+    calls = []
+    monkeypatch.setattr(_programs, "_kinds", set())
+    monkeypatch.setattr(_programs, "_forget", [lambda: calls.append(0)])
+    return calls
 
 
-def test_the_first_of_a_kind_is_alone_and_later_ones_are_not():
-    inside, most, meeting = [], [], threading.Barrier(2, timeout=10)
-
-    def first():
-        with programs_of("a"):
-            inside.append(0)
-            most.append(len(inside))
-            time.sleep(0.02)
-            inside.pop()
-
-    def later():
-        with programs_of("a"):
-            meeting.wait()
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: first(), range(2)))
-        assert max(most) == 1
-        list(pool.map(lambda _: later(), range(2)))
-
-
-def test_one_that_fails_leaves_the_making_to_the_next():
-    with pytest.raises(RuntimeError), programs_of("a"):
-        raise RuntimeError
-    assert not _programs._kinds["a"].made
-    with programs_of("a"), programs_of("a"):  # a second width of the same problems, in the same thread
-        pass
-    assert _programs._kinds["a"].made
-    assert _programs._kinds["a"].making.acquire(blocking=False)
-
-
-def test_kinds_beyond_the_most_forget_all(monkeypatch):
-    forgotten = []
+def test_kinds_beyond_the_most_forget_all(forgotten, monkeypatch):
     monkeypatch.setattr(_programs, "MOST_KINDS", 2)
-    monkeypatch.setattr(_programs, "_forget", [lambda: forgotten.append(0)])
     for kind in ("a", "b", "a", "b"):
-        with programs_of(kind):
-            pass
+        make_room(kind)
     assert not forgotten
-    with programs_of("c"):
-        pass
+    make_room("c")
     assert len(forgotten) == 1
-    assert list(_programs._kinds) == ["c"]
+    assert _programs._kinds == {"c"}
+
+
+def test_threads_make_a_program_once_and_again_when_it_is_forgotten(forgotten):
+    made, meeting = [], threading.Barrier(4, timeout=10)
+    program = made_once(lambda kind: made.append(kind) or object())
+
+    def ask(kind):
+        meeting.wait()
+        return program(kind)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, "aaaa"))) == 1
+    assert made == ["a"]
+    _programs._forget[-1]()
+    program("a")
+    assert made == ["a", "a"]

@@ -19,7 +19,7 @@ import zarr
 from zoo import problem
 
 import ufm
-from ufm import _engines, solver
+from ufm import _engines, solver, store
 
 DECAYS = np.geomspace(1e-4, 1e-2, 10).tolist()
 OVER = {"lambda_A": DECAYS, "seed": range(4)}
@@ -244,6 +244,20 @@ def test_a_full_disk_keeps_what_is_finished(reference, tmp_path, monkeypatch):
         assert raised.value.errno == errno.ENOSPC
     assert int((opened(path).status >= 0).sum()) == 16
     same(ufm.sweep(problem(), OVER, store=path), reference)
+
+
+def test_a_batch_whose_variables_cannot_be_written_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "FIRST_PUBLISHED", -1.0)
+        patch.setattr(store.Store, "_publish", full)
+        with pytest.raises(OSError, match=r"No space left on device; finished batches are kept"):
+            ufm.sweep(problem(), {"seed": range(4)}, store=path)
+    assert finished(path) == 1
 
 
 def test_killed_at_any_moment_it_goes_on(reference, tmp_path):

@@ -13,7 +13,7 @@ import optax
 from ufm import solver
 from ufm._checks import Integer, choice, integer
 from ufm._precision import DTYPES
-from ufm._programs import programs_of
+from ufm._programs import make_room
 from ufm.archive import storable
 from ufm.metrics import Metrics
 from ufm.optimum import Optimum, minimize, minimize_all
@@ -179,9 +179,9 @@ class Trainer:
         """Values of the data variables at each point."""
         values = []
         for point in points:
-            with programs_of(self.key(point)):
-                values.append(self._values(self._train(point)))
             advanced(len(values))
+            make_room((self.training.optimizer, self.precision, self.key(point)))
+            values.append(self._values(self._train(point)))
         return values
 
     @property

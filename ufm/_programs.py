@@ -1,9 +1,8 @@
-"""Compiled programs: made once for each kind of problem, whichever thread asks first, and forgotten when too many."""
+"""Compiled programs: one of each for all threads, as JAX sees to, and forgotten where they are too many."""
 
-import contextlib
 import functools as ft
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,47 +11,36 @@ import jax
 MOST_KINDS = 24
 
 _forget: list[Callable[[], None]] = []
-_kinds: dict[Any, "_Kind"] = {}
-_choosing = threading.Lock()
-
-
-class _Kind:
-    """Whether the programs of a kind of problem are there, and a lock for whoever makes them."""
-
-    def __init__(self):
-        self.made = False
-        self.making = threading.RLock()
+_kinds: set[Any] = set()
+_one_at_a_time = threading.RLock()
 
 
 def kept(function: Callable) -> Any:
-    """`jax.jit`, whose programs `programs_of` forgets."""
+    """`jax.jit`, whose programs `make_room` forgets."""
     program: Any = jax.jit(function)
     _forget.append(program.clear_cache)
     return program
 
 
 def made_once(make: Callable) -> Any:
-    """`functools.cache` of a function that makes programs, which `programs_of` forgets."""
+    """`functools.cache` of a function that makes programs, which `make_room` forgets; one thread makes them."""
     cached = ft.cache(make)
     _forget.append(cached.cache_clear)
-    return cached
+
+    @ft.wraps(make)
+    def of(*arguments):
+        with _one_at_a_time:
+            return cached(*arguments)
+
+    of.cache_clear = cached.cache_clear  # pyright: ignore[reportAttributeAccessIssue]
+    return of
 
 
-@contextlib.contextmanager
-def programs_of(kind: Any) -> Iterator[None]:
-    """Where problems of a kind are worked on: the first time by one thread alone, so that programs are made once.
-
-    Those of all kinds are forgotten where another kind's would be too many; what is needed is made anew.
-    """
-    with _choosing:
+def make_room(kind: Any) -> None:
+    """Forget all programs where those of another kind of problem would be too many; what is needed is made anew."""
+    with _one_at_a_time:
         if kind not in _kinds and len(_kinds) >= MOST_KINDS:
             for forget in _forget:
                 forget()
             _kinds.clear()
-        mine = _kinds.setdefault(kind, _Kind())
-    with contextlib.ExitStack() as alone:
-        alone.enter_context(mine.making)
-        if mine.made:
-            alone.close()
-        yield
-        mine.made = True
+        _kinds.add(kind)

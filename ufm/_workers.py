@@ -9,6 +9,8 @@ from typing import Any
 from ufm import solver
 from ufm._engines import Field, Point, rows_of
 
+MOST_WORKERS = 16  # each may hold the programs of a kind of problem, of which there is room for few times as many
+
 
 class Workers:
     """A thread for each place where the solver may compute, or several places to a thread where batches are few.
@@ -18,7 +20,7 @@ class Workers:
 
     def __init__(self, batches: int):
         places = solver.all_places()
-        count = max(min(batches, len(places)), 1)
+        count = max(min(batches, len(places), MOST_WORKERS), 1)
         self._pool = futures.ThreadPoolExecutor(count)
         self._shares: queue.SimpleQueue[Sequence[Any]] = queue.SimpleQueue()
         for first in range(count):

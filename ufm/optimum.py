@@ -12,7 +12,7 @@ import numpy as np
 from ufm import archive, metrics, solver
 from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64
-from ufm._programs import kept, programs_of
+from ufm._programs import kept, make_room
 from ufm.certificate import lower_bounds
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -124,16 +124,19 @@ def minimize_all(
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
-    with float64(), programs_of((shape_key(problems[0]), width_of(len(problems)))):
+    told = advanced or (lambda ended: None)
+    make_room((shape_key(problems[0]), width_of(len(problems))))
+    with float64():
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
         solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
-        first = solve(problems, reduced, x, advanced=advanced)
+        first = solve(problems, reduced, x, advanced=told)
         candidates = [[(first, lane)] for lane in range(len(problems))]
         unsettled = np.flatnonzero(~_closed(first.value, first.lower_bound, tol))
         if unsettled.size:
-            _retry(problems, reduced, x, seeds, unsettled, candidates, solve)
+            again = ft.partial(solve, advanced=lambda _: told(len(problems)))
+            _retry(problems, reduced, x, seeds, unsettled, candidates, again)
         return [_optimum(*of_one, tol) for of_one in zip(problems, seeds, candidates, strict=True)]
 
 
@@ -153,11 +156,10 @@ class _Solved:
     bias: np.ndarray
 
 
-def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced=None) -> _Solved:
+def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
-    told = advanced or (lambda done: None)
-    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, told, places=places)
+    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places)
     reached, zero = by_batches(_finish, found.x, reduced)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}

@@ -190,8 +190,9 @@ def _next(waiting: collections.deque, most: int) -> list[int]:
 
 
 def all_places() -> list[Any]:
-    """A device for each thread that solves: every local one, or a CPU once for each of its cores."""
-    devices = jax.local_devices()
+    """A device for each thread that solves: JAX's default or every local one, or a CPU once for each of its cores."""
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    devices = [chosen] if isinstance(chosen, jax.Device) else jax.local_devices()
     if len(devices) > 1 or devices[0].platform != "cpu":
         return devices
     return devices * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

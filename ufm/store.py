@@ -17,6 +17,7 @@ import numpy as np
 
 FIRST_PUBLISHED = 1.0  # seconds, so that a sweep of less writes its variables once
 PUBLISHED_EVERY = 30.0
+LAYOUT = 2  # of the files below
 COMPLETE = "batches/.zattrs"  # written last of the group
 LABELLED = ".zmetadata"  # written last of the labelled variables
 
@@ -59,7 +60,7 @@ class Store:
         with self._clear_errors():
             self._lock = self._acquire()
             try:
-                self._open(json.loads(json.dumps(plan.identity())))
+                self._open(json.loads(json.dumps({**plan.identity(), "layout": LAYOUT})))
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -82,9 +83,11 @@ class Store:
             # chunks as zarr has them, which takes ten times as long to write one
             self._write({f"batches/table/{batch}.0.0": padded.astype("<f8").tobytes()})
             self._keep(batch, padded)
-            if time.monotonic() > self._due:
-                self._publish()
-            self._write({f"batches/done/{batch}": b"\x01"})
+            try:
+                if time.monotonic() > self._due:
+                    self._publish()
+            finally:  # not before, so that xarray reads a store that has a batch
+                self._write({f"batches/done/{batch}": b"\x01"})
 
     def _keep(self, batch, padded):
         points = self._partition[batch]

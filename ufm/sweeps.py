@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ufm import solver
 from ufm._checks import integer
 from ufm._engines import Field, Minimizing, Point, Trainer, engine_of, rows_of
 from ufm._engines import Training as Training
@@ -52,9 +53,11 @@ def sweep(
             tuple of names takes tuples of values that vary together: `{("lambda_A", "lambda_H"): [(a, h), ...]}` is
             one dimension, "lambda_A,lambda_H", with a coordinate for each name.
         run: `ufm.minimize`, `functools.partial` of it with `tol` or `max_steps`, or `ufm.Training(...)`.
-        store: a folder for a zarr store, which `xarray.open_zarr` reads. The same call goes on from what is there.
-        executor: anything with the `submit` of `concurrent.futures.Executor`, with as many workers as there are
-            cores, since a batch keeps one busy; None computes in this process, on all of its cores or devices.
+        store: a folder for a zarr store. The same call goes on from what is there. `xarray.open_zarr` reads it from
+            the first batch on that ends after a second, and is up to date every 30 seconds and at the end.
+        executor: anything with the `submit` of `concurrent.futures.Executor`, with a worker for each core, since a
+            batch keeps one busy, or for each device where it sees no other; None computes in this process, on all of
+            its cores or devices.
         progress: whether to draw a bar; None draws where standard error is a terminal.
         params: whether to keep H (sample, axis), A (class, axis) and b (class) too, filled up with NaN where shapes
             differ.
@@ -318,7 +321,7 @@ def _through(executor, plan, work, news):
                     continue
                 reason = "cancelled" if future.cancelled() else repr(future.exception())
                 warnings.warn(f"a worker failed ({reason}): its batch is done in this process", stacklevel=5)
-                yield batch, rows_of(plan.engine, plan.fields, points)
+                yield batch, rows_of(plan.engine, plan.fields, points, places=solver.all_places())
     finally:
         for future in sent:
             future.cancel()
