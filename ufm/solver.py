@@ -150,7 +150,6 @@ class _Batch:
         self.args = _take(task.args, self.owners)
         self.state = _begin(task.starts[:, self.owners])._replace(done=jnp.asarray(self.idle))
         self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
-        self._iterate(until=0)  # compiles in the first thread, before others ask for the same program
 
     def run(self) -> None:
         task = self.task

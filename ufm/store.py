@@ -80,7 +80,7 @@ class Store:
         padded = np.full((self._partition.shape[1], self._plan.width), np.nan)
         padded[: len(rows)] = rows
         with self._clear_errors():
-            # chunks as zarr has them, which takes ten times as long to write one
+            # chunks as zarr has them, which takes five times as long to write one
             self._write({f"batches/table/{batch}.0.0": padded.astype("<f8").tobytes()})
             self._keep(batch, padded)
             try:

@@ -288,18 +288,17 @@ def _compute(plan: _Plan, partition: np.ndarray, kept: Any, executor: Any, progr
     """Every batch that is not there yet."""
     waiting = [int(batch) for batch in np.flatnonzero(~kept.done)]
     sizes = (partition >= 0).sum(axis=1)
-    with progress_bar(len(plan.points), "points", progress) as show:
+    with progress_bar(len(plan.points), "points", progress) as show, contextlib.ExitStack() as stack:
+        workers = stack.enter_context(Workers(len(waiting))) if executor is None else executor
 
-        def news(within: int = 0):
-            show(int(sizes[kept.done].sum()) + within, _news(plan, kept.values))
+        def news():
+            show(int(sizes[kept.done].sum()) + getattr(workers, "ended", 0), _news(plan, kept.values))
 
         news()
         work = ((batch, [plan.points[i] for i in partition[batch][: sizes[batch]]]) for batch in waiting)
-        with contextlib.ExitStack() as stack:
-            workers = stack.enter_context(Workers(len(waiting))) if executor is None else executor
-            for batch, rows in stack.enter_context(contextlib.closing(_through(workers, plan, work, news))):
-                kept.put(batch, rows)
-                news(getattr(workers, "ended", 0))
+        for batch, rows in stack.enter_context(contextlib.closing(_through(workers, plan, work, news))):
+            kept.put(batch, rows)
+            news()
 
 
 def _through(executor, plan, work, news):
@@ -313,7 +312,7 @@ def _through(executor, plan, work, news):
                 return
             done = futures.wait(sent, TOLD_EVERY, futures.FIRST_COMPLETED).done
             if not done:
-                news(getattr(executor, "ended", 0))
+                news()
             for future in sorted(done, key=_failed):  # what has not failed is kept first
                 batch, points = sent.pop(future)
                 if not _failed(future) or isinstance(executor, Workers):
