@@ -1,9 +1,10 @@
 """What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
 
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `convex` (in the logits) and
-`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow, and
-`conjugate(slope, label)`, its Fenchel conjugate, from which tighter ones do. Everything works without the
-optional parts; what cannot be certified then says so.
+`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow; whether that is
+`attained`, as a square's is, so that a value may be it up to rounding; and `conjugate(slope, label)`, its Fenchel
+conjugate, from which tighter bounds do. Everything works without the optional parts; what cannot be certified then
+says so.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class ClassFirst:
 
     convex: bool = True
     infimum: Any = 0.0
+    attained: bool = False
 
     def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
@@ -123,7 +125,9 @@ class Focal(ClassFirst):
 @storable
 @pytree
 class SquaredError(ClassFirst):
-    """½‖z − e_y‖². Convex, infimum 0; a library's mean over N·K entries is 2/K times ours."""
+    """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours."""
+
+    attained = True
 
     def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
@@ -139,13 +143,14 @@ class SquaredError(ClassFirst):
 class DotRegression(ClassFirst):
     """(z_y − target)²/(2 target): pulls the right logit to a target and sees no other (Yang et al. 2022).
 
-    With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0.
+    With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0, attained.
 
     Args:
         target: a positive number, in the unit of the logits.
     """
 
     target: Real = 1.0
+    attained = True
 
     def __post_init__(self):
         set_field(self, "target", real("target", self.target, above=0.0))
@@ -166,7 +171,7 @@ class DotRegression(ClassFirst):
 class Custom:
     """A user's loss that is no pytree of its own: a function of one sample's (logits, label).
 
-    `convex` and `infimum` are the function's own attributes where it has them.
+    `convex`, `infimum` and `attained` are the function's own attributes where it has them.
     """
 
     function: Callable = static()
@@ -184,6 +189,11 @@ class Custom:
     def infimum(self) -> Any:
         """What the function declares as its infimum; −∞ where it declares nothing."""
         return getattr(self.function, "infimum", -jnp.inf)
+
+    @property
+    def attained(self) -> bool:
+        """Whether the function declares that its infimum is attained."""
+        return bool(getattr(self.function, "attained", False))
 
 
 def as_loss(loss: Any) -> Any:

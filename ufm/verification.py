@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ufm.certificate import lower_bound
+from ufm.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.geometry import gram_distance
 from ufm.measurement import measure
 from ufm.metrics import Metrics
-from ufm.optimum import FLOOR, Optimum, minimize
+from ufm.optimum import Optimum, minimize
 from ufm.problem import Params, Problem
-from ufm.reduction import class_means, falls_exponentially
+from ufm.reduction import class_means
 from ufm.theory import applicable
 from ufm.theory.registry import Prediction, Theorem
 from ufm.training import Run
@@ -118,18 +118,18 @@ class _Measured:
     metrics: Metrics
 
     @property
-    def floor(self) -> float:
-        """Absolute size of a gap that counts as closed: none where the value itself falls exponentially with norms."""
-        return np.finfo(float).tiny if falls_exponentially(self.problem) else FLOOR
-
-    @property
     def doubt(self) -> float:
         """Relative gap of the value; the geometry is certain to about its square root."""
-        return max(self.value - self.lower_bound, 0.0) / max(abs(self.value), self.floor)
+        return relative_gap(self.problem, self.value, self.lower_bound)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the value is the minimum, by the rule of `Optimum.certified`."""
+        return self.doubt <= VALUE
 
     def tolerance(self, predicted: float) -> float:
         """Within which a value is the predicted one."""
-        return max(VALUE * abs(predicted), self.floor)
+        return max(VALUE * unit(self.problem, predicted), LEAST_KNOWN)
 
 
 def verify(subject: Optimum | Run | Problem) -> Report:
@@ -202,7 +202,7 @@ def _value_claim(theorem: Theorem, predicted: float, found: _Measured) -> Claim:
     if not found.lower_bound - tolerance <= predicted <= found.value + tolerance:
         verdict = "fails"
     else:
-        verdict = "holds" if error <= tolerance and found.value - found.lower_bound <= tolerance else "undecided"
+        verdict = "holds" if error <= tolerance and found.certified else "undecided"
     return Claim(theorem.name, "minimum of the objective", predicted, found.value, error, tolerance, verdict)
 
 
@@ -212,14 +212,15 @@ def _bound_claims(theorem: Theorem, bounds: tuple[float, float], found: _Measure
         tolerance = found.tolerance(bound)
         sure, known = (found.lower_bound, found.value) if sign > 0 else (found.value, found.lower_bound)
         met, refuted = sign * (sure - bound) >= -tolerance, sign * (known - bound) < -tolerance
-        verdict = "fails" if refuted else "holds" if met else "undecided"
+        told = keeps_digits(found.problem, bound)
+        verdict = "fails" if refuted else "holds" if met and told else "undecided"
         error = max(sign * (bound - found.value), 0.0)
         yield Claim(theorem.name, quantity, bound, found.value, error, tolerance, verdict)
 
 
 def _verdict(error: float, tolerance: float, found: _Measured) -> str:
     """Geometry is as certain as its value: a relative gap g leaves it free to move by about √g."""
-    if found.doubt > VALUE and found.value - found.lower_bound > found.floor:
+    if not found.certified:
         return "undecided"
     if error <= tolerance:
         return "holds"
