@@ -124,7 +124,7 @@ def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, 
         return np.full(len(problems), -np.inf)
     with float64():
         if fits(reduced.num_classes, reduced.num_classes):
-            return by_batches(_bounds, reduced, means, A, b)
+            return by_batches(_bounds, reduced, means, A, b, held=reduced.held)
         trees = (reduced, means, A, b)
         lanes = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[..., i], trees) for i in range(len(problems))]
         return np.array([_streamed(*lane) for lane in lanes])
@@ -138,11 +138,11 @@ def _bounds(reduced, means, A, b):
 def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"], b: Float[Array, " K"]):
     """The bound for one lane."""
     risk, labels, weights = risk_of_lane(reduced), jnp.arange(reduced.num_classes), reduced.weights
-    reduced = _without_lanes(reduced)
+    lane, reduced = reduced, _without_lanes(reduced)
     products = A @ means.T  # logits are (class, sample)
     logits = products
     if reduced.bias_kind != "none":
-        logits = products + best_bias(risk, products, b, reduced.lambda_b)[:, None]
+        logits = products + best_bias(lane, products, b)[:, None]
     slopes = jax.grad(risk)(logits) / weights[None]
     surplus = slopes @ weights
     if reduced.bias_kind == "free":
@@ -153,7 +153,7 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
         return _norm(reduced.features, U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :])
 
     scales, costs = _scales_and_costs(reduced, means, A, (U @ A, U.T @ means), norm, surplus)
-    found, sizes = jax.vmap(lambda scale: _conjugates(scale, slopes, logits, labels, reduced))(scales)
+    found, sizes = jax.lax.map(lambda scale: _conjugates(scale, slopes, logits, labels, reduced), scales)
     return _best_dual(reduced, scales, found @ weights, sizes @ weights, costs)
 
 

@@ -26,6 +26,7 @@ from ufm.reduction import (
     reduce,
     shape_key,
     unfold,
+    zeros,
 )
 from ufm.solver import Status, by_batches, width_of
 from ufm.starts import informed_start, random_start
@@ -130,10 +131,10 @@ def minimize_all(
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
     told = advanced or (lambda ended: None)
-    make_room((shape_key(problems[0]), width_of(len(problems))))
     with float64():
         reduced = reduce(problems)
-        x, scale = by_batches(informed_start, reduced)
+        make_room((shape_key(problems[0]), width_of(len(problems), reduced.held)))
+        x, scale = by_batches(informed_start, reduced, held=reduced.held)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
         solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
         first = solve(problems, reduced, x, advanced=told)
@@ -165,13 +166,14 @@ class _Solved:
 def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
-    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places)
-    reached, zero = by_batches(_finish, found.x, reduced)
+    held = reduced.held
+    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places, held=held)
+    reached, zero = by_batches(_finish, found.x, reduced, held=held)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
     params = best["means"], best["classifier"], best["bias"]
-    grad_norm = by_batches(_gradient_norm, params, reduced)
-    measured = by_batches(_measured, params, reduced.counts)
+    grad_norm = by_batches(_gradient_norm, params, reduced, held=held)
+    measured = by_batches(_measured, params, reduced.counts, held=held)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
@@ -198,8 +200,8 @@ def _finish(x, reduced):
     """Parameters and values where the solver ended, and at the zero point with its best bias."""
     means, A, b = unfold(x, reduced)
     reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
-    zeros = jnp.zeros_like(means)
-    at_zero = (zeros, zeros, biases_at_zero(reduced))
+    none = zeros(reduced, means.shape[1])
+    at_zero = (none, none, biases_at_zero(reduced))
     value = plain_objective(at_zero, reduced)
     value = value if _holds_zero(reduced) else jnp.full_like(value, jnp.inf)
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
