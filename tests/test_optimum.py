@@ -7,15 +7,19 @@ import pytest
 import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 from numpy.testing import assert_allclose
 from zoo import FREE, ZOO, problem
 
 import ufm
 from ufm import _programs
+from ufm.certificate import _bounds
+from ufm.losses import Custom, curvature_of_shifts, curvatures_of_shifts, per_sample
 from ufm.optimum import minimize_all
 from ufm.problem import columns, risk
-from ufm.reduction import class_means, relaxed_rank
-from ufm.solver import Status
+from ufm.reduction import biases_at_zero, class_means, reduce, relaxed_rank
+from ufm.solver import Status, width_of
+from ufm.starts import informed_start
 
 CONVEX = {
     "cross-entropy": {"loss": ufm.CrossEntropy()},
@@ -351,3 +355,67 @@ def test_programs_of_many_kinds_are_forgotten_and_made_anew(monkeypatch):
     first = [ufm.minimize(p).value for p in problems]
     assert len(_programs._kinds) <= 2
     assert [ufm.minimize(p).value for p in problems] == first
+
+
+def equations(jaxpr):
+    """All equations, of loops' bodies too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+class ShiftedCrossEntropy:
+    """A user's loss, without a curvature of its own."""
+
+    convex, infimum = True, 0.0
+
+    def __call__(self, logits, label):
+        return jax.nn.logsumexp(logits) - logits[label]
+
+
+@pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.SquaredError(), ShiftedCrossEntropy()])
+def test_no_array_is_larger_than_a_few_matrices_of_classes(loss):
+    K = 40
+    p = problem(num_classes=K, dim=K, loss=loss)
+    with jax.enable_x64(True):
+        reduced = reduce([p])
+        rows, b = np.ones((K, K, 1)), np.zeros((K, 1))
+        programs = [
+            jax.make_jaxpr(informed_start.__wrapped__)(reduced),
+            jax.make_jaxpr(_bounds.__wrapped__)(reduced, rows, rows, b),
+        ]
+    for program in programs:
+        sizes = [np.prod(out.aval.shape) for eqn in equations(program.jaxpr) for out in eqn.outvars]
+        assert max(sizes) <= 4 * K**2
+
+
+def test_nothing_large_is_computed_from_constants():
+    # XLA would do it while it compiles, slowly
+    K = 40
+    with jax.enable_x64(True):
+        program = jax.make_jaxpr(biases_at_zero)(reduce([problem(num_classes=K, dim=K)])).jaxpr
+    constants = set()
+    for equation in program.eqns:
+        inputs = [v for v in equation.invars if not hasattr(v, "val")]
+        if all(v in constants for v in inputs):
+            constants.update(equation.outvars)
+            large = [v for v in inputs if np.prod(v.aval.shape) >= K**2 and v.aval.dtype == np.float64]
+            assert not large, equation
+
+
+def test_no_lane_is_computed_that_nobody_asked_for():
+    assert width_of(1, 300**2) == width_of(8, 300**2) == 1
+    assert width_of(1, 10**2) == 8  # where eight cost little more than one, and few programs are compiled
+
+
+@pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.LabelSmoothing(0.1), ufm.SquaredError()])
+def test_declared_curvatures_are_those_of_the_loss(loss):
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        Z, labels, weights = jnp.asarray(random.normal(size=(3, 5))), jnp.arange(5) % 3, jnp.asarray(random.random(5))
+        wanted = jax.hessian(lambda b: weights @ per_sample(loss, Z + b[:, None], labels))(jnp.zeros(3))
+        undeclared = Custom(lambda z, y: loss(z, y))
+        for kind in (loss, undeclared):
+            assert_allclose(curvature_of_shifts(kind, Z, labels, weights), wanted, atol=1e-14)
+            assert_allclose(curvatures_of_shifts(kind, Z, labels, weights), np.diag(wanted), atol=1e-14)

@@ -20,6 +20,8 @@ from ufm.archive import storable
 from ufm.constraints import Fixed, Free, as_constraint
 from ufm.losses import CrossEntropy, as_loss, per_sample
 
+SMALLEST_DECAY, LARGEST_DECAY = 1e-100, 1e100  # but for zero: squares of quotients stay finite
+
 
 @storable
 class Params(NamedTuple):
@@ -53,7 +55,7 @@ class Problem:
         per_class: samples of each class, one positive integer or K of them.
         loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
             or any callable of (logits, label) that JAX can differentiate.
-        lambda_A: weight decay λ_A ≥ 0 of the classifier.
+        lambda_A: weight decay λ_A of the classifier; as the others 0, or from 1e-100 to 1e100.
         lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
             the half differ.
         lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
@@ -86,7 +88,7 @@ class Problem:
         set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
         set_field(self, "loss", as_loss(self.loss))
         for name in ("lambda_A", "lambda_H", "lambda_b"):
-            set_field(self, name, real(name, getattr(self, name), least=0.0))
+            set_field(self, name, _decay(name, getattr(self, name)))
         if not isinstance(self.bias, bool | np.bool_):
             raise ValueError(f"bias = {self.bias!r}: True or False is needed")
         if self.lambda_b > 0 and not self.bias:
@@ -283,6 +285,14 @@ def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
     if not isinstance(value, Sequence | np.ndarray) or np.shape(value) != (num_classes,):
         raise ValueError(f"per_class = {value!r}: a positive integer, or {num_classes} of them, is needed")
     return tuple(integer("per_class", count, least=1) for count in value)
+
+
+def _decay(name: str, value: Any) -> float:
+    """A weight decay whose products and quotients with others neither overflow nor underflow."""
+    decay = real(name, value, least=0.0)
+    if decay and not SMALLEST_DECAY <= decay <= LARGEST_DECAY:
+        raise ValueError(f"{name} = {decay!r}: 0 or a number from {SMALLEST_DECAY:g} to {LARGEST_DECAY:g} is needed")
+    return decay
 
 
 def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:
