@@ -13,7 +13,6 @@ import optax
 from ufm import solver
 from ufm._checks import Integer, choice, integer
 from ufm._precision import DTYPES
-from ufm._programs import make_room
 from ufm.archive import storable
 from ufm.metrics import Metrics
 from ufm.optimum import Optimum, minimize, minimize_all
@@ -180,7 +179,6 @@ class Trainer:
         values = []
         for point in points:
             advanced(len(values))
-            make_room((self.training.optimizer, self.precision, self.key(point)))
             values.append(self._values(self._train(point)))
         return values
 

@@ -15,7 +15,7 @@ import optax
 from ufm import archive
 from ufm._checks import Integer, choice, integer
 from ufm._precision import DTYPES, in_precision
-from ufm._programs import made_once
+from ufm._programs import kept, made_once
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
 from ufm.metrics import Metrics, evaluate
@@ -263,8 +263,8 @@ def _compiled(single_thread: bool):
     in_place: Any = {"xla_cpu_copy_insertion_use_region_analysis": True}
     on_cpu = jax.default_backend() == "cpu"
     options = [{**alone, **in_place}, alone] if on_cpu else [None, None]
-    advance = jax.jit(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
-    return advance, jax.jit(_record, static_argnums=1, compiler_options=options[1])
+    advance = kept(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
+    return advance, kept(_record, static_argnums=1, compiler_options=options[1])
 
 
 def _advance(problem, optimizer, batched, carry, counts):
