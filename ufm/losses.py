@@ -162,6 +162,7 @@ class DotRegression(ClassFirst):
         return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
 
 
+@storable
 @pytree
 class Custom:
     """A user's loss that is no pytree of its own: a function of one sample's (logits, label).

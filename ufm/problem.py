@@ -166,6 +166,8 @@ class Problem:
     def check_params(self, params: Params) -> Params:
         """`params` where their shapes are the problem's, else a ValueError that says what is needed."""
         params = Params(*params)
+        if len(params.W):
+            raise ValueError(f"params.W of {len(params.W)} hidden layers: this problem has no hidden layers")
         shapes = {
             "H": (self.num_samples, self.dim),
             "A": (self.num_classes, self.dim),
