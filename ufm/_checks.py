@@ -109,8 +109,8 @@ def numeric(name: str, value: Any) -> Any:
     array = value if isinstance(value, jax.Array) else _as_numpy(name, value)
     kind, floating = getattr(array.dtype, "kind", ""), jnp.issubdtype(array.dtype, np.floating)
     if not floating and (kind == "m" or not jnp.issubdtype(array.dtype, np.integer)):
-        what = f": entries of type {array.dtype}; " if array.ndim else f" = {shown(value)}: "
-        raise ValueError(f"{name}{what}real numbers are needed")
+        entries = f", of type {array.dtype}" if array.ndim else ""
+        raise ValueError(f"{name} = {shown(value)}{entries}: real numbers are needed")
     if floating and array.dtype.itemsize not in (4, 8):
         return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -125,9 +125,9 @@ def doubles(name: str, value: Any, shape: tuple[int | None, ...] | None = None, 
         and all(n == m if m is not None else n > 0 for n, m in zip(array.shape, shape, strict=True))
     )
     if not fits:
-        raise ValueError(f"{name} of shape {array.shape}: {wanted} are needed")
+        raise ValueError(f"{name} = {shown(value)}, of shape {array.shape}: {wanted} are needed")
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name}: a NaN or an infinity among its entries; {wanted} are needed")
+        raise ValueError(f"{name} = {shown(value)}, with a NaN or an infinity in it: {wanted} are needed")
     return array
 
 

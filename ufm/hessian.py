@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._precision import float64
-from ufm.problem import Params, Problem, columns, risk
+from ufm.problem import Params, Problem, as_problem, columns, risk
 
 DENSE_UP_TO = 600  # parameters, up to which the Hessian is formed
 
@@ -24,7 +24,7 @@ class Curvature(NamedTuple):
     direction: Params
 
 
-def curvature(problem: Problem, params: Params) -> Curvature:
+def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
     Dense for up to 600 parameters, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
@@ -35,9 +35,9 @@ def curvature(problem: Problem, params: Params) -> Curvature:
         params: H (N, d), A (K, d), b (K,).
 
     Raises:
-        ValueError: where a shape is not the problem's.
+        ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
-    params = problem.check_params(params)
+    params = as_problem(problem).finite_params(params)
     shapes = [(problem.num_samples, problem.dim), (problem.num_classes, problem.dim), (problem.num_classes,)]
     shapes = shapes if problem.bias else shapes[:2]
     sizes = [int(np.prod(shape)) for shape in shapes]
@@ -47,7 +47,7 @@ def curvature(problem: Problem, params: Params) -> Curvature:
         H, A, *b = (part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
         return Params(H, A, b[0] if problem.bias else np.zeros(problem.num_classes))
 
-    x = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in params[: len(shapes)]])
+    x = np.concatenate([leaf.ravel() for leaf in (params.H, params.A, params.b)[: len(shapes)]])
     with float64():
         value, vector = _smallest(lambda x: risk(problem, columns(unpack(x))), x)
     return Curvature(float(value), unpack(vector))
