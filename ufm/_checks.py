@@ -63,7 +63,7 @@ def choice(name: str, value: Any, legal: tuple[str, ...]) -> str:
     return value
 
 
-def instance(name: str, value: Any, kinds: type | tuple[type, ...], needed: str) -> Any:
+def instance(name: str, value: Any, kinds: Any, needed: str) -> Any:
     """`value` where it is of one of the `kinds`; `needed` says in words what is."""
     if not isinstance(value, kinds):
         raise ValueError(f"{name} = {shown(value)}: {needed} is needed")

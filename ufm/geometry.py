@@ -214,7 +214,7 @@ def _centred_basis(K: int) -> np.ndarray:
     return column / np.sqrt((j + 1.0) * (j + 2.0))
 
 
-def _rotated(rows: np.ndarray, dim: int, seed: int | None) -> np.ndarray:
+def _rotated(rows: np.ndarray, dim: int, seed: Any) -> np.ndarray:
     """`rows` embedded isometrically into `dim` coordinates, uniformly at random where there is a seed."""
     r = rows.shape[1]
     if seed is None:
@@ -228,6 +228,8 @@ def _shape(frame: str, num_classes: Integer, dim: Integer, least: Callable[[int]
     K, d = integer("num_classes", num_classes, least=2), integer("dim", dim, least=1)
     spanned = least(K)
     if d < spanned:
-        raise ValueError(f"dim = {d}: {frame} of {K} rows spans {spanned} dimensions, so dim ≥ {spanned} is needed")
+        raise ValueError(
+            f"num_classes = {K}, dim = {d}: {frame} of K rows spans {spanned} dimensions, so dim ≥ {spanned} is needed"
+        )
     room_for(f"num_classes = {K}, dim = {d}: {frame}", (K + spanned) * d)
     return K, d

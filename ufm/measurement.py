@@ -190,7 +190,9 @@ def _checked(H, labels):
     if H.ndim != 2 or 0 in H.shape:
         raise ValueError(f"features H of shape {H.shape}: (N, d), one sample a row, are needed")
     if labels.shape != (H.shape[0],):
-        raise ValueError(f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of H, are needed")
+        raise ValueError(
+            f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of the features H, are needed"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels of type {labels.dtype}: integers are needed")
     if labels.min() < 0 or labels.max() > MOST_LABEL:

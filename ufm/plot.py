@@ -119,7 +119,7 @@ def terminal_phase(history: Any) -> int | None:
     return int(known[known > wrong[-1]][0] if wrong.size else known[0])
 
 
-def save(made: Figure | Any, path: Any, command: str | None = None) -> None:
+def save(made: Figure | Any, path: Any, command: str | Any = None) -> None:
     """Write a PNG that names the command and the versions that made it, and nothing that varies by itself.
 
     Args:
@@ -128,6 +128,7 @@ def save(made: Figure | Any, path: Any, command: str | None = None) -> None:
         command: that made it; by default the one being run.
     """
     instance("made", made, Figure, "a matplotlib Figure")
+    instance("command", command, str | None, "a text")
     path = checked_path("path", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(

@@ -13,6 +13,7 @@ from ufm.measurement import Stream
 from ufm.metrics import Metrics
 from ufm.training import History
 
+MOST_STEP = 2**53  # that a history counts to, without rounding
 NEEDS = {"nc1": "revisit", "nc3": "a classifier", "nc4": "revisit and a classifier"}
 
 
@@ -103,7 +104,8 @@ class Recorder:
                 or other than in the second pass, and where the second pass was over other features (see `Stream`).
         """
         last = int(self.history.step[-1]) if len(self.history.step) else 0
-        step = last + 1 if step is None else integer("step", step, least=last + 1 if len(self.history.step) else 0)
+        least = last + 1 if len(self.history.step) else 0
+        step = last + 1 if step is None else integer("step", step, least, most=MOST_STEP)
         stream = copy.copy(self._stream)
         for features, labels in self._kept:
             stream.revisit(features, labels, A, b)

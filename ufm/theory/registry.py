@@ -110,8 +110,9 @@ def theorem(
     """
     for said, text in (("name", name), ("paper", paper), ("assumes", assumes)):
         _text(said, text)
-    for said, called in (("applies", applies), ("limit", limit or applies), ("identity", identity or applies)):
-        function(said, called, "a function of a problem")
+    for said, called in (("applies", applies), ("limit", limit), ("identity", identity)):
+        if called is not None or said == "applies":
+            function(said, called, "a function of a problem")
 
     def register(predict: Callable[[Problem], Prediction] | Any) -> Callable[[Problem], Prediction] | Any:
         function("predict", predict, "a function of a problem")
