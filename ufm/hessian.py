@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm._precision import float64
 from ufm._programs import kept
-from ufm.problem import Params, Problem, columns, risk
+from ufm.problem import Params, Problem, as_problem, columns, risk
 
 DENSE_UP_TO = 600  # parameters, up to which the Hessian is formed
 
@@ -25,7 +25,7 @@ class Curvature(NamedTuple):
     direction: Params
 
 
-def curvature(problem: Problem, params: Params) -> Curvature:
+def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
     Dense for up to 600 parameters, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
@@ -36,10 +36,10 @@ def curvature(problem: Problem, params: Params) -> Curvature:
         params: H (N, d), A (K, d), b (K,).
 
     Raises:
-        ValueError: where a shape is not the problem's.
+        ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
-    params = problem.check_params(params)
-    x = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in params[: 3 if problem.bias else 2]])
+    params = as_problem(problem).finite_params(params)
+    x = np.concatenate([leaf.ravel() for leaf in params[: 3 if problem.bias else 2]])
     with float64():
         value, vector = _smallest(problem, x)
     return Curvature(float(value), _unpack(problem, vector))
