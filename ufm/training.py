@@ -12,14 +12,14 @@ import numpy as np
 import optax
 
 from ufm import archive
-from ufm._checks import MOST_STEPS, Integer, choice, instance, integer, room_for, shown
+from ufm._checks import MOST_STEPS, Integer, choice, flag, instance, integer, numeric, room_for, shown
 from ufm._identity import ByContent
 from ufm._precision import DTYPES, in_precision
 from ufm._programs import kept, made_once
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
 from ufm.metrics import Metrics, evaluate
-from ufm.problem import Params, Problem, columns, feasible, risk
+from ufm.problem import Params, Problem, as_problem, columns, feasible, risk
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
@@ -113,15 +113,15 @@ class _Carry(NamedTuple):
 
 
 def train(
-    problem: Problem,
+    problem: Problem | Any,
     optimizer: optax.GradientTransformation | Any,
     steps: Integer = 2000,
     seed: Any = UNSAID_SEED,
     snapshots: int | Sequence[int] | Any = 100,
     params: Params | Any = None,
-    precision: str = "float32",
+    precision: str | Any = "float32",
     resume: Run | Any = None,
-    progress: bool | None = None,
+    progress: bool | Any = None,
 ) -> Run:
     """Minimise by full-batch gradient steps, and record every metric on the way.
 
@@ -145,7 +145,10 @@ def train(
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
+    problem = as_problem(problem)
     choice("precision", precision, tuple(DTYPES))
+    if progress is not None:
+        flag("progress", progress)
     steps = integer("steps", steps, least=1, most=MOST_STEPS)
     looks = schedule(steps, snapshots)
     seed = _seed_of(seed, params, resume)
@@ -240,11 +243,12 @@ def _given(problem, params, seed, batched) -> Params:
     """Somebody's parameters where their shapes are the problem's, with H in columns."""
     if not batched:
         return columns(problem.check_params(params))
-    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
-    wanted = np.shape(seed) or np.shape(params.H)[:1]
+    H, A, b, *deeper = instance("params", params, (tuple, list), "ufm.Params(H, A, b)")
+    stacked = [numeric(f"params.{name}", leaf) for name, leaf in (("H", H), ("A", A), ("b", b))]
+    lengths, wanted = {leaf.shape[:1] for leaf in stacked}, np.shape(seed) or np.shape(H)[:1]
     if lengths != {wanted}:
         raise ValueError(f"params with leading axes of {sorted(lengths)}: {wanted}, one entry a seed, are needed")
-    each = [problem.check_params(jax.tree.map(lambda leaf, i=i: leaf[i], params)) for i in range(*wanted)]
+    each = [problem.check_params((*(leaf[i] for leaf in stacked), *deeper)) for i in range(*wanted)]
     return _rows(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
