@@ -6,6 +6,7 @@ Every chunk carries a checksum, with which zarr reads it too; what is missing or
 """
 
 import contextlib
+import functools
 import json
 import time
 import warnings
@@ -140,7 +141,7 @@ class Store:
         files = self._files.names("*", "batches/*", "batches/*/*")
         if any(file.startswith(("batches/table/", "batches/done/")) and file[-1].isdigit() for file in files):
             raise ValueError(f"{self}: {COMPLETE} is missing, which says of what sweep its batches are; {REMEDY}")
-        created = {*self._skeleton(), f"{LOCKED}/.lock", f"{LOCKED}/.holder"}
+        created = {*self._skeleton, f"{LOCKED}/.lock", f"{LOCKED}/.holder"}
         if not self.path.is_dir() or not files <= created:
             raise ValueError(f"{self}: a new folder, or one written by ufm.sweep, is needed")
 
@@ -205,7 +206,7 @@ class Store:
         for batch in damaged:
             (self.path / _done(batch)).unlink()
         self._published = LABELLED in self._files
-        self._mend(self._skeleton())
+        self._mend(self._skeleton)
         makers, maker = self._all_makers, self._maker()
         if maker not in makers and not self.done.all():
             makers.append(maker)
@@ -214,13 +215,14 @@ class Store:
 
     def _create(self):
         """Empty arrays, and last the attributes that say they are complete."""
-        self._files.write(self._skeleton())
+        self._files.write(self._skeleton)
         self._files.write(self._attributes([]))
 
     def _attributes(self, makers) -> dict[str, bytes]:
         attributes = {"identity": json.dumps(self._identity()), "makers": json.dumps(makers)}
         return {COMPLETE: json.dumps(attributes).encode()}
 
+    @functools.cached_property
     def _skeleton(self) -> dict[str, bytes]:
         """Files of a group without batches, but for its attributes."""
         import zarr
