@@ -26,10 +26,10 @@ class Plan:
         self.of, self.jax = of, jax
 
     def identity(self):
-        return {"of": self.of}
+        return {"of": self.of, "versions": {"jax": self.jax}}
 
     def maker(self):
-        return {"versions": {"jax": self.jax}, "command": "here"}
+        return {"command": "here"}
 
     def dataset(self, values, makers):
         return xarray.Dataset({"x": (("point", "number"), values.copy())}, attrs={"by": json.dumps(makers)})

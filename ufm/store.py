@@ -39,11 +39,11 @@ class Plan(Protocol):
         ...
 
     def identity(self) -> Mapping[str, Any]:
-        """JSON of what calls that share a store may not change."""
+        """JSON of what calls that share a store may not change; its `versions` only where this is asked for."""
         ...
 
     def maker(self) -> Mapping[str, Any]:
-        """JSON of what computes here: its `versions` by name, and more."""
+        """JSON of who computes here."""
         ...
 
     def dataset(self, values: np.ndarray, makers: Sequence[Mapping[str, Any]]) -> Any:
@@ -76,6 +76,7 @@ class Store:
         self._files = Files(self.path)
         self._plan, self._partition = plan, partition
         self._due = time.monotonic() + FIRST_PUBLISHED
+        self._identity, self._maker = self._here()
         with self._clear_errors(), contextlib.ExitStack() as stack:
             self._check_place()
             refusal = self._lock(stack)
@@ -166,22 +167,22 @@ class Store:
             raise ValueError(f"{self}: {COMPLETE} does not say of what sweep its batches are; {REMEDY}") from error
         other, remedy = f"{self}: holds another sweep", "name another store, or remove this one"
         _same(other, {"layout": layout}, {"layout": LAYOUT}, remedy)
-        _same(other, there, self._identity(), remedy)
+        _same(other, there, self._identity, remedy)
         return makers
 
     def _check_versions(self):
         """Refuse batches that other versions made."""
         remedy = "install those, name another store, or go on from there with versions='any'"
         for maker in self.makers:
-            there, here = ({"versions": by["versions"]} for by in (maker, self._maker()))
+            there, here = ({"versions": by["versions"]} for by in (maker, self._maker))
             _same(f"{self}: other versions made what it holds", there, here, remedy)
 
-    def _identity(self) -> dict[str, Any]:
+    def _here(self) -> list[Any]:
+        """What is to be the same in every call, and who calls."""
+        identity = dict(self._plan.identity())
+        maker = {**self._plan.maker(), "versions": identity.pop("versions")}
         parts = zlib.crc32(self._partition.astype("<i8").tobytes())
-        return json.loads(json.dumps({**self._plan.identity(), "layout": LAYOUT, "partition": parts}))
-
-    def _maker(self) -> dict[str, Any]:
-        return json.loads(json.dumps(self._plan.maker()))
+        return json.loads(json.dumps([{**identity, "layout": LAYOUT, "partition": parts}, maker]))
 
     def _read(self) -> list[int]:
         """Take the batches that are there; which are missing or damaged although they were done."""
@@ -207,7 +208,7 @@ class Store:
             (self.path / _done(batch)).unlink()
         self._published = LABELLED in self._files
         self._mend(self._skeleton)
-        makers, maker = self._all_makers, self._maker()
+        makers, maker = self._all_makers, self._maker
         if maker not in makers and not self.done.all():
             makers.append(maker)
             self._files.write(self._attributes(makers))
@@ -219,7 +220,7 @@ class Store:
         self._files.write(self._attributes([]))
 
     def _attributes(self, makers) -> dict[str, bytes]:
-        attributes = {"identity": json.dumps(self._identity()), "makers": json.dumps(makers)}
+        attributes = {"identity": json.dumps(self._identity), "makers": json.dumps(makers)}
         return {COMPLETE: json.dumps(attributes).encode()}
 
     @functools.cached_property
