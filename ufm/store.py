@@ -38,12 +38,12 @@ class Plan(Protocol):
         """Numbers of a point."""
         ...
 
-    def identity(self) -> Mapping[str, Any]:
-        """JSON of what calls that share a store may not change; its `versions` only where this is asked for."""
+    def identity(self, packages: dict[str, str]) -> Mapping[str, Any]:
+        """JSON of what calls that share a store may not change; versions of what it refers to go into `packages`."""
         ...
 
     def maker(self) -> Mapping[str, Any]:
-        """JSON of who computes here."""
+        """JSON of what computes here: its `versions` by name, and more."""
         ...
 
     def dataset(self, values: np.ndarray, makers: Sequence[Mapping[str, Any]]) -> Any:
@@ -76,7 +76,7 @@ class Store:
         self._files = Files(self.path)
         self._plan, self._partition = plan, partition
         self._due = time.monotonic() + FIRST_PUBLISHED
-        self._identity, self._maker = self._here()
+        self._identity, self._maker = self._described()
         with self._clear_errors(), contextlib.ExitStack() as stack:
             self._check_place()
             refusal = self._lock(stack)
@@ -177,12 +177,14 @@ class Store:
             there, here = ({"versions": by["versions"]} for by in (maker, self._maker))
             _same(f"{self}: other versions made what it holds", there, here, remedy)
 
-    def _here(self) -> list[Any]:
-        """What is to be the same in every call, and who calls."""
-        identity = dict(self._plan.identity())
-        maker = {**self._plan.maker(), "versions": identity.pop("versions")}
+    def _described(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What sweep this is, and who computes it here."""
+        packages: dict[str, str] = {}
         parts = zlib.crc32(self._partition.astype("<i8").tobytes())
-        return json.loads(json.dumps([{**identity, "layout": LAYOUT, "partition": parts}, maker]))
+        identity = {**self._plan.identity(packages), "layout": LAYOUT, "partition": parts}
+        maker = dict(self._plan.maker())
+        maker["versions"] = {**packages, **maker["versions"]}
+        return json.loads(json.dumps(identity)), json.loads(json.dumps(maker))
 
     def _read(self) -> list[int]:
         """Take the batches that are there; which are missing or damaged although they were done."""

@@ -146,20 +146,22 @@ class _Plan:
         longest = max(map(len, batches))
         return np.array([[*batch, *[PENDING] * (longest - len(batch))] for batch in batches])
 
-    def identity(self) -> dict[str, Any]:
-        """JSON of all that results depend on.
+    def identity(self, packages: dict[str, str]) -> dict[str, Any]:
+        """JSON of all that results depend on but versions.
+
+        Args:
+            packages: where versions of the libraries go that the problem or the run refer to.
 
         Raises:
             ValueError: where something can't be told from another of its kind.
         """
-        packages: dict[str, str] = {}
         tree = _identified("problem", self.problem, packages)
         over = {
             axis.dim: [[_identified(f"over: {axis.dim}", value, packages) for value in row] for row in axis.values]
             for axis in self.axes
         }
         run = _identified("run", self.engine, packages)
-        return {"problem": tree.get("fields", tree), "over": over, "run": run, "versions": {**packages, **versions()}}
+        return {"problem": tree.get("fields", tree), "over": over, "run": run}
 
     def maker(self) -> dict[str, Any]:
         """JSON of what computes here."""
