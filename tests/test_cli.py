@@ -88,7 +88,7 @@ def test_bad_flags_are_exit_code_two_without_a_traceback():
         assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys):
+def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys, monkeypatch):
     shape = ["--num-classes", 3, "--dim", 4, "--per-class", 5, "--lambda-H", 1e-2]
     command = ["sweep", *shape, "--over", "lambda_A=log:1e-4:1e-2:3", "--over", "seed=0:2", "--store", tmp_path / "s"]
     for _ in range(2):
@@ -98,6 +98,10 @@ def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys):
         assert "lower_bound" in printed
     assert run(*command, "--lambda-b", 0.1) == 2
     assert "problem.lambda_b is 0.0 there and 0.1 here" in capsys.readouterr().err
+    monkeypatch.setattr(ufm.sweeps, "versions", lambda: {"numpy": "9"})
+    assert run(*command) == 2
+    assert "versions='any'" in capsys.readouterr().err
+    assert run(*command, "--versions", "any") == 0
 
 
 def test_sweep_trains(tmp_path, capsys):

@@ -195,12 +195,15 @@ class Sweep:
     """Of training; minima are certified in float64."""
     workers: int = 1
     """Processes that compute."""
+    versions: Literal["same", "any"] = "same"
+    """Whether to go on in a store that other versions of libraries began."""
 
     def __call__(self) -> int:
         """Sweep and print a summary."""
         over = dict(_over(text) for text in self.over)
         with _workers(self.workers) as executor:
-            table = ufm.sweep(self.problem.problem(), over, self._run(), self.store, executor)
+            problem, run = self.problem.problem(), self._run()
+            table = ufm.sweep(problem, over, run, self.store, executor, versions=self.versions)
         _summarise(table, str(self.store))
         return 0
 
