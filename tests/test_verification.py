@@ -142,3 +142,11 @@ def test_the_command_prints_and_its_exit_code_is_the_verdict(capsys, monkeypatch
     wrong = Theorem("wrong", "nobody", "", "", lambda p: True, lambda p: Prediction(value=0.0))
     monkeypatch.setattr("ufm.verification.applicable", lambda p: [(wrong, Prediction(value=0.0))])
     assert main(["verify", *shape]) == 1
+
+
+def test_where_no_theorem_applies_the_report_says_so():
+    report = ufm.verify(problem(loss=ufm.Focal(2.0), per_class=[3, 2, 1]))
+    assert not report.claims
+    for text in (str(report), repr(report), report._repr_html_()):
+        assert "no theorem known here speaks of it" in " ".join(text.split())
+    assert not report.holds

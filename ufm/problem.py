@@ -16,6 +16,7 @@ from ufm._blocks import cut, fits, fold, put
 from ufm._checks import Integer, Real, integer, real
 from ufm._precision import float64, scope
 from ufm._pytree import pytree, set_field, static
+from ufm._repr import call, unusual
 from ufm.archive import storable
 from ufm.constraints import Fixed, Free, as_constraint
 from ufm.losses import CrossEntropy, as_loss, per_sample
@@ -33,6 +34,9 @@ class Params(NamedTuple):
     A: Any
     b: Any
     W: tuple = ()
+
+    def __repr__(self) -> str:
+        return call("Params", {name: value for name, value in self._asdict().items() if name != "W" or value})
 
 
 @storable
@@ -107,6 +111,9 @@ class Problem:
             )
         set_field(self, "bias", bool(self.bias))
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
+
+    def __repr__(self) -> str:
+        return call("Problem", unusual(self, always=("loss", "lambda_A", "lambda_H")))
 
     @property
     def class_counts(self) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ufm._repr import call, unusual
 from ufm.constraints import Free
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -61,6 +62,9 @@ class Prediction:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return call("Prediction", unusual(self))
+
 
 Limit = Callable[[Problem], tuple[np.ndarray, np.ndarray]]
 Identity = Callable[[Problem, Params], Mapping[str, tuple[float, float]]]
@@ -91,6 +95,9 @@ class Theorem:
     predict: Callable[[Problem], Prediction]
     limit: Limit | None = None
     identity: Identity | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.paper}): {self.predicts}"
 
 
 def theorem(
