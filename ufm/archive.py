@@ -2,13 +2,16 @@
 
 import dataclasses
 import enum
+import errno
 import json
 import os
-import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+
+from ufm import _checks
 
 T = TypeVar("T", bound=type)
 _CLASSES: dict[str, type] = {}
@@ -37,14 +40,27 @@ class Absent:
 
 
 def save(path: Any, value: Any) -> None:
-    """Write `value` to exactly `path`, whole or not at all."""
+    """Write `value` to exactly `path`, whole or not at all.
+
+    Raises:
+        ValueError: where `path` is no path.
+        OSError: where it cannot be written, naming it.
+    """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(encode(value, arrays))
-    target = pathlib.Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    target = _checks.path("path", path)
+    try:
+        _replace(target, {"__tree__": np.asarray(tree), **arrays})
+    except OSError as error:
+        raise type(error)(error.errno, f"path = {str(target)!r}: {error.strerror or error}") from error
+
+
+def _replace(target: Any, arrays: dict[str, np.ndarray]) -> None:
+    """A file written beside the target, and then put in its place."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, __tree__=np.asarray(tree), **arrays)  # pyright: ignore[reportArgumentType]
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -55,16 +71,37 @@ def load(path: Any) -> Any:
     """What `run.save(path)` or `best.save(path)` wrote.
 
     Raises:
-        ValueError: where the file is not one of ours.
+        ValueError: where the file is not one of ours, or damaged; every byte of an array is checked.
+        OSError: where it is not there or cannot be read, naming it.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "__tree__" not in file:
-            raise ValueError(f"path = {os.fspath(path)!r}: a file written by save is needed")
-        return decode(json.loads(str(file["__tree__"])), file)
+    file = _checks.path("path", path)
+    if not file.is_file():
+        reason = "a folder" if file.is_dir() else "no such file"
+        number = errno.EISDIR if file.is_dir() else errno.ENOENT
+        raise OSError(number, f"path = {str(file)!r}: {reason}; a file written by save is needed")
+    with file.open("rb") as stream:
+        try:
+            return _read(stream)
+        except Exception as error:  # of NumPy, zipfile and json there are a dozen kinds
+            reason = f"{type(error).__name__}: {_checks.shown(str(error))}"
+            raise ValueError(f"path = {str(file)!r}: a whole file written by save is needed ({reason})") from error
 
 
-def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` as JSON; arrays are put into `arrays` and named."""
+def _read(stream: Any) -> Any:
+    """The value in an archive, all of whose checksums hold."""
+    with np.load(stream, allow_pickle=False) as arrays:
+        damaged = arrays.zip.testzip()  # reading an array may end before its checksum
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+        return decode(json.loads(str(arrays["__tree__"])), arrays)
+
+
+def _absent(value: Any) -> Any:
+    return {"class": getattr(value, "__name__", type(value).__name__), "absent": True}
+
+
+def encode(value: Any, arrays: dict[str, np.ndarray], other: Callable[[Any], Any] = _absent) -> Any:
+    """`value` as JSON; arrays are put into `arrays` and named, and what is neither is as `other` says."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic | np.ndarray) or hasattr(value, "__array__"):
@@ -74,19 +111,17 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         name = f"array{len(arrays)}"
         arrays[name] = array
         return {"array": name}
+    if type(value) in (list, tuple, range):
+        return {"items": [encode(item, arrays, other) for item in value]}
+    if type(value) is dict:
+        return {"table": {key: encode(item, arrays, other) for key, item in value.items()}}
+    if _CLASSES.get(type(value).__name__) is not type(value):  # a user's own may have the name of one of ours
+        return other(value)
     if isinstance(value, enum.Enum):
         return {"class": type(value).__name__, "member": value.name}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields = {name: encode(getattr(value, name), arrays) for name in value._fields}  # pyright: ignore[reportAttributeAccessIssue]
-        return {"class": type(value).__name__, "fields": fields}
-    if isinstance(value, list | tuple):
-        return {"items": [encode(item, arrays) for item in value]}
-    if isinstance(value, dict):
-        return {"table": {key: encode(item, arrays) for key, item in value.items()}}
-    if dataclasses.is_dataclass(value) and type(value).__name__ in _CLASSES:
-        fields = {f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value) if f.init}
-        return {"class": type(value).__name__, "fields": fields}
-    return {"class": getattr(value, "__name__", type(value).__name__), "absent": True}
+    names = getattr(value, "_fields", None) or [f.name for f in dataclasses.fields(value) if f.init]
+    fields = {name: encode(getattr(value, name), arrays, other) for name in names}
+    return {"class": type(value).__name__, "fields": fields}
 
 
 def decode(tree: Any, arrays: Any) -> Any:

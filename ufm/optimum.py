@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm import archive, metrics, solver
-from ufm._checks import Integer, Real, integer, real
+from ufm._checks import MOST_STEPS, Integer, Real, integer, real
 from ufm._precision import float64
-from ufm._programs import kept, make_room
+from ufm._programs import kept
 from ufm.certificate import lower_bounds, relative_gap, unit
 from ufm.metrics import Metrics
-from ufm.problem import Params, Problem
+from ufm.problem import Params, Problem, as_problem
 from ufm.reduction import (
     Reduced,
     biases_at_zero,
@@ -28,7 +28,7 @@ from ufm.reduction import (
     unfold,
     zeros,
 )
-from ufm.solver import Status, by_batches, width_of
+from ufm.solver import Status, by_batches
 from ufm.starts import informed_start, random_start
 
 RANDOM_STARTS = 8  # where a first solution stays uncertified
@@ -93,12 +93,26 @@ class Optimum:
         """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
         return lift(self.problem, self.means, self.classifier, self.bias)
 
+    def __repr__(self) -> str:
+        certified = "certified" if self.certified else "not certified"
+        starts = f"{self.agreed} of {self.starts} starts ended there"
+        return (
+            f"Optimum of {self.problem!r}\n"
+            f"  value {self.value:.12g}, gap {self.gap:.1e}, {certified}; {starts}\n"
+            f"  {self.status}"
+        )
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(("metric", "value"), self.metrics.known(), repr(self))
+
     def save(self, path: Any) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)
 
 
-def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
+def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
     """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
 
     Args:
@@ -111,7 +125,7 @@ def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: I
         ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
             argument.
     """
-    return minimize_all([problem], [seed], tol, max_steps)[0]
+    return minimize_all([as_problem(problem)], [seed], tol, max_steps)[0]
 
 
 def minimize_all(
@@ -124,8 +138,8 @@ def minimize_all(
 ) -> list[Optimum]:
     """`minimize` of many problems of one `shape_key`, side by side, on the solver's `places`."""
     seeds = [integer("seed", seed, least=0) for seed in seeds]
-    real("tol", tol, above=0.0)
-    integer("max_steps", max_steps, least=2)
+    tol = real("tol", tol, above=0.0)
+    max_steps = integer("max_steps", max_steps, least=2, most=MOST_STEPS)
     for problem in problems:
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
@@ -133,7 +147,6 @@ def minimize_all(
     told = advanced or (lambda ended: None)
     with float64():
         reduced = reduce(problems)
-        make_room((shape_key(problems[0]), width_of(len(problems), reduced.held)))
         x, scale = by_batches(informed_start, reduced, held=reduced.held)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
         solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ufm._checks import function, shown
+from ufm._repr import call, unusual
 from ufm.constraints import Free
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -61,6 +63,9 @@ class Prediction:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return call("Prediction", unusual(self))
+
 
 Limit = Callable[[Problem], tuple[np.ndarray, np.ndarray]]
 Identity = Callable[[Problem, Params], Mapping[str, tuple[float, float]]]
@@ -92,24 +97,44 @@ class Theorem:
     limit: Limit | None = None
     identity: Identity | None = None
 
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.paper}): {self.predicts}"
+
 
 def theorem(
-    name: str,
+    name: str | Any,
     *,
-    paper: str,
-    assumes: str,
-    applies: Callable[[Problem], bool],
-    limit: Limit | None = None,
-    identity: Identity | None = None,
+    paper: str | Any,
+    assumes: str | Any,
+    applies: Callable[[Problem], bool] | Any,
+    limit: Limit | Any = None,
+    identity: Identity | Any = None,
 ) -> Callable:
-    """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts."""
+    """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts.
 
-    def register(predict: Callable[[Problem], Prediction]) -> Callable[[Problem], Prediction]:
-        predicts = (predict.__doc__ or "").strip().splitlines()[0]
+    Raises:
+        ValueError: where a text is missing, that docstring too, or a function is none.
+    """
+    for said, text in (("name", name), ("paper", paper), ("assumes", assumes)):
+        _text(said, text)
+    for said, called in (("applies", applies), ("limit", limit), ("identity", identity)):
+        if called is not None or said == "applies":
+            function(said, called, "a function of a problem")
+
+    def register(predict: Callable[[Problem], Prediction] | Any) -> Callable[[Problem], Prediction] | Any:
+        function("predict", predict, "a function of a problem")
+        predicts = _text("predict.__doc__", predict.__doc__).splitlines()[0]
         THEOREMS.append(Theorem(name, paper, assumes, predicts, applies, predict, limit, identity))
         return predict
 
     return register
+
+
+def _text(name: str, value: Any) -> str:
+    """`value` without the space around it, where it is text."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} = {shown(value)}: a text that says it is needed")
+    return value.strip()
 
 
 def decay_scale(problem: Problem) -> float:
