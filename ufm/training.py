@@ -18,10 +18,12 @@ from ufm._precision import DTYPES, in_precision
 from ufm._programs import kept, made_once
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
+from ufm._repr import brief, call, fields_of
 from ufm.metrics import Metrics, evaluate
 from ufm.problem import Params, Problem, as_problem, columns, feasible, risk
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
+CHIEF = ("step", "loss", "nc1", "nc2", "nc3", "nc4", "accuracy")  # of a history, in a table
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
 MOST_LISTED = 2**63 - 1  # a seed among several, which an array holds
 HELD_IN_GROUP = 2**22  # numbers that the snapshots of a group may hold
@@ -77,6 +79,30 @@ class History:
             return getattr(self.metrics, name)
         raise AttributeError(f"History has no {name!r}; it has step, loss, {', '.join(Metrics._fields)}")
 
+    def __repr__(self) -> str:
+        if not isinstance(self.loss, np.ndarray):
+            return call("History", fields_of(self))
+        if not len(self.step):
+            return "History(0 snapshots)"
+        seeds = f" of {len(self.loss)} seeds" if self.loss.ndim == 2 else ""
+        steps = f"{len(self.step)} snapshots{seeds}, steps {self.step[0]} to {self.step[-1]}"
+        return f"History({steps}: {self.last()})"
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(CHIEF, self.rows())
+
+    def last(self) -> str:
+        """Loss and chief metrics at the last snapshot on a line for a log; of several seeds their means."""
+        return _news(*(value[..., -1] for value in (self.loss, *self.metrics)))
+
+    def rows(self, count: int = 8) -> list[list[Any]]:
+        """At most `count` rows of `CHIEF`, evenly spaced, for a table; of several seeds their means."""
+        chosen = np.unique(np.linspace(0, len(self.step) - 1, count).astype(int)) if len(self.step) else []
+        columns = [getattr(self, name) for name in CHIEF[1:]]
+        return [[int(self.step[at]), *(np.mean(column[..., at]) for column in columns)] for at in chosen]
+
 
 @archive.storable
 class Run(NamedTuple):
@@ -101,6 +127,15 @@ class Run(NamedTuple):
     steps: int
     seed: Any
     precision: str
+
+    def __repr__(self) -> str:
+        first = f"Run of {self.problem!r}\n  {self.steps} steps, seed {brief(self.seed)}, {self.precision}"
+        return f"{first}; {_ended(self.status)}\n  {self.history.last()}"
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(CHIEF, self.history.rows(), repr(self))
 
     def save(self, path: Any) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
@@ -279,6 +314,14 @@ def _drive(problem, optimizer, carry, batched, steps, looks, precision, progress
                 show(stops[first - 1], _news(*records[-1]))
         records = np.concatenate([future.result() for future in pending])
     return carry, done, records[: len(looks)]
+
+
+def _ended(status: Any) -> str:
+    """A run's status, or of several seeds how many ended in which way."""
+    if isinstance(status, TrainingStatus):
+        return str(status)
+    outcomes = [each.outcome for each in status]
+    return ", ".join(f"{outcomes.count(each)} {each.name.lower()}" for each in Outcome if each in outcomes)
 
 
 def _news(loss, *metrics) -> str:
