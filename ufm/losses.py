@@ -165,6 +165,7 @@ class DotRegression(ClassFirst):
         return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
 
 
+@storable
 @pytree
 class Custom:
     """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).

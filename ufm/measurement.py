@@ -8,6 +8,7 @@ import numpy as np
 
 from ufm._checks import Integer, integer, numeric, room_for, shown
 from ufm._precision import float64, in_precision, scope, to_numpy
+from ufm._programs import kept
 from ufm.metrics import Centres, Metrics, Spreads, Sums, centres, first_pass, second_pass, summary
 
 ROWS_AT_ONCE = 1024  # of features: a block handed to JAX is a copy, and a large one costs more than the work on it
@@ -126,11 +127,11 @@ class Stream:
         return reached
 
 
-_first = jax.jit(lambda H, labels, num_classes: first_pass(H.T, labels, num_classes), static_argnums=2)
-_second = jax.jit(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
-_both = jax.jit(lambda H, labels, *rest: (first_pass(H.T, labels, len(rest[0].means)), second_pass(H.T, labels, *rest)))
-_centres_jit = jax.jit(centres)
-_summary_jit = jax.jit(summary)
+_first = kept(lambda H, labels, num_classes: first_pass(H.T, labels, num_classes), static_argnums=2)
+_second = kept(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
+_both = kept(lambda H, labels, *rest: (first_pass(H.T, labels, len(rest[0].means)), second_pass(H.T, labels, *rest)))
+_centres_jit = kept(centres)
+_summary_jit = kept(summary)
 
 
 def _over_blocks(one_pass, H, labels, dtype):

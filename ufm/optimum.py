@@ -12,7 +12,7 @@ import numpy as np
 from ufm import archive, metrics, solver
 from ufm._checks import MOST_STEPS, Integer, Real, integer, real
 from ufm._precision import float64
-from ufm._programs import kept, make_room
+from ufm._programs import kept
 from ufm.certificate import lower_bounds
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem, as_problem
@@ -27,7 +27,7 @@ from ufm.reduction import (
     shape_key,
     unfold,
 )
-from ufm.solver import Status, by_batches, width_of
+from ufm.solver import Status, by_batches
 from ufm.starts import informed_start, random_start
 
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
@@ -125,7 +125,6 @@ def minimize_all(
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
     told = advanced or (lambda ended: None)
-    make_room((shape_key(problems[0]), width_of(len(problems))))
     with float64():
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from ufm._blocks import cut, fits, fold, put
 from ufm._checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
 from ufm._precision import float64, scope
+from ufm._programs import kept
 from ufm._pytree import pytree, set_field, static
 from ufm.archive import storable
 from ufm.constraints import Fixed, Free, as_constraint
@@ -318,7 +319,7 @@ def _squared_norm_jvp(primals, tangents):
     return _squared_norm(X), 2.0 * jnp.sum(X * dX)
 
 
-@jax.jit
+@kept
 def _objective(problem, params):
     return risk(problem, columns(params))
 
