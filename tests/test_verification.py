@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import pathlib
+import re
 
 import numpy as np
 import optax
@@ -11,6 +13,8 @@ from zoo import problem
 import ufm
 from ufm.cli import main
 from ufm.theory.registry import THEOREMS, Prediction, Theorem, theorem
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 def failing(report):
@@ -166,3 +170,22 @@ def test_a_run_that_diverged_is_not_verified():
     run = run._replace(params=run.params._replace(A=np.full((3, 4), np.nan)))
     with pytest.raises(ValueError, match=r"params\.A = .*a NaN or an infinity"):
         ufm.verify(run)
+
+
+def test_where_no_theorem_applies_the_report_says_so():
+    report = ufm.verify(problem(loss=ufm.Focal(2.0), per_class=[3, 2, 1]))
+    assert not report.claims
+    for text in (str(report), repr(report), report._repr_html_()):
+        assert "no theorem known here speaks of it" in " ".join(text.split())
+    assert not report.holds
+
+
+def test_a_theorem_of_ones_own_as_the_readme_has_it(capsys):
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+    ((block, printed),) = (each for each in blocks if "@theorem" in each[0])
+    known = list(THEOREMS)
+    try:
+        exec(block, {})
+    finally:
+        THEOREMS[:] = known
+    assert capsys.readouterr().out == printed

@@ -87,6 +87,20 @@ class Optimum:
         """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
         return lift(self.problem, self.means, self.classifier, self.bias)
 
+    def __repr__(self) -> str:
+        certified = "certified" if self.certified else "not certified"
+        starts = f"{self.agreed} of {self.starts} starts ended there"
+        return (
+            f"Optimum of {self.problem!r}\n"
+            f"  value {self.value:.12g}, gap {self.gap:.1e}, {certified}; {starts}\n"
+            f"  {self.status}"
+        )
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(("metric", "value"), self.metrics.known(), repr(self))
+
     def save(self, path: Any) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)

@@ -17,6 +17,7 @@ from ufm._checks import Integer, Real, doubles, flag, instance, integer, listed,
 from ufm._precision import float64, scope
 from ufm._programs import kept
 from ufm._pytree import pytree, set_field, static
+from ufm._repr import call, unusual
 from ufm.archive import storable
 from ufm.constraints import Fixed, Free, as_constraint
 from ufm.losses import CrossEntropy, as_loss, check_loss, per_sample
@@ -36,6 +37,9 @@ class Params(NamedTuple):
     A: Any
     b: Any
     W: tuple = ()
+
+    def __repr__(self) -> str:
+        return call("Params", {name: value for name, value in self._asdict().items() if name != "W" or value})
 
 
 @storable
@@ -111,6 +115,9 @@ class Problem:
                 f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"
             )
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
+
+    def __repr__(self) -> str:
+        return call("Problem", unusual(self, always=("loss", "lambda_A", "lambda_H")))
 
     @property
     def class_counts(self) -> np.ndarray:

@@ -23,6 +23,8 @@ from ufm.training import Run
 VALUE = 1e-8  # tolerance of values, relative
 GEOMETRY = 1e-6  # of Grams, norms and singular values, relative; and of metrics
 IDENTITY = 1e-12  # of statements about any parameters, relative to the objective
+COLUMNS = ("claim", "predicted", "measured", "error", "tolerance", "verdict")
+NOTHING_CLAIMED = "no theorem known here speaks of it"
 TREND = (1.0, 1e-2, 1e-4)  # factors of both decays along which a limit is approached
 
 
@@ -48,6 +50,16 @@ class Claim:
     error: float
     tolerance: float
     verdict: str
+
+    def __repr__(self) -> str:
+        quantity, predicted, measured, error, tolerance, verdict = self._cells()
+        compared = f"predicted {predicted}, measured {measured}, error {error} of {tolerance}"
+        return f"Claim({self.theorem}, {quantity}: {compared}: {verdict})"
+
+    def _cells(self) -> tuple[str, ...]:
+        """A row of the report's table."""
+        sizes = (f"{self.error:.0e}", f"{self.tolerance:.0e}")
+        return (self.quantity, _short(self.predicted), _short(self.measured), *sizes, self.verdict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +97,41 @@ class Report:
         summary = {"value": self.value, "lower_bound": self.lower_bound, "holds": self.holds}
         return json.dumps({**summary, "claims": self.to_dicts()}, indent=2)
 
+    def __repr__(self) -> str:
+        verdicts = [claim.verdict for claim in self.claims]
+        words = {"hold": "holds", "fail": "fails", "undecided": "undecided"}
+        counts = ", ".join(f"{verdicts.count(verdict)} {word}" for word, verdict in words.items())
+        claims = f"{len(verdicts)} claims: {counts}" if verdicts else NOTHING_CLAIMED
+        return f"Report on {self.problem!r}\n  {self._title()}; {claims}"
+
     def __rich__(self) -> Any:
         from ufm._tables import table
 
-        title = f"value {self.value:.12g}, gap {self.value - self.lower_bound:.1e}"
-        columns = ("claim", "predicted", "measured", "error", "tolerance", "verdict")
-        rows, last = [], None
-        for c in self.claims:
-            if c.theorem != last:
-                rows.append([c.theorem, *[""] * 5])
-                last = c.theorem
-            numbers = (f"{c.error:.0e}", f"{c.tolerance:.0e}", c.verdict)
-            rows.append([f"  {c.quantity}", _short(c.predicted), _short(c.measured), *numbers])
-        return table(columns, rows, title, wrap=False)
+        return table(COLUMNS, self._rows(), self._title(), wrap=False) if self.claims else self._nothing()
 
     def __str__(self) -> str:
         from ufm._tables import text
 
         return text(self.__rich__())
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html, html_text
+
+        return html(COLUMNS, self._rows(), self._title()) if self.claims else html_text(self._nothing())
+
+    def _title(self) -> str:
+        return f"value {self.value:.12g}, gap {self.value - self.lower_bound:.1e}"
+
+    def _nothing(self) -> str:
+        return f"{self._title()}\n{self.problem!r}: {NOTHING_CLAIMED}, nothing is claimed"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        """Of the table: each theorem's name, and below it its claims."""
+        for name, claims in itertools.groupby(self.claims, lambda claim: claim.theorem):
+            yield (name, *[""] * (len(COLUMNS) - 1))
+            for claim in claims:
+                quantity, *cells = claim._cells()
+                yield (f"  {quantity}", *cells)
 
 
 @dataclasses.dataclass(frozen=True)
