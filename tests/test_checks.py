@@ -17,9 +17,9 @@ from ufm import _checks
 
 
 class Tensor:
-    """Stands for torch's: NumPy sees it through `detach().cpu().numpy()` alone, and half precisions through `float()`."""
+    """Stands for torch's: its numbers are had by `detach().cpu().numpy()` alone, of half precisions after `float()`."""
 
-    layout, is_quantized, dtype_name = "torch.strided", False, ""
+    layout, is_quantized = "torch.strided", False
 
     def __init__(self, values, device="cpu", half=False, **facts):
         self.values, self.half = np.asarray(values), half
@@ -150,8 +150,8 @@ def test_traced_parameters_pass_untouched():
     p, q = problem(), problem().init()
     q = ufm.Params(*(jnp.asarray(x, jnp.float32) for x in q[:3]))
     many = jax.tree.map(lambda x: jnp.stack([x, x]), q)
-    assert jax.vmap(p.objective)(many).shape == (2,)
-    assert jax.grad(p.objective)(q).H.dtype == jnp.float32
+    assert jax.eval_shape(jax.vmap(p.objective), many).shape == (2,)
+    assert jax.eval_shape(jax.jit(jax.grad(p.objective)), q).H.dtype == jnp.float32
     seen = []
     jax.eval_shape(lambda q: seen.append(p.check_params(q)) or q, q)
     assert all(isinstance(x, jax.core.Tracer) for x in seen[0][:3])
@@ -183,9 +183,9 @@ def test_arrays_that_have_no_real_numbers_say_why(wrong, why):
 
 
 def test_labels_that_32_bits_would_wrap_are_refused():
-    with pytest.raises(ValueError, match="labels from 0 to 4294967297"):
+    with pytest.raises(ValueError, match="labels up to 4294967297"):
         ufm.measure(np.eye(3), [0, 1, 2**32 + 1])
-    with pytest.raises(ValueError, match="no sample of class 2; each of 0..2147483646"):
+    with pytest.raises(ValueError, match=r"no sample of class 2; each of 0\.\.2147483646"):
         ufm.measure(np.eye(3), [0, 1, 2**31 - 2])
 
 
@@ -212,7 +212,7 @@ def test_hidden_layers_are_not_ignored():
         (lambda: problem(per_class=10**10).labels, "112 GiB"),
         (lambda: problem(per_class=10**10).init(), "894 GiB"),
         (lambda: ufm.geometry.simplex_etf(10**6, 10**6), "14,901 GiB"),
-        (lambda: ufm.geometry.polygon(10**10), "298 GiB"),
+        (lambda: ufm.geometry.polygon(10**10), "149 GiB"),
         (lambda: ufm.Recorder(10**11), "745 GiB"),
         (lambda: ufm.Recorder(10**9).add(np.ones((1, 10**2)), [0]), "745 GiB"),
     ],

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from zoo import LOSSES
+from zoo import LOSSES, problem
 
 import ufm
 from ufm import losses
@@ -108,3 +110,108 @@ def test_alpha_out_of_range_is_named(make):
 def test_gamma_out_of_range_is_named(gamma):
     with pytest.raises(ValueError, match="gamma"):
         ufm.Focal(gamma)
+
+
+def entropies(z, y):
+    return -jax.nn.log_softmax(z)
+
+
+def in_numpy(z, y):
+    return np.log(np.sum(np.exp(z))) - z[y]
+
+
+def branching(z, y):
+    return z[0] if z[0] > 0 else z[1]
+
+
+def declared(**facts):
+    def loss(z, y):
+        return jnp.sum(z**2)
+
+    loss.__dict__.update(facts)
+    return loss
+
+
+@dataclasses.dataclass
+class Unhashable:
+    """Equal by value, so that it has no hash."""
+
+    scale: float = 1.0
+
+    def __call__(self, z, y):
+        return self.scale * z[y]
+
+
+NOT_LOSSES = {
+    "a vector": (entropies, r"of 4 samples it gives .*\(4, 3\)"),
+    "in numpy": (in_numpy, "written with jax.numpy; it raised Tracer"),
+    "branching on numbers": (branching, "it raised Tracer"),
+    "whole numbers": (lambda z, y: y, "gives .*int32"),
+    "a pair": (lambda z, y: (z[0], z[1]), "gives"),
+    "another number of arguments": (lambda z: z[0], "TypeError"),
+    "not differentiable": (lambda z, y: jax.lax.while_loop(lambda x: x < 9, lambda x: x * 2, z[0]), "differentia"),
+    "unhashable": (Unhashable(), "hashable"),
+    "convex in words": (declared(convex="no"), r"loss\.convex = 'no'"),
+    "an infimum that is none": (declared(infimum=np.nan), r"loss\.infimum = nan"),
+    "an infinite infimum": (declared(infimum=lambda K: np.inf), r"loss\.infimum = inf"),
+    "a conjugate of vectors": (declared(conjugate=lambda s, y: s), "its conjugate gives"),
+}
+
+
+@pytest.mark.parametrize(("loss", "why"), NOT_LOSSES.values(), ids=NOT_LOSSES)
+def test_what_is_no_number_of_each_sample_that_jax_can_differentiate_is_refused(loss, why):
+    with pytest.raises(ValueError, match=f"(?s)^(?=loss).*{why}"):
+        problem(loss=loss)
+
+
+class PlainEntropy:
+    """Cross-entropy of one sample as a plain object, with its facts."""
+
+    convex, infimum = True, 0.0
+
+    def __call__(self, z, y):
+        return jax.nn.logsumexp(z) - z[y]
+
+    def conjugate(self, slope, label):
+        return jnp.sum(jax.scipy.special.xlogy(q := slope.at[label].add(1.0), q))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScaledEntropy(PlainEntropy):
+    """The same as a pytree of the user's own, with a traced number."""
+
+    scale: float = 1.0
+
+    def __call__(self, z, y):
+        return self.scale * super().__call__(z, y)
+
+    def conjugate(self, slope, label):
+        return self.scale * super().conjugate(slope / self.scale, label)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Undeclared:
+    """A pytree without any fact."""
+
+    scale: float = 1.0
+
+    def __call__(self, z, y):
+        return self.scale * jnp.sum(z**2)
+
+
+@pytest.mark.parametrize("loss", [PlainEntropy(), ScaledEntropy()], ids=["plain", "pytree"])
+def test_an_object_with_the_facts_certifies_as_ours_does(loss):
+    # the bias is free, for which nothing but the conjugate gives a bound above the infimum
+    q = problem().init(seed=0)
+    bound = ufm.lower_bound(problem(loss=loss), q)
+    assert bound > 0.1
+    assert_allclose(bound, ufm.lower_bound(problem(), q), rtol=1e-12)
+
+
+def test_facts_that_nobody_declared_are_not_there():
+    assert not hasattr(losses.as_loss(brier), "conjugate")
+    assert not losses.as_loss(brier).convex
+    assert ufm.lower_bound(problem(loss=Undeclared()), problem().init()) == -np.inf
+    assert not ufm.predict(problem(loss=Undeclared())).metrics

@@ -12,7 +12,7 @@ from zoo import problem
 
 import ufm
 from ufm.cli import main
-from ufm.theory.registry import THEOREMS, Prediction, Theorem
+from ufm.theory.registry import THEOREMS, Prediction, Theorem, theorem
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -146,6 +146,30 @@ def test_the_command_prints_and_its_exit_code_is_the_verdict(capsys, monkeypatch
     wrong = Theorem("wrong", "nobody", "", "", lambda p: True, lambda p: Prediction(value=0.0))
     monkeypatch.setattr("ufm.verification.applicable", lambda p: [(wrong, Prediction(value=0.0))])
     assert main(["verify", *shape]) == 1
+
+
+def undocumented(problem):
+    return Prediction()
+
+
+def blank(problem):
+    """ """  # noqa: D419
+    return Prediction()
+
+
+@pytest.mark.parametrize("predict", [undocumented, blank])
+def test_a_theorem_that_does_not_say_what_it_predicts_is_refused(predict):
+    known = list(THEOREMS)
+    with pytest.raises(ValueError, match=r"predict\.__doc__ = .*a text that says it is needed"):
+        theorem("mine", paper="me", assumes="nothing", applies=lambda problem: True)(predict)
+    assert known == THEOREMS
+
+
+def test_a_run_that_diverged_is_not_verified():
+    run = ufm.train(problem(), optax.sgd(0.5), steps=2, snapshots=2)
+    run = run._replace(params=run.params._replace(A=np.full((3, 4), np.nan)))
+    with pytest.raises(ValueError, match=r"params\.A = .*a NaN or an infinity"):
+        ufm.verify(run)
 
 
 def test_where_no_theorem_applies_the_report_says_so():

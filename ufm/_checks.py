@@ -24,7 +24,7 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """`value` as an int within bounds; any library's whole number, also one that is written as a float."""
     number = _number(value)
     if number is None or number % 1 != 0 or number < least or (most is not None and number > most):
-        bounds = f"of at least {least}" if most is None else f"between {least} and {most}"
+        bounds = f"of at least {least}" + (f" and at most {most}" if most is not None else "")
         raise ValueError(f"{name} = {shown(value)}: an integer {bounds} is needed")
     return int(number)
 
@@ -109,7 +109,7 @@ def numeric(name: str, value: Any) -> Any:
     array = value if isinstance(value, jax.Array) else _as_numpy(name, value)
     kind, floating = getattr(array.dtype, "kind", ""), jnp.issubdtype(array.dtype, np.floating)
     if not floating and (kind == "m" or not jnp.issubdtype(array.dtype, np.integer)):
-        entries = f", of type {array.dtype}" if array.ndim else ""
+        entries = f", an array of type {array.dtype}" if array.ndim else ""
         raise ValueError(f"{name} = {shown(value)}{entries}: real numbers are needed")
     if floating and array.dtype.itemsize not in (4, 8):
         return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)

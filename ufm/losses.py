@@ -204,7 +204,7 @@ class Custom:
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     @property
-    def convex(self) -> bool:
+    def convex(self) -> bool | Any:
         """Whether the function declares itself convex in the logits."""
         return getattr(self.function, "convex", False)
 

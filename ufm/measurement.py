@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ufm._checks import Integer, integer, numeric, room_for, shown
+from ufm._checks import Integer, integer, numeric, room_for
 from ufm._precision import float64, in_precision, scope, to_numpy
 from ufm._programs import kept
 from ufm.metrics import Centres, Metrics, Spreads, Sums, centres, first_pass, second_pass, summary
@@ -196,8 +196,10 @@ def _checked(H, labels):
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels of type {labels.dtype}: integers are needed")
-    if labels.min() < 0 or labels.max() > MOST_LABEL:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: integers from 0 to fewer than 2³¹ are needed")
+    if labels.min() < 0:
+        raise ValueError(f"labels down to {labels.min()}: integers from 0 are needed")
+    if labels.max() > MOST_LABEL:
+        raise ValueError(f"labels up to {labels.max()}: integers from 0 to {MOST_LABEL} are needed")
     if not jax.numpy.issubdtype(H.dtype, np.floating):
         H = np.asarray(H, np.float64)
     return H, labels.astype(np.int32)
@@ -207,7 +209,7 @@ def _checked_classifier(A, b, num_classes, H, dtype=None) -> tuple[Any, Any]:
     """The classifier of features H as NumPy arrays, with a bias of zeros where none is given; or two Nones."""
     if A is None:
         if b is not None:
-            raise ValueError(f"b = {shown(b)}: a bias needs its classifier A")
+            raise ValueError(f"b of shape {np.shape(numeric('b', b))}: a bias needs its classifier A")
         return None, None
     A = np.asarray(numeric("A", A), dtype or H.dtype)
     b = np.zeros(A.shape[:1], A.dtype) if b is None else np.asarray(numeric("b", b), A.dtype)
