@@ -11,6 +11,7 @@ import numpy as np
 
 from ufm import archive, metrics, solver
 from ufm._checks import Integer, Real, integer, real
+from ufm._interrupts import interruptible
 from ufm._precision import float64
 from ufm._programs import kept, make_room
 from ufm.certificate import lower_bounds
@@ -92,6 +93,7 @@ class Optimum:
         archive.save(path, self)
 
 
+@interruptible
 def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
     """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
 
