@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import random
 import sys
 
 import hypothesis
@@ -13,6 +14,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("ufm", deadline=None, derandomize=True, max_examples=20, database=None)
 hypothesis.settings.load_profile("ufm")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the modules, and the tests within each")
+
+
+def pytest_collection_modifyitems(config, items):
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        shuffled = random.Random(seed)  # the same in every worker, which must agree on the order
+        modules = {item.module.__name__: shuffled.random() for item in items}
+        items.sort(key=lambda item: (modules[item.module.__name__], shuffled.random()))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -251,3 +252,51 @@ def test_stream_refuses_what_it_cannot_use():
         stream.metrics()
     with pytest.raises(ValueError, match="add after revisit"):
         stream.add(GOOD["H"], GOOD["labels"])
+
+
+def near_a_simplex(K, d, spread, rows=None):
+    """Features whose class means are an exact simplex, or other rows, with a classifier at them; float64."""
+    random = np.random.default_rng(K * d)
+    rows = geometry.simplex_etf(K, d, seed=0) if rows is None else rows
+    labels = np.repeat(np.arange(K, dtype=np.int32), 5)
+    noise = random.normal(size=(K, 5, d))
+    noise -= noise.mean(axis=1, keepdims=True)
+    return np.asarray(rows)[labels] + spread * noise.reshape(-1, d), labels, np.asarray(rows)
+
+
+def gradient_of(name, H, labels, A):
+    """Gradient of a metric in the features (N, d), as somebody's regulariser would take it."""
+
+    def value(H):
+        classifier = jnp.asarray(A, H.dtype)
+        return getattr(ufm.metrics.evaluate(H.T, jnp.asarray(labels), classifier, 0 * classifier[:, 0]), name)
+
+    return np.asarray(jax.grad(value)(jnp.asarray(H)))
+
+
+@pytest.mark.parametrize(("K", "d"), [(4, 6), (4, 3), (5, 12)])
+def test_the_gradient_of_nc1_at_a_simplex_is_that_of_the_trace_at_fixed_rank(K, d):
+    # with W and C free of noise between classes, Tr(Cov_W Cov_B⁺) moves by Tr(dCov_W Cov_B⁺) + Tr(Cov_W dCov_B⁺), and
+    # dB⁺ = −B⁺ dB B⁺ + B⁺B⁺ dB (1 − BB⁺) + (1 − BB⁺) dB B⁺B⁺ where the rank stays (Golub and Pereyra 1973)
+    H, labels, A = near_a_simplex(K, d, 0.3)
+    step = np.random.default_rng(1).normal(size=H.shape)
+    W, B, C = definition(H, labels)
+    _, _, dC = definition(step, labels)
+    D, dD = H - (H.reshape(K, 5, d).mean(axis=1))[labels], step - (step.reshape(K, 5, d).mean(axis=1))[labels]
+    dW, dB = (D.T @ dD + dD.T @ D) / len(H), (C.T @ dC + dC.T @ C) / K
+    X = pseudoinverse(B)
+    rest = np.eye(d) - X @ B
+    dX = -X @ dB @ X + X @ X @ dB @ rest + rest @ dB @ X @ X
+    with jax.enable_x64(True):
+        found = np.sum(gradient_of("nc1", H, labels, A) * step)
+    assert_allclose(found, (np.trace(dW @ X) + np.trace(W @ dX)) / K, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ufm.Metrics._fields)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_metric_has_a_finite_gradient_where_features_have_collapsed(name, dtype):
+    # integers only, so that sums are exact and distances, spreads and deviations are exactly zero
+    rows = np.array([[2.0, -1.0, -1.0, 0.0], [-1.0, 2.0, -1.0, 0.0], [-1.0, -1.0, 2.0, 0.0]])
+    H, labels, A = near_a_simplex(3, 4, 0.0, rows)
+    with jax.enable_x64(dtype == np.float64):
+        assert np.all(np.isfinite(gradient_of(name, H.astype(dtype), labels, A)))

@@ -147,18 +147,43 @@ def centres(sums: Sums) -> Centres:
     count as absent, and so does what is below 4 ε ‖means‖, the rounding of the centring itself.
     """
     means = sums.features / sums.count[:, None]
-    K, d = means.shape
     eps = float(jnp.finfo(means.dtype).eps)
     centred = means - jnp.mean(means, axis=0, keepdims=True)
-    rounding = 4 * eps * jnp.linalg.norm(means)
-    centred = jnp.where(jnp.linalg.norm(centred, axis=1, keepdims=True) > rounding, centred, 0.0)
-    values, vectors = eigh(centred @ centred.T if d >= K else centred.T @ centred)
-    floor = jnp.maximum(4 * min(K, d) * eps * values[-1], rounding**2)
+    rounding = 4 * eps * _norm(means)
+    centred = jnp.where(_norm(centred, axis=1)[:, None] > rounding, centred, 0.0)
+    return Centres(sums.count, means, centred, _whitener(centred, rounding), rounding)
+
+
+@jax.custom_jvp
+def _whitener(C, rounding):
+    """W (min(K, d), d) with WᵀW = (CᵀC)†, from the smaller Gram of C (K, d)."""
+    K, d = C.shape
+    values, vectors = eigh(C @ C.T if d >= K else C.T @ C)
+    floor = jnp.maximum(4 * min(K, d) * jnp.finfo(C.dtype).eps * values[-1], rounding**2)
     inverse = _over(1.0, jnp.where(values > floor, values, 0.0))
     if d >= K:  # the centred means' Gram is singular: its least eigenvalue is rounding
         inverse = inverse.at[0].set(0.0)
-        return Centres(sums.count, means, centred, inverse[:, None] * (vectors.T @ centred), rounding)
-    return Centres(sums.count, means, centred, jnp.sqrt(inverse)[:, None] * vectors.T, rounding)
+        return inverse[:, None] * (vectors.T @ C)
+    return jnp.sqrt(inverse)[:, None] * vectors.T
+
+
+@_whitener.defjvp
+def _whitener_jvp(primals, tangents):
+    """A derivative of W that gives WᵀW the one of (CᵀC)† at fixed rank (Golub and Pereyra 1973).
+
+    W is determined up to a rotation from the left, whose derivative diverges where singular values are equal, as at
+    a simplex all are. With S = CᵀC, P = S† = WᵀW and Π = PS the projector on C's rows,
+
+        dP = −P dS P + P² dS (1 − Π) + (1 − Π) dS P²,    which    dW = −½ W dS P + W P dS (1 − Π)
+
+    gives as WᵀdW + dWᵀW; and dS (1 − Π) = Cᵀ dC (1 − Π).
+    """
+    C, dC = primals[0], tangents[0]
+    W = _whitener(*primals)
+    left = W @ C.T  # (min(K, d), K)
+    inner = ((W @ dC.T) @ left.T + left @ (dC @ W.T)) @ W  # W dS P
+    outer = (W @ W.T) @ (left @ dC)  # W P Cᵀ dC
+    return W, outer - ((outer @ W.T) @ left) @ C - 0.5 * inner
 
 
 def second_pass(
@@ -186,7 +211,7 @@ def second_pass(
 def summary(reached: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | None) -> Metrics:
     """Metrics from the sums of the two passes; None for what a missing pass or classifier would tell."""
     C = reached.centred
-    norms = jnp.linalg.norm(C, axis=1)
+    norms = _norm(C, axis=1)
     M = _over(C, norms[:, None])
     spread_cosine, angle = _cosines(M)
     values = dict.fromkeys(Metrics._fields)
@@ -199,8 +224,8 @@ def summary(reached: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | 
     if A is not None:
         values |= {
             "nc3": _simplex_distance(A, M),
-            "equinorm_A": _relative_spread(jnp.linalg.norm(A, axis=1)),
-            "self_duality": jnp.linalg.norm(_over(A, jnp.linalg.norm(A)) - _over(C, jnp.linalg.norm(C))),
+            "equinorm_A": _relative_spread(_norm(A, axis=1)),
+            "self_duality": _norm(_over(A, _norm(A)) - _over(C, _norm(C))),
         }
     if spreads is not None:
         within = jnp.sum(spreads.within) / spreads.samples
@@ -276,7 +301,16 @@ def _ratio(x, y, noise):
 
 
 def _relative_spread(norms):
-    return _over(jnp.std(norms), jnp.mean(norms))
+    return _over(_root(jnp.var(norms)), jnp.mean(norms))
+
+
+def _norm(X, axis=None):
+    return _root(jnp.sum(X**2, axis=axis))
+
+
+def _root(x):
+    """√x, whose derivative at zero is taken as zero: the metrics that are distances have their kink there."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
 
 
 def _simplex_distance(X, Y):
@@ -288,12 +322,12 @@ def _simplex_distance(X, Y):
     if 2 * d >= K:
         G = X @ Y.T
         target = (jnp.eye(K, dtype=G.dtype) - 1.0 / K) / jnp.sqrt(jnp.asarray(K - 1, G.dtype))
-        return jnp.linalg.norm(_over(G, jnp.linalg.norm(G)) - target)
-    norm = jnp.sqrt(jnp.sum((X.T @ X) * (Y.T @ Y)))
+        return _norm(_over(G, _norm(G)) - target)
+    norm = _root(jnp.sum((X.T @ X) * (Y.T @ Y)))
     aligned = jnp.sum(X * Y) - jnp.sum(jnp.sum(X, axis=0) * jnp.sum(Y, axis=0)) / K
     present = jnp.where(norm > 0, 1.0, 0.0)
     cosine = _over(aligned, norm) / jnp.sqrt(jnp.asarray(K - 1, X.dtype))
-    return jnp.sqrt(jnp.maximum(1.0 + present - 2.0 * cosine, 0.0))
+    return _root(1.0 + present - 2.0 * cosine)
 
 
 def _cosines(M):
@@ -307,7 +341,7 @@ def _cosines(M):
         return (cosines - mean) ** 2, jnp.abs(cosines + 1.0 / (K - 1))
 
     squares, distances = _over_pairs(of_rows, K, (mean, mean))
-    return jnp.sqrt(squares / pairs), distances / pairs
+    return _root(squares / pairs), distances / pairs
 
 
 def _cdnv(variances, C, noise):
