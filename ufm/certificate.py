@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._blocks import fits
+from ufm._interrupts import interruptible
 from ufm._linalg import largest_eigenvalue, operator_norm
 from ufm._precision import float64
 from ufm._programs import kept
@@ -40,6 +41,7 @@ KEEPS_DIGITS = CrossEntropy, SquaredError, DotRegression  # conjugates without r
 ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
 
 
+@interruptible
 def lower_bound(problem: Problem, params: Params) -> float:
     """A number that the objective is nowhere below, found from a candidate; tight where the candidate is optimal.
 

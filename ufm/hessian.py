@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._interrupts import interruptible
 from ufm._precision import float64
 from ufm.problem import Params, Problem, columns, risk
 
@@ -24,6 +25,7 @@ class Curvature(NamedTuple):
     direction: Params
 
 
+@interruptible
 def curvature(problem: Problem, params: Params) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 

@@ -14,6 +14,7 @@ from ufm._checks import Integer, Real, integer, real
 from ufm._interrupts import interruptible
 from ufm._precision import float64
 from ufm._programs import kept, make_room
+from ufm._progress import working
 from ufm.certificate import lower_bounds
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -107,7 +108,8 @@ def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: I
         ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
             argument.
     """
-    return minimize_all([problem], [seed], tol, max_steps)[0]
+    with working() as say:
+        return minimize_all([problem], [seed], tol, max_steps, lambda ended: say("minimising"))[0]
 
 
 def minimize_all(

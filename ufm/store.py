@@ -56,7 +56,7 @@ class Store:
     def __init__(self, path: Any, plan: Plan, partition: np.ndarray):
         self.path = pathlib.Path(path)
         self._plan, self._partition = plan, partition
-        self._due = time.monotonic() + FIRST_PUBLISHED
+        self._due, self._published = time.monotonic() + FIRST_PUBLISHED, False
         with self._clear_errors():
             self._lock = self._acquire()
             try:
@@ -71,7 +71,8 @@ class Store:
     def __exit__(self, kind, error, trace):
         try:
             with contextlib.suppress(OSError) if error is not None else self._clear_errors():
-                self._publish()
+                if self._published or not isinstance(error, KeyboardInterrupt):  # at first it imports for seconds
+                    self._publish()
         finally:
             os.close(self._lock)
 
@@ -173,7 +174,7 @@ class Store:
             files: dict[str, Any] = {}
             table.to_zarr(MemoryStore(files), zarr_format=2, consolidated=True)
             self._write(_bytes(files), LABELLED)
-        self._due = time.monotonic() + PUBLISHED_EVERY
+        self._due, self._published = time.monotonic() + PUBLISHED_EVERY, True
 
     @contextlib.contextmanager
     def _clear_errors(self):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ufm._interrupts import interruptible
+from ufm._progress import says
 from ufm.certificate import lower_bound
 from ufm.geometry import gram_distance
 from ufm.measurement import measure
@@ -132,6 +134,8 @@ class _Measured:
         return max(VALUE * abs(predicted), self.floor)
 
 
+@interruptible
+@says("verifying")
 def verify(subject: Optimum | Run | Problem) -> Report:
     """What the literature's theorems say of a problem, beside what was measured.
 
