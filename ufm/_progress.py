@@ -77,7 +77,7 @@ def working(
 
             _bar = _row((SpinnerColumn(), TimeElapsedColumn()), console)
             _bar.add_task("", total=None, news="")
-            with _drawn(_bar, console, quiet), _speaking(_bar, news) as say:
+            with _speaking(_bar, news) as say, _drawn(_bar, console, quiet):
                 yield say
         finally:
             _bar = None
