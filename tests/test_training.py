@@ -1,3 +1,6 @@
+import pathlib
+import threading
+
 import jax
 import numpy as np
 import optax
@@ -6,7 +9,7 @@ from numpy.testing import assert_allclose
 from zoo import FREE, ZOO, problem
 
 import ufm
-from ufm import training
+from ufm import _programs, training
 from ufm.training import Outcome, schedule
 
 SGD = optax.sgd(0.5, momentum=0.9)
@@ -203,8 +206,124 @@ def test_schedule_is_log_spaced_with_both_ends_or_as_listed():
         ({"optimizer": 0.1}, "optimizer = 0.1"),
         ({"params": ufm.Params(np.zeros((2, 2)), np.zeros((3, 4)), np.zeros(3))}, "params.H of shape"),
         ({"seed": -1}, "seed = -1"),
+        ({"steps": 10**30}, "steps = 1000000.*between 1 and"),
+        ({"snapshots": []}, r"snapshots = \[\]"),
+        ({"snapshots": "all"}, "snapshots = 'all'"),
+        ({"snapshots": [[1, 2]]}, "snapshots = "),
+        ({"snapshots": 10**15}, "snapshots: .*GiB of memory"),
+        ({"optimizer": optax.GradientTransformation(1, 2)}, "optimizer = .*init and update"),
+        ({"optimizer": optax.sgd}, "optimizer = .*optax GradientTransformation"),
+        ({"resume": "run"}, "resume = 'run'"),
     ],
 )
 def test_wrong_arguments_name_themselves(words, message):
     with pytest.raises(ValueError, match=message):
         ufm.train(problem(), **{"optimizer": SGD, "steps": 10, **words})
+
+
+def counted(monkeypatch):
+    """Traces of the training program from now on, in a list."""
+    traces = []
+    advance = training._advance
+    monkeypatch.setattr(training, "_advance", lambda *a: traces.append(0) or advance(*a))
+    training._compiled.cache_clear()
+    return traces
+
+
+def test_equal_optimisers_share_a_program_and_others_do_not(monkeypatch):
+    traces = counted(monkeypatch)
+    p = problem()
+    for _ in range(30):
+        ufm.train(p, optax.sgd(0.5), steps=5, snapshots=2)
+        ufm.train(p, optax.GradientTransformation(*optax.sgd(0.5)), steps=5, snapshots=2)
+    assert len(traces) <= 2
+    for rate in (lambda step: 0.5, lambda step: 0.1):
+        run = ufm.train(p, optax.sgd(rate), steps=5, snapshots=2)
+        assert same(run.params, ufm.train(p, optax.sgd(rate(0)), steps=5, snapshots=2).params)
+    training._compiled.cache_clear()
+
+
+def test_an_optimiser_that_cannot_be_identified_is_taken_and_never_taken_for_another(monkeypatch):
+    traces = counted(monkeypatch)
+
+    def hidden(rate):
+        lock = threading.Lock()
+        return optax.sgd(lambda step: rate if lock is not None else 0.0)
+
+    first, second = hidden(0.5), hidden(0.1)
+    runs = [ufm.train(problem(), each, steps=5, snapshots=2) for each in (first, first, second)]
+    assert len(traces) == 2
+    assert same(runs[0].params, runs[1].params)
+    assert not same(runs[0].params, runs[2].params)
+    training._compiled.cache_clear()
+
+
+SEEDS = [[3, 5], (3, 5), range(3, 6, 2), np.array([3, 5], np.uint8), jax.numpy.array([3, 5]), [np.int64(3), 5.0]]
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_runs_of_several_seeds_go_on_again_and_again_loaded_or_not(seeds, tmp_path):
+    p = problem()
+    whole = ufm.train(p, SGD, steps=30, seed=[3, 5], snapshots=2)
+    run = ufm.train(p, SGD, steps=10, seed=seeds, snapshots=2)
+    for _ in range(2):
+        run.save(tmp_path / "run")
+        run = ufm.load(tmp_path / "run")
+        run = ufm.train(p, SGD, steps=10, snapshots=2, resume=run)
+        assert run.seed.tolist() == [3, 5]
+    assert same(run.params, whole.params)
+    assert run.steps == 30
+
+
+def test_a_run_that_goes_on_keeps_its_seed_and_takes_no_other():
+    run = ufm.train(problem(), SGD, steps=5, seed=7, snapshots=2)
+    assert ufm.train(problem(), SGD, steps=5, snapshots=2, resume=run).seed == 7
+    for seed in (0, 7, [7]):
+        with pytest.raises(ValueError, match=r"seed = .*a run that is resumed has its own, 7"):
+            ufm.train(problem(), SGD, steps=5, snapshots=2, resume=run, seed=seed)
+
+
+@pytest.mark.parametrize("seed", ["a", None, 1.5, True, [], [[1]], (x for x in (1,)), 1 + 0j, {1}, {1: 1}, [1, True]])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="seed = "):
+        ufm.train(problem(), SGD, steps=5, seed=seed)
+
+
+def test_parameters_of_several_seeds_have_one_entry_each():
+    p = problem()
+    starts = [p.init(seed) for seed in (1, 4)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
+    run = ufm.train(p, SGD, steps=30, seed=[1, 4], params=stacked, snapshots=2)
+    assert same(run.params, ufm.train(p, SGD, steps=30, seed=[1, 4], snapshots=2).params)
+    with pytest.raises(ValueError, match=r"params with leading axes of .*\(3,\)"):
+        ufm.train(p, SGD, steps=5, seed=[1, 4, 5], params=stacked)
+
+
+def test_hidden_layers_are_refused_where_a_problem_has_none():
+    p = problem()
+    deep = p.init()._replace(W=(np.eye(4),))
+    stacked = jax.tree.map(lambda leaf: leaf[None], deep)
+    for use in (
+        lambda: p.objective(deep),
+        lambda: ufm.train(p, SGD, steps=5, params=deep),
+        lambda: ufm.train(p, SGD, steps=5, seed=[0], params=stacked),
+        lambda: ufm.curvature(p, deep),
+        lambda: ufm.lower_bound(p, deep),
+    ):
+        with pytest.raises(ValueError, match=r"params\.W .*no hidden layers"):
+            use()
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MAPS.exists(), reason="the system doesn't say how often memory is mapped")
+def test_memory_maps_stay_bounded_whatever_is_trained(monkeypatch):
+    monkeypatch.setattr(_programs, "MOST_MAPS", 4_000)
+    jax.clear_caches()
+    most = 0
+    for dim in range(2, 42):
+        ufm.train(problem(dim=dim), SGD, steps=3, snapshots=2)
+        most = max(most, MAPS.read_bytes().count(b"\n"))
+    assert most < 4_000 + _programs.FEWEST * 150

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 
 from ufm import solver
-from ufm._checks import Integer, choice, integer
+from ufm._checks import MOST_STEPS, Integer, choice, integer, shown
+from ufm._identity import ByContent
 from ufm._precision import DTYPES
-from ufm._programs import make_room
 from ufm.archive import storable
 from ufm.metrics import Metrics
 from ufm.optimum import Optimum, minimize, minimize_all
@@ -25,6 +25,7 @@ BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors f
 HELD_IN_BATCH = 2**20  # numbers of a factor
 WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
 MOST_RUNS = 64  # in a batch
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Point(NamedTuple):
@@ -73,18 +74,43 @@ class Training:
     precision: str = "float32"
 
     def __post_init__(self):
-        if not callable(self.optimizer):
-            raise ValueError(f"optimizer = {self.optimizer!r}: a function of options, such as optax.sgd, is needed")
-        unknown = [name for name in self.options if name not in self.option_names]
-        if unknown:
-            raise ValueError(f"options: no {unknown[0]!r} among those of the optimizer, {', '.join(self.option_names)}")
+        options = _parameters(self.optimizer)
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"options = {shown(self.options)}: a table of the optimizer's options by name is needed")
+        object.__setattr__(self, "options", dict(self.options))
+        for name, value in self.options.items():
+            if name not in options:
+                raise ValueError(f"options: no {name!r} among those of the optimizer, {', '.join(options)}")
+            if isinstance(value, str) and not isinstance(options[name].default, str | None):
+                raise ValueError(f"options: {name} = {shown(value)}: text is none of its values")
         choice("precision", self.precision, tuple(DTYPES))
-        schedule(integer("steps", self.steps, least=1), self.snapshots)
+        schedule(integer("steps", self.steps, least=1, most=MOST_STEPS), self.snapshots)
 
     @property
     def option_names(self) -> tuple[str, ...]:
         """Names of the optimiser's options, which can be swept over."""
-        return tuple(inspect.signature(self.optimizer).parameters)
+        return tuple(_parameters(self.optimizer))
+
+    def check_complete(self, swept: Sequence[str]) -> None:
+        """Refuse to begin where an option without a default is neither given nor swept over.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name, parameter in _parameters(self.optimizer).items():
+            needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+            if needed and name not in self.options and name not in swept:
+                raise ValueError(f"options: {name!r} is missing, which the optimizer has no default for")
+
+
+def _parameters(optimizer: Any) -> Mapping[str, inspect.Parameter]:
+    """Options of a function that makes optimisers."""
+    if not callable(optimizer):
+        raise ValueError(f"optimizer = {shown(optimizer)}: a function of options, such as optax.sgd, is needed")
+    try:
+        return inspect.signature(optimizer).parameters
+    except (ValueError, TypeError):
+        raise ValueError(f"optimizer = {shown(optimizer)}: a function whose options have names is needed") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +182,7 @@ class Trainer:
     def key(self, point: Point) -> Any:
         """What the points of a batch share."""
         traced, fixed = self._options(point)
-        return jax.tree.structure(point.problem), tuple(traced), repr(fixed)
+        return jax.tree.structure(point.problem), *traced, *((name, ByContent(value)) for name, value in fixed.items())
 
     def batch_size(self, point: Point) -> int:
         """Points of a batch."""
@@ -180,7 +206,6 @@ class Trainer:
         values = []
         for point in points:
             advanced(len(values))
-            make_room((self.training.optimizer, self.precision, self.key(point)))
             values.append(self._values(self._train(point)))
         return values
 
@@ -196,8 +221,7 @@ class Trainer:
 
     def _train(self, point: Point) -> Run:
         traced, fixed = self._options(point)
-        text = f"{tuple(traced)} {fixed}"
-        halves = (_Half(name, self.training.optimizer, text, traced, fixed) for name in ("init", "update"))
+        halves = (_Half(name, self.training.optimizer, traced, fixed) for name in ("init", "update"))
         optimizer = optax.GradientTransformationExtraArgs(*halves)
         how = self.training
         return train(
@@ -213,13 +237,16 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class _Half:
-    """`init` or `update` of an optimiser; equal for equal structure, so that one program serves many numbers."""
+    """`init` or `update` of an optimiser whose traced numbers are in its state."""
 
     name: str
     optimizer: Any
-    text: str
-    traced: dict[str, Any] = dataclasses.field(compare=False)
-    fixed: dict[str, Any] = dataclasses.field(compare=False)
+    traced: dict[str, Any]
+    fixed: dict[str, Any]
+
+    def __getstate__(self):
+        """Its content, without the numbers themselves, so that one program serves many of them."""
+        return self.name, self.optimizer, tuple(self.traced), self.fixed
 
     def __call__(self, *arguments, **extra):
         names = inspect.signature(self.optimizer).parameters
@@ -235,6 +262,7 @@ def engine_of(run: Any, swept: Sequence[str], params: bool) -> Minimizing | Trai
         ValueError: where `run` is neither `ufm.minimize` nor a `ufm.Training`.
     """
     if isinstance(run, Training):
+        run.check_complete(swept)
         return Trainer(run, tuple(swept), params)
     called, words = (run.func, run.keywords) if isinstance(run, ft.partial) and not run.args else (run, {})
     if called is not minimize or not set(words) <= {"tol", "max_steps"}:

@@ -1,29 +1,46 @@
-"""Compiled programs: one of each for all threads, as JAX sees to, and forgotten where they are too many."""
+"""Compiled programs: one of each for all threads, as JAX sees to, and forgotten where they are too many.
+
+Whoever compiles a program does so through `kept`, and need not think of it again. A program is counted while JAX traces
+it, which it does once for each shape and kind; calls of what is compiled already cost nothing more. The program at
+whose tracing the others are forgotten is forgotten with them once it has run.
+"""
 
 import functools as ft
+import pathlib
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-# of problems, whose programs are kept: each kind maps memory 1,200 times, and Linux lets a process do so 65,530 times
-MOST_KINDS = 24
+MOST_PROGRAMS = 512  # some 10 MB each where they are large; what is needed of those forgotten is made anew
+MOST_MAPS = 30_000  # of memory, 10 to 150 to a program; Linux lets a process map it 65,530 times, and then it crashes
+FEWEST = 32  # programs that are kept whatever else in the process maps memory
+MAPS = pathlib.Path("/proc/self/maps")
 
 _forget: list[Callable[[], None]] = []
-_kinds: set[Any] = set()
+_programs: weakref.WeakSet = weakref.WeakSet()
+_traced = 0  # since all were forgotten
 _one_at_a_time = threading.RLock()
 
 
-def kept(function: Callable) -> Any:
-    """`jax.jit`, whose programs `make_room` forgets."""
-    program: Any = jax.jit(function)
-    _forget.append(program.clear_cache)
+def kept(function: Callable, **options: Any) -> Any:
+    """`jax.jit`, whose programs are counted, and forgotten with all others where they are too many."""
+
+    @ft.wraps(function)
+    def traced(*arguments, **words):
+        _make_room()
+        return function(*arguments, **words)
+
+    program: Any = jax.jit(traced, **options)
+    with _one_at_a_time:
+        _programs.add(program)
     return program
 
 
 def made_once(make: Callable) -> Any:
-    """`functools.cache` of a function that makes programs, which `make_room` forgets; one thread makes them."""
+    """`functools.cache` of a function that makes programs, which is forgotten with them; one thread makes them."""
     cached = ft.cache(make)
     _forget.append(cached.cache_clear)
 
@@ -36,11 +53,20 @@ def made_once(make: Callable) -> Any:
     return of
 
 
-def make_room(kind: Any) -> None:
-    """Forget all programs where those of another kind of problem would be too many; what is needed is made anew."""
+def _make_room() -> None:
+    """Count another program, and forget those before it where they are too many."""
+    global _traced
     with _one_at_a_time:
-        if kind not in _kinds and len(_kinds) >= MOST_KINDS:
-            for forget in _forget:
+        if _traced >= MOST_PROGRAMS or (_traced >= FEWEST and _maps() > MOST_MAPS):
+            for forget in [*_forget, *(program.clear_cache for program in _programs)]:
                 forget()
-            _kinds.clear()
-        _kinds.add(kind)
+            _traced = 0
+        _traced += 1
+
+
+def _maps() -> int:
+    """How often this process maps memory, which takes some milliseconds to count; 0 where the system doesn't say."""
+    try:
+        return MAPS.read_bytes().count(b"\n")
+    except OSError:
+        return 0

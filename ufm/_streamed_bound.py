@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._blocks import cut, fold
+from ufm._programs import kept
 from ufm.losses import CrossEntropy, LabelSmoothing, per_sample
 from ufm.reduction import Reduced
 
@@ -150,7 +151,7 @@ def _losses_and_slopes(reduced, Z, labels):
     return losses, pull(jnp.ones_like(losses))[0]
 
 
-@jax.jit
+@kept
 def _bias_sums(reduced, means, A, b):
     """The risk, its slope along the bias Σ_k w_k g_k (K,), and Σ_k w_k softmax(z_k) (K,)."""
 
@@ -189,7 +190,7 @@ def _dual_slopes(reduced, Z, labels, repair):
     return slopes - less + shares[:, None] * jnp.sum(less, axis=0)[None]
 
 
-@jax.jit
+@kept
 def _pulls(reduced, means, A, b, repair):
     def step(carry, Z, labels, weights, first, fresh):
         along_A, along_means = carry
@@ -201,7 +202,7 @@ def _pulls(reduced, means, A, b, repair):
     return _blocks(reduced, means, A, b, step, (jnp.zeros_like(means), jnp.zeros_like(A)))
 
 
-@jax.jit
+@kept
 def _gram(reduced, means, A, b, repair, rows, columns, vectors):
     def step(image, Z, labels, weights, first, fresh):
         U = _dual_slopes(reduced, Z, labels, repair) * (weights / jnp.sqrt(cut(rows, first, fresh)))[None]
@@ -211,7 +212,7 @@ def _gram(reduced, means, A, b, repair, rows, columns, vectors):
     return _blocks(reduced, means, A, b, step, jnp.zeros_like(vectors))
 
 
-@ft.partial(jax.jit, static_argnums=0)
+@ft.partial(kept, static_argnums=0)
 def _conjugate_sums(of_slopes, reduced, means, A, b, repair, scales):
     def step(carry, Z, labels, weights, first, fresh):
         slopes = _dual_slopes(reduced, Z, labels, repair)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,8 +64,12 @@ def load(path: Any) -> Any:
         return decode(json.loads(str(file["__tree__"])), file)
 
 
-def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` as JSON; arrays are put into `arrays` and named."""
+def _absent(value: Any) -> Any:
+    return {"class": getattr(value, "__name__", type(value).__name__), "absent": True}
+
+
+def encode(value: Any, arrays: dict[str, np.ndarray], other: Callable[[Any], Any] = _absent) -> Any:
+    """`value` as JSON; arrays are put into `arrays` and named, and what is neither is as `other` says."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic | np.ndarray) or hasattr(value, "__array__"):
@@ -74,19 +79,17 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         name = f"array{len(arrays)}"
         arrays[name] = array
         return {"array": name}
+    if type(value) in (list, tuple, range):
+        return {"items": [encode(item, arrays, other) for item in value]}
+    if type(value) is dict:
+        return {"table": {key: encode(item, arrays, other) for key, item in value.items()}}
+    if _CLASSES.get(type(value).__name__) is not type(value):  # a user's own may have the name of one of ours
+        return other(value)
     if isinstance(value, enum.Enum):
         return {"class": type(value).__name__, "member": value.name}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields = {name: encode(getattr(value, name), arrays) for name in value._fields}  # pyright: ignore[reportAttributeAccessIssue]
-        return {"class": type(value).__name__, "fields": fields}
-    if isinstance(value, list | tuple):
-        return {"items": [encode(item, arrays) for item in value]}
-    if isinstance(value, dict):
-        return {"table": {key: encode(item, arrays) for key, item in value.items()}}
-    if dataclasses.is_dataclass(value) and type(value).__name__ in _CLASSES:
-        fields = {f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value) if f.init}
-        return {"class": type(value).__name__, "fields": fields}
-    return {"class": getattr(value, "__name__", type(value).__name__), "absent": True}
+    names = getattr(value, "_fields", None) or [f.name for f in dataclasses.fields(value) if f.init]
+    fields = {name: encode(getattr(value, name), arrays, other) for name in names}
+    return {"class": type(value).__name__, "fields": fields}
 
 
 def decode(tree: Any, arrays: Any) -> Any:

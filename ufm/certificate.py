@@ -31,8 +31,17 @@ from ufm._precision import float64
 from ufm._programs import kept
 from ufm._streamed_bound import Dual, norm_bound
 from ufm.constraints import Fixed, Free, Nonnegative
-from ufm.losses import CrossEntropy, DotRegression, Focal, SquaredError, infimum, per_sample
-from ufm.problem import Params, Problem
+from ufm.losses import (
+    CrossEntropy,
+    DotRegression,
+    Focal,
+    SquaredError,
+    infimum,
+    is_convex,
+    per_sample,
+    per_sample_conjugate,
+)
+from ufm.problem import Params, Problem, as_problem
 from ufm.reduction import Reduced, best_bias, class_means, reduce, risk_of_lane, row_space
 from ufm.solver import by_batches
 
@@ -42,7 +51,7 @@ ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bou
 
 
 @interruptible
-def lower_bound(problem: Problem, params: Params) -> float:
+def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
     """A number that the objective is nowhere below, found from a candidate; tight where the candidate is optimal.
 
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
@@ -58,22 +67,23 @@ def lower_bound(problem: Problem, params: Params) -> float:
         A float in the unit of the objective.
 
     Raises:
-        ValueError: where a shape is not the problem's.
+        ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
-    params = problem.check_params(params)
+    params = as_problem(problem).finite_params(params)
     means = class_means(problem, params.H)
     if isinstance(problem.classifier, Fixed):
         axes = row_space(problem)
         means, params = means @ axes.T, params._replace(A=problem.classifier.matrix @ axes.T)
-    A, b = (np.asarray(x, np.float64)[..., None] for x in (params.A, params.b))
-    return float(lower_bounds([problem], reduce([problem]), means[..., None], A, b)[0])
+    return float(
+        lower_bounds([problem], reduce([problem]), means[..., None], params.A[..., None], params.b[..., None])[0]
+    )
 
 
 def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, b: Any) -> np.ndarray:
     """`lower_bound` of many problems side by side, from class means and classifiers (K, d, L) and biases (K, L)."""
     if isinstance(reduced.loss, Focal):
         return np.array([_focal_bound(problem) for problem in problems])
-    if not reduced.loss.convex:
+    if not is_convex(reduced.loss):
         return np.full(len(problems), -np.inf)
     with float64():
         if fits(reduced.num_classes, reduced.num_classes):
@@ -196,7 +206,7 @@ def _conjugates(scale, slopes, logits, labels, reduced):
     """
     loss = reduced.loss
     if hasattr(loss, "conjugate"):
-        found = loss.conjugate(scale * slopes, labels)
+        found = per_sample_conjugate(loss, scale * slopes, labels)
     elif reduced.bias_kind == "free":
         found = jnp.full(labels.shape, jnp.inf)
     else:

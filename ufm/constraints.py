@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm import geometry
-from ufm._checks import Integer, Real, integer, real
+from ufm._checks import Integer, Real, doubles, instance, integer, real
 from ufm._pytree import pytree, set_field
 from ufm.archive import storable
 
@@ -290,13 +290,8 @@ class Fixed(Constraint):
     holds_zero = False
 
     def __post_init__(self):
-        try:
-            matrix = np.asarray(self.matrix, dtype=np.float64) if np.isrealobj(self.matrix) else np.zeros(0)
-        except (TypeError, ValueError):
-            matrix = np.zeros(0)
-        if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
-            raise ValueError(f"matrix = {self.matrix!r}: a matrix (K, d) of finite real numbers is needed")
-        set_field(self, "matrix", matrix)
+        matrix = doubles("matrix", self.matrix, (None, None), "finite numbers of shape (K, d)")
+        set_field(self, "matrix", matrix.copy())  # what the caller's array becomes is none of the constraint's business
 
     @classmethod
     def etf(cls, num_classes: Integer, dim: Integer, seed: Integer = 0, radius: Real = 1.0) -> "Fixed":
@@ -341,10 +336,8 @@ def as_constraint(name: str, constraint: Any) -> Any:
     Raises:
         ValueError: where it is not, with the legal ones.
     """
-    if not isinstance(constraint, KINDS):
-        legal = ", ".join(f"ufm.{kind.__name__}" for kind in KINDS)
-        raise ValueError(f"{name} = {constraint!r}: an instance of one of {legal} is needed")
-    return constraint
+    legal = ", ".join(f"ufm.{kind.__name__}" for kind in KINDS)
+    return instance(name, constraint, KINDS, f"an instance of one of {legal}")
 
 
 def _positive(sizes):

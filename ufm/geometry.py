@@ -1,14 +1,15 @@
 """The frames that features collapse to, how far a Gram matrix is from theirs, and how far apart a code's rows are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ufm._checks import Integer, integer
+from ufm._checks import Integer, doubles, flag, integer, room_for
 
 
-def simplex_etf(num_classes: int, dim: int, seed: int | None = 0) -> Float[np.ndarray, "K d"]:
+def simplex_etf(num_classes: Integer, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
     """Simplex equiangular tight frame: K unit rows with cosines −1/(K−1), randomly rotated.
 
     Args:
@@ -22,12 +23,12 @@ def simplex_etf(num_classes: int, dim: int, seed: int | None = 0) -> Float[np.nd
     Raises:
         ValueError: where `dim` is less than K − 1.
     """
-    K, d = _shape("a simplex ETF", num_classes, dim, least_dim=num_classes - 1)
+    K, d = _shape("a simplex ETF", num_classes, dim, lambda K: K - 1)
     return _rotated(np.sqrt(K / (K - 1)) * _centred_basis(K), d, seed)
 
 
 def orthogonal_frame(
-    num_classes: int, dim: int, seed: int | None = 0, centred: bool = False
+    num_classes: Integer, dim: Integer, seed: Integer | None = 0, centred: bool | Any = False
 ) -> Float[np.ndarray, "K d"]:
     """Orthogonal frame: K orthonormal rows, randomly rotated.
 
@@ -44,11 +45,12 @@ def orthogonal_frame(
     Raises:
         ValueError: where `dim` is too small for K independent rows.
     """
-    K, d = _shape("an orthogonal frame", num_classes, dim, least_dim=num_classes - 1 if centred else num_classes)
+    centred = flag("centred", centred)
+    K, d = _shape("an orthogonal frame", num_classes, dim, lambda K: K - centred)
     return _rotated(_centred_basis(K) if centred else np.eye(K), d, seed)
 
 
-def general_orthogonal_frame(norms, dim: int, seed: int | None = 0) -> Float[np.ndarray, "K d"]:
+def general_orthogonal_frame(norms: Any, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
     """Mutually orthogonal rows of the given norms; a zero norm is a class that died (Dang et al. 2023).
 
     Args:
@@ -62,17 +64,17 @@ def general_orthogonal_frame(norms, dim: int, seed: int | None = 0) -> Float[np.
     Raises:
         ValueError: where a norm is negative or not finite, or `dim` is too small.
     """
-    norms = np.asarray(norms, np.float64)
-    if norms.ndim != 1 or not np.all(np.isfinite(norms)) or np.any(norms < 0):
-        raise ValueError(f"norms = {norms!r}: a vector of finite, non-negative numbers is needed")
+    norms = doubles("norms", norms, (None,), "finite numbers of at least zero, one a class,")
+    if len(norms) < 2 or np.any(norms < 0):
+        raise ValueError(f"norms = {norms!r}: at least two numbers, none negative, are needed")
     alive = np.flatnonzero(norms)
-    _shape("a general orthogonal frame", len(norms), dim, least_dim=len(alive))
+    _, dim = _shape("a general orthogonal frame", len(norms), dim, lambda K: len(alive))
     rows = np.zeros((len(norms), max(len(alive), 1)))
     rows[alive, np.arange(len(alive))] = norms[alive]
     return _rotated(rows, dim, seed)
 
 
-def orthoplex(num_classes: Integer, dim: Integer, seed: int | None = 0) -> Float[np.ndarray, "K d"]:
+def orthoplex(num_classes: Integer, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
     """Rows of an orthoplex (cross-polytope), e₁, −e₁, e₂, −e₂, … up to the K-th, randomly rotated.
 
     From K = 4 on two antipodal pairs are among them, and `one_vs_rest_distance` is 1: the largest there is for
@@ -89,14 +91,13 @@ def orthoplex(num_classes: Integer, dim: Integer, seed: int | None = 0) -> Float
     Raises:
         ValueError: where `dim` is less than K/2.
     """
-    pairs = -(-integer("num_classes", num_classes, least=2) // 2)
-    K, d = _shape("an orthoplex", num_classes, dim, least_dim=pairs)
-    rows = np.repeat(np.eye(pairs), 2, axis=0)
+    K, d = _shape("an orthoplex", num_classes, dim, lambda K: -(-K // 2))
+    rows = np.repeat(np.eye(-(-K // 2)), 2, axis=0)
     rows[1::2] *= -1
     return _rotated(rows[:K], d, seed)
 
 
-def polygon(num_classes: Integer, dim: Integer = 2, seed: int | None = None) -> Float[np.ndarray, "K d"]:
+def polygon(num_classes: Integer, dim: Integer = 2, seed: Integer | None = None) -> Float[np.ndarray, "K d"]:
     """Regular polygon: K rows equally spaced on a unit circle, in order.
 
     Args:
@@ -110,7 +111,7 @@ def polygon(num_classes: Integer, dim: Integer = 2, seed: int | None = None) -> 
     Raises:
         ValueError: where `dim` is less than 2.
     """
-    K, d = _shape("a polygon", num_classes, dim, least_dim=2)
+    K, d = _shape("a polygon", num_classes, dim, lambda K: 2)
     angles = 2 * np.pi * np.arange(K) / K
     return _rotated(np.stack([np.cos(angles), np.sin(angles)], axis=1), d, seed)
 
@@ -125,10 +126,10 @@ def gram_distance(X: Any, Y: Any) -> float:
         A dimensionless number from 0 (same shape) to √2.
 
     Raises:
-        ValueError: where the numbers of rows differ.
+        ValueError: where one is no finite matrix, or the numbers of rows differ.
     """
-    X, Y = np.asarray(X, np.float64), np.asarray(Y, np.float64)
-    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
+    X, Y = (doubles(name, rows, (None, None), "rows of finite numbers") for name, rows in (("X", X), ("Y", Y)))
+    if len(X) != len(Y):
         raise ValueError(f"X, Y of shapes {X.shape}, {Y.shape}: matrices with equally many rows are needed")
     return float(np.linalg.norm(_unit(X @ X.T) - _unit(Y @ Y.T)))
 
@@ -183,9 +184,10 @@ def _norms(rows):
 
 
 def _rows(name: str, W: Any) -> np.ndarray:
-    W = np.asarray(W, np.float64)
-    if W.ndim != 2 or len(W) < 2 or not np.all(np.isfinite(W)):
-        raise ValueError(f"{name} of shape {W.shape}: a matrix of finite numbers with at least two rows is needed")
+    needed = "finite numbers of shape (K, d), at least two rows,"
+    W = doubles(name, W, (None, None), needed)
+    if len(W) < 2:
+        raise ValueError(f"{name} of shape {W.shape}: {needed} are needed")
     return W
 
 
@@ -212,20 +214,22 @@ def _centred_basis(K: int) -> np.ndarray:
     return column / np.sqrt((j + 1.0) * (j + 2.0))
 
 
-def _rotated(rows: np.ndarray, dim: int, seed: int | None) -> np.ndarray:
+def _rotated(rows: np.ndarray, dim: int, seed: Any) -> np.ndarray:
     """`rows` embedded isometrically into `dim` coordinates, uniformly at random where there is a seed."""
     r = rows.shape[1]
     if seed is None:
         return np.pad(rows, ((0, 0), (0, dim - r))) if dim >= r else rows[:, :dim]
-    Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, r)))
+    Q, R = np.linalg.qr(np.random.default_rng(integer("seed", seed, least=0)).normal(size=(dim, r)))
     return rows @ (Q * np.sign(np.diag(R))).T
 
 
-def _shape(frame: str, num_classes: int, dim: int, least_dim: int) -> tuple[int, int]:
-    integer("num_classes", num_classes, least=2)
-    integer("dim", dim, least=1)
-    if dim < least_dim:
+def _shape(frame: str, num_classes: Integer, dim: Integer, least: Callable[[int], int]) -> tuple[int, int]:
+    """K and d, where d is at least the number of dimensions that K rows span."""
+    K, d = integer("num_classes", num_classes, least=2), integer("dim", dim, least=1)
+    spanned = least(K)
+    if d < spanned:
         raise ValueError(
-            f"dim = {dim}: {frame} of {num_classes} rows spans {least_dim} dimensions, so dim ≥ {least_dim} is needed"
+            f"num_classes = {K}, dim = {d}: {frame} of K rows spans {spanned} dimensions, so dim ≥ {spanned} is needed"
         )
-    return num_classes, dim
+    room_for(f"num_classes = {K}, dim = {d}: {frame}", (K + spanned) * d)
+    return K, d

@@ -1,14 +1,15 @@
 """The landscape's curvature: the Hessian's smallest eigenvalue at any parameters, and its direction."""
 
+import functools as ft
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ufm._interrupts import interruptible
 from ufm._precision import float64
-from ufm.problem import Params, Problem, columns, risk
+from ufm._programs import kept
+from ufm.problem import Params, Problem, as_problem, columns, risk
 
 DENSE_UP_TO = 600  # parameters, up to which the Hessian is formed
 
@@ -26,7 +27,7 @@ class Curvature(NamedTuple):
 
 
 @interruptible
-def curvature(problem: Problem, params: Params) -> Curvature:
+def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
     Dense for up to 600 parameters, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
@@ -37,35 +38,46 @@ def curvature(problem: Problem, params: Params) -> Curvature:
         params: H (N, d), A (K, d), b (K,).
 
     Raises:
-        ValueError: where a shape is not the problem's.
+        ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
-    params = problem.check_params(params)
-    shapes = [(problem.num_samples, problem.dim), (problem.num_classes, problem.dim), (problem.num_classes,)]
-    shapes = shapes if problem.bias else shapes[:2]
-    sizes = [int(np.prod(shape)) for shape in shapes]
-
-    def unpack(x: Any) -> Params:
-        parts = np.split(x, np.cumsum(sizes)[:-1]) if isinstance(x, np.ndarray) else jnp.split(x, np.cumsum(sizes)[:-1])
-        H, A, *b = (part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
-        return Params(H, A, b[0] if problem.bias else np.zeros(problem.num_classes))
-
-    x = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in params[: len(shapes)]])
+    params = as_problem(problem).finite_params(params)
+    x = np.concatenate([leaf.ravel() for leaf in params[: 3 if problem.bias else 2]])
     with float64():
-        value, vector = _smallest(lambda x: risk(problem, columns(unpack(x))), x)
-    return Curvature(float(value), unpack(vector))
+        value, vector = _smallest(problem, x)
+    return Curvature(float(value), _unpack(problem, vector))
 
 
-def _smallest(fun, x):
-    """Smallest eigenpair of the Hessian of `fun` at x."""
+def _unpack(problem: Problem, x: Any) -> Params:
+    """Parameters of one vector, which holds no bias where the problem has none."""
+    N, K, d = problem.num_samples, problem.num_classes, problem.dim
+    H, A, b = x[: N * d].reshape(N, d), x[N * d : (N + K) * d].reshape(K, d), x[(N + K) * d :]
+    return Params(H, A, b if problem.bias else np.zeros(K))
+
+
+def _smallest(problem, x):
+    """Smallest eigenpair of the Hessian of the objective at x."""
     if len(x) <= DENSE_UP_TO:
-        values, vectors = np.linalg.eigh(np.asarray(jax.hessian(fun)(jnp.asarray(x))))
+        values, vectors = np.linalg.eigh(np.asarray(_hessian(problem, x)))
         return values[0], vectors[:, 0]
     from scipy.sparse.linalg import LinearOperator, eigsh  # half a second, which most never need
 
-    product = jax.jit(lambda v: jax.jvp(jax.grad(fun), (jnp.asarray(x),), (v,))[1])
-    matvec: Any = {"matvec": lambda v: np.asarray(product(jnp.asarray(v))), "dtype": np.float64}
+    matvec: Any = {"matvec": lambda v: np.asarray(_product(problem, x, np.ravel(v))), "dtype": np.float64}
     operator = LinearOperator(shape=(len(x), len(x)), **matvec)
     start = np.random.default_rng(0).normal(size=len(x))
     options: Any = {"k": 1, "which": "SA", "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
     values, vectors = eigsh(operator, **options)
     return values[0], vectors[:, 0]
+
+
+def _value(problem, x):
+    return risk(problem, columns(_unpack(problem, x)))
+
+
+@kept
+def _hessian(problem, x):
+    return jax.hessian(_value, argnums=1)(problem, x)
+
+
+@kept
+def _product(problem, x, v):
+    return jax.jvp(jax.grad(ft.partial(_value, problem)), (x,), (v,))[1]

@@ -2,21 +2,24 @@
 
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `convex` (in the logits) and
 `infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow, and
-`conjugate(slope, label)`, its Fenchel conjugate, from which tighter ones do. Everything works without the
-optional parts; what cannot be certified then says so.
+`conjugate(slope, label)`, its Fenchel conjugate, from which tighter ones do. Any function or object of one sample's
+(logits, label) serves too, with the same facts as attributes. Everything works without the optional parts; what
+cannot be certified then says so.
 """
 
-from collections.abc import Callable
+import functools as ft
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from ufm._checks import Real, real
+from ufm._checks import Real, flag, function, instance, number, real, shown
 from ufm._pytree import pytree, set_field, static
-from ufm.archive import storable
+from ufm.archive import Absent, storable
 
 MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
@@ -162,23 +165,29 @@ class DotRegression(ClassFirst):
         return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
 
 
+@storable
 @pytree
 class Custom:
-    """A user's loss that is no pytree of its own: a function of one sample's (logits, label).
+    """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
 
-    `convex` and `infimum` are the function's own attributes where it has them.
+    `convex`, `infimum` and `conjugate` are its own attributes where it has them.
     """
 
-    function: Callable = static()
+    function: Callable | Any = static()
 
-    def __call__(self, logits: Float[Array, " K"], label: Int[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, logits: Float[Array, " K"], label: Int[Array, ""]) -> Any:
         """Loss of one sample."""
         return self.function(logits, label)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "conjugate":  # which a loss has or hasn't
+            return self.function.conjugate  # pyright: ignore[reportFunctionMemberAccess]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     @property
     def convex(self) -> bool:
         """Whether the function declares itself convex in the logits."""
-        return bool(getattr(self.function, "convex", False))
+        return getattr(self.function, "convex", False)
 
     @property
     def infimum(self) -> Any:
@@ -186,20 +195,83 @@ class Custom:
         return getattr(self.function, "infimum", -jnp.inf)
 
 
+OURS = (CrossEntropy, LabelSmoothing, Focal, SquaredError, DotRegression)
+
+
 def as_loss(loss: Any) -> Any:
     """`loss` as a pytree: a bare callable is wrapped.
 
     Raises:
-        ValueError: where it is not callable.
+        ValueError: where it is not callable, or has no hash by which its programs could be kept.
     """
-    if isinstance(loss, type) or not callable(loss):
-        raise ValueError(f"loss = {loss!r}: an instance such as ufm.CrossEntropy(), or any callable of (logits, label)")
-    return Custom(loss) if jax.tree_util.all_leaves([loss]) else loss
+    function("loss", loss, "an instance such as ufm.CrossEntropy(), or any callable of (logits, label),")
+    if not jax.tree_util.all_leaves([loss]):
+        return loss
+    instance("loss", loss, Hashable, "a hashable object, such as a frozen dataclass,")
+    return Custom(loss)
 
 
-def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Float[Array, " N"]:
-    """Losses of N samples, whichever form the loss was written in."""
+def check_loss(loss: Any, num_classes: int) -> None:
+    """Try a user's loss on shapes, and what it declares; nothing is computed or compiled.
+
+    Raises:
+        ValueError: where it isn't one number a sample that JAX can differentiate, or declares what can't be.
+    """
+    written = loss.function if isinstance(loss, Custom) else loss
+    if type(loss) in OURS or isinstance(written, Absent):
+        return
+    leaves, structure = jax.tree.flatten(loss)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
+    if fault:
+        raise ValueError(f"loss = {shown(written)}: {fault}")
+    flag("loss.convex", is_convex(loss))
+    bound = infimum(loss, num_classes)
+    if not isinstance(bound, Tracer) and not number("loss.infimum", bound) < np.inf:
+        raise ValueError(f"loss.infimum = {shown(bound)}: a number below which the loss never is, or −∞, is needed")
+
+
+@ft.lru_cache(maxsize=64)
+def _fault(structure, shapes, num_classes: int, dtype) -> str:
+    """What is wrong with a loss of these leaves; empty where nothing is."""
+    count = num_classes + 1  # of samples: another number than that of classes
+    logits, labels = jax.ShapeDtypeStruct((num_classes, count), dtype), jax.ShapeDtypeStruct((count,), np.int32)
+
+    def of(evaluate):
+        return lambda logits, leaves, labels: evaluate(structure.unflatten(leaves), logits, labels)
+
+    try:
+        told = {"it": jax.eval_shape(of(per_sample), logits, shapes, labels)}
+        if hasattr(structure.unflatten(shapes), "conjugate"):
+            told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, labels)
+        for name, found in told.items():
+            if getattr(found, "shape", None) != (count,) or not jnp.issubdtype(found.dtype, np.floating):
+                return f"of {count} samples {name} gives {found}; one real number of each is needed"
+        jax.eval_shape(jax.grad(lambda *given: jnp.sum(of(per_sample)(*given))), logits, shapes, labels)
+    except Exception as error:  # whatever a user's code raises
+        reason = " ".join(str(error).partition("\n\n")[0].split())
+        return (
+            "JAX must be able to trace and differentiate it, as it is where it is written with jax.numpy; it raised "
+            f"{type(error).__name__}: {reason}"
+        )
+    return ""
+
+
+def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
+    """Losses (N,) of N samples, whichever form the loss was written in."""
     return loss(logits, labels) if isinstance(loss, ClassFirst) else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
+
+
+def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) -> Any:
+    """Conjugates (N,) of a loss that has one, whichever form it was written in."""
+    if isinstance(loss, ClassFirst):
+        return loss.conjugate(slopes, labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.vmap(loss.conjugate, in_axes=(1, 0))(slopes, labels)
+
+
+def is_convex(loss: Any) -> Any:
+    """Whether a loss declares itself convex in the logits."""
+    return getattr(loss, "convex", False)
 
 
 def infimum(loss: Any, num_classes: int) -> Any:

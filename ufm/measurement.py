@@ -4,14 +4,15 @@ import functools as ft
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ufm._checks import integer
+from ufm._checks import Integer, integer, numeric, room_for, shown
 from ufm._precision import float64, in_precision, scope, to_numpy
+from ufm._programs import kept
 from ufm.metrics import Centres, Metrics, Spreads, Sums, centres, first_pass, second_pass, summary
 
 ROWS_AT_ONCE = 1024  # of features: a block handed to JAX is a copy, and a large one costs more than the work on it
+MOST_LABEL = 2**31 - 2  # so that int32 holds the number of classes too
 DRIFT = 1e-2  # of the features between two passes, relative; bfloat16 rounds at 2⁻⁸ and may do so anew at each pass
 
 
@@ -19,7 +20,7 @@ def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
     """Metrics of features, exactly, in the precision of `H` (half precisions are widened to float32).
 
     Args:
-        H: (N, d) features, one sample a row: NumPy, JAX or torch.
+        H: (N, d) features, one sample a row: NumPy, JAX or torch, or what NumPy makes an array of.
         labels: (N,) integers 0..K−1 in any order, each class present.
         A: (K, d) classifier; without it K is the largest label plus one, and nc3, nc4, equinorm_A, self_duality
             and accuracy are None.
@@ -55,8 +56,9 @@ class Stream:
             that went on changing).
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: Integer):
         self.num_classes = integer("num_classes", num_classes, least=2)
+        room_for(f"num_classes = {self.num_classes}: counts of classes", self.num_classes)
         self._sums: Sums | None = None
         self._centres: Centres | None = None
         self._second: tuple[Sums, Spreads] | None = None
@@ -67,6 +69,8 @@ class Stream:
         if self._centres is not None:
             raise ValueError("add after revisit: the means of the first pass are already in use; start anew")
         H, labels = self.checked(H, labels)
+        K, d = self.num_classes, H.shape[1]
+        room_for(f"num_classes = {K}: sums of shape ({K}, {d})", K * d)
         sums = _over_blocks(lambda *block: _first(*block, self.num_classes), H, labels, np.float64)
         _check_finite(sums)
         self._sums = _added(self._sums, sums)
@@ -123,11 +127,11 @@ class Stream:
         return reached
 
 
-_first = jax.jit(lambda H, labels, num_classes: first_pass(H.T, labels, num_classes), static_argnums=2)
-_second = jax.jit(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
-_both = jax.jit(lambda H, labels, *rest: (first_pass(H.T, labels, len(rest[0].means)), second_pass(H.T, labels, *rest)))
-_centres_jit = jax.jit(centres)
-_summary_jit = jax.jit(summary)
+_first = kept(lambda H, labels, num_classes: first_pass(H.T, labels, num_classes), static_argnums=2)
+_second = kept(lambda H, labels, *rest: second_pass(H.T, labels, *rest))
+_both = kept(lambda H, labels, *rest: (first_pass(H.T, labels, len(rest[0].means)), second_pass(H.T, labels, *rest)))
+_centres_jit = kept(centres)
+_summary_jit = kept(summary)
 
 
 def _over_blocks(one_pass, H, labels, dtype):
@@ -154,9 +158,13 @@ def _check_finite(sums: Sums) -> None:
 
 def _check_sums(sums: Sums) -> None:
     _check_finite(sums)
-    absent = np.flatnonzero(np.asarray(sums.count) == 0)
-    if absent.size:
-        raise ValueError(f"labels: no sample of class {absent[0]}; each of 0..{len(sums.count) - 1} must be present")
+    _check_present(np.asarray(sums.count) > 0, len(sums.count))
+
+
+def _check_present(present: np.ndarray, num_classes: int) -> None:
+    if not np.all(present):
+        first = int(np.argmin(present))
+        raise ValueError(f"labels: no sample of class {first}; each of 0..{num_classes - 1} must be present")
 
 
 def _check_same_features(first: Any, again: Sums, spreads: Spreads) -> None:
@@ -179,16 +187,18 @@ def _check_same_features(first: Any, again: Sums, spreads: Spreads) -> None:
 
 def _checked(H, labels):
     """Features and labels of the shapes that `measure` needs, whatever library they came from."""
-    H, labels = _array(H), np.asarray(_array(labels))
+    H, labels = numeric("features H", H), np.asarray(numeric("labels", labels))
     if H.ndim != 2 or 0 in H.shape:
         raise ValueError(f"features H of shape {H.shape}: (N, d), one sample a row, are needed")
     if labels.shape != (H.shape[0],):
-        raise ValueError(f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of H, are needed")
+        raise ValueError(
+            f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of the features H, are needed"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels of type {labels.dtype}: integers are needed")
-    if labels.min() < 0:
-        raise ValueError(f"labels down to {labels.min()}: integers from 0 are needed")
-    if np.issubdtype(H.dtype, np.integer):
+    if labels.min() < 0 or labels.max() > MOST_LABEL:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}: integers from 0 to fewer than 2³¹ are needed")
+    if not jax.numpy.issubdtype(H.dtype, np.floating):
         H = np.asarray(H, np.float64)
     return H, labels.astype(np.int32)
 
@@ -197,10 +207,10 @@ def _checked_classifier(A, b, num_classes, H, dtype=None) -> tuple[Any, Any]:
     """The classifier of features H as NumPy arrays, with a bias of zeros where none is given; or two Nones."""
     if A is None:
         if b is not None:
-            raise ValueError(f"b of shape {np.shape(_array(b))}: a bias needs its classifier A")
+            raise ValueError(f"b = {shown(b)}: a bias needs its classifier A")
         return None, None
-    A = np.asarray(_array(A), dtype or H.dtype)
-    b = np.zeros(A.shape[:1], A.dtype) if b is None else np.asarray(_array(b), A.dtype)
+    A = np.asarray(numeric("A", A), dtype or H.dtype)
+    b = np.zeros(A.shape[:1], A.dtype) if b is None else np.asarray(numeric("b", b), A.dtype)
     if A.ndim != 2 or A.shape[1] != H.shape[1] or len(A) < 2 or not np.all(np.isfinite(A)):
         raise ValueError(f"A of shape {A.shape}: a finite (K, {H.shape[1]}) classifier is needed")
     if num_classes is not None and len(A) != num_classes:
@@ -216,18 +226,6 @@ def _number_of_classes(labels, A) -> int:
         raise ValueError("labels: only class 0 is present; at least two classes are needed")
     if labels.max() >= K:
         raise ValueError(f"labels up to {labels.max()}: less than K = {K}, the rows of A, is needed")
+    if len(labels) < K:  # before sums of so many classes are made
+        _check_present(np.isin(np.arange(len(labels) + 1), labels), K)
     return K
-
-
-def _array(x: Any) -> Any:
-    """A NumPy or JAX array in float32 or float64 (or of integers); torch tensors are recognised by `detach`."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
-    if x.dtype == np.float16 or x.dtype == jnp.bfloat16:
-        return x.astype(np.float32)
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
-        raise ValueError(f"an array of type {x.dtype}: numbers are needed")
-    return x

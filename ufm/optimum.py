@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm import archive, metrics, solver
-from ufm._checks import Integer, Real, integer, real
+from ufm._checks import MOST_STEPS, Integer, Real, integer, real
 from ufm._interrupts import interruptible
 from ufm._precision import float64
-from ufm._programs import kept, make_room
+from ufm._programs import kept
 from ufm._progress import working
 from ufm.certificate import lower_bounds
 from ufm.metrics import Metrics
-from ufm.problem import Params, Problem
+from ufm.problem import Params, Problem, as_problem
 from ufm.reduction import (
     Reduced,
     biases_at_zero,
@@ -29,7 +29,7 @@ from ufm.reduction import (
     shape_key,
     unfold,
 )
-from ufm.solver import Status, by_batches, width_of
+from ufm.solver import Status, by_batches
 from ufm.starts import informed_start, random_start
 
 RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
@@ -95,7 +95,7 @@ class Optimum:
 
 
 @interruptible
-def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
+def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
     """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
 
     Args:
@@ -108,6 +108,7 @@ def minimize(problem: Problem, seed: Integer = 0, tol: Real = 1e-8, max_steps: I
         ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
             argument.
     """
+    problem = as_problem(problem)
     with working() as say:
         return minimize_all([problem], [seed], tol, max_steps, lambda ended: say("minimising"))[0]
 
@@ -122,14 +123,13 @@ def minimize_all(
 ) -> list[Optimum]:
     """`minimize` of many problems of one `shape_key`, side by side, on the solver's `places`."""
     seeds = [integer("seed", seed, least=0) for seed in seeds]
-    real("tol", tol, above=0.0)
-    integer("max_steps", max_steps, least=2)
+    tol = real("tol", tol, above=0.0)
+    max_steps = integer("max_steps", max_steps, least=2, most=MOST_STEPS)
     for problem in problems:
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
     told = advanced or (lambda ended: None)
-    make_room((shape_key(problems[0]), width_of(len(problems))))
     with float64():
         reduced = reduce(problems)
         x, scale = by_batches(informed_start, reduced)

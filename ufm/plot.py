@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ufm._checks import Integer, Real, choice, instance, integer, listed, real, shown
+from ufm._checks import path as checked_path
+from ufm.metrics import Metrics
+
 # Okabe and Ito's palette, told apart by colour-blind readers; black last, kept for theory
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -31,17 +35,21 @@ STYLE = {
 }
 
 
-def figure(rows: int, columns: int, width: float = 9.0, height: float = 6.0) -> tuple[Figure, Any]:
+def figure(rows: Integer, columns: Integer, width: Real = 9.0, height: Real = 6.0) -> tuple[Figure, Any]:
     """An empty figure in the house's style and its (rows, columns) array of axes; sizes in inches."""
     import matplotlib
 
+    rows, columns = (integer(name, n, least=1, most=100) for name, n in (("rows", rows), ("columns", columns)))
+    width, height = (real(name, x, above=0.0, below=1e3) for name, x in (("width", width), ("height", height)))
     with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         made = Figure(figsize=(width, height), layout="constrained")
         return made, made.subplots(rows, columns, squeeze=False)
 
 
 def collapse(
-    histories: Mapping[str, Any], metrics: Sequence[str] = ("nc1", "nc2", "nc3", "nc4"), unit: str = "step"
+    histories: Mapping[str, Any] | Any,
+    metrics: Sequence[str] | Any = ("nc1", "nc2", "nc3", "nc4"),
+    unit: str | Any = "step",
 ) -> Figure:
     """NC1–NC4 against steps, one panel a metric and one line a history.
 
@@ -52,7 +60,15 @@ def collapse(
         histories: by name; each has `step`, the metrics and, where the mark is wanted, `accuracy`.
         metrics: four of the fields of `ufm.Metrics`.
         unit: what `step` counts.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
     """
+    metrics = [choice("metrics", name, Metrics._fields) for name in listed("metrics", metrics, "a list of four names")]
+    if len(metrics) != 4:
+        raise ValueError(f"metrics = {metrics}: four names are needed")
+    _check_histories(histories, metrics)
+    instance("unit", unit, str, "a text")
     made, axes = figure(2, 2)
     for axis, name in zip(axes.flat, metrics, strict=True):
         for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
@@ -70,6 +86,14 @@ def collapse(
         handles, [*labels, "zero training error"], loc="outside lower center", ncols=min(len(handles), 4), frameon=False
     )
     return made
+
+
+def _check_histories(histories: Any, metrics: Sequence[str]) -> None:
+    needed = 'histories by name, such as {"SGD": run.history},'
+    instance("histories", histories, Mapping, needed)
+    for name, history in histories.items():
+        if not isinstance(name, str) or not all(hasattr(history, field) for field in ("step", *metrics)):
+            raise ValueError(f"histories = {shown(histories)}: {needed} are needed")
 
 
 def trace(axis: Any, history: Any, metric: str, colour: str, label: str) -> np.ndarray:
@@ -95,7 +119,7 @@ def terminal_phase(history: Any) -> int | None:
     return int(known[known > wrong[-1]][0] if wrong.size else known[0])
 
 
-def save(made: Figure, path: Any, command: str | None = None) -> None:
+def save(made: Figure | Any, path: Any, command: str | Any = None) -> None:
     """Write a PNG that names the command and the versions that made it, and nothing that varies by itself.
 
     Args:
@@ -103,16 +127,20 @@ def save(made: Figure, path: Any, command: str | None = None) -> None:
         path: where to.
         command: that made it; by default the one being run.
     """
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    instance("made", made, Figure, "a matplotlib Figure")
+    instance("command", command, str | None, "a text")
+    path = checked_path("path", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(
         path, dpi=150, metadata={"Software": None, "Description": f"{command or this_command()}; {versions()}"}
     )
 
 
-def save_data(arrays: Mapping[str, Any], path: Any) -> None:
+def save_data(arrays: Mapping[str, Any] | Any, path: Any) -> None:
     """Write the data of a figure beside it, as an .npz of the same name, with the command and versions that made it."""
     made_by = {"command": this_command(), "versions": versions()}
-    np.savez(pathlib.Path(path).with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
+    instance("arrays", arrays, Mapping, "a mapping of names to arrays")
+    np.savez(checked_path("path", path).with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
 
 
 def this_command() -> str:

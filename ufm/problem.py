@@ -13,12 +13,15 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from ufm._blocks import cut, fits, fold, put
-from ufm._checks import Integer, Real, integer, real
+from ufm._checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
 from ufm._precision import float64, scope
+from ufm._programs import kept
 from ufm._pytree import pytree, set_field, static
 from ufm.archive import storable
 from ufm.constraints import Fixed, Free, as_constraint
-from ufm.losses import CrossEntropy, as_loss, per_sample
+from ufm.losses import CrossEntropy, as_loss, check_loss, per_sample
+
+MOST_SAMPLES = 2**53  # that a float64 counts
 
 
 @storable
@@ -52,7 +55,8 @@ class Problem:
         dim: d ≥ 1, the dimension of the features.
         per_class: samples of each class, one positive integer or K of them.
         loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
-            or any callable of (logits, label) that JAX can differentiate.
+            or any callable of (logits, label) that JAX can differentiate; it may declare `convex`, `infimum` and
+            `conjugate` (see `ufm.losses`).
         lambda_A: weight decay λ_A ≥ 0 of the classifier.
         lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
             the half differ.
@@ -69,7 +73,7 @@ class Problem:
 
     num_classes: Integer = static()
     dim: Integer = static()
-    per_class: Integer | Sequence[int] = static()
+    per_class: Integer | Sequence[int] | Any = static()
     loss: Any = CrossEntropy()
     lambda_A: Real = 5e-4
     lambda_H: Real = 5e-4
@@ -83,12 +87,13 @@ class Problem:
     def __post_init__(self):
         set_field(self, "num_classes", integer("num_classes", self.num_classes, least=2))
         set_field(self, "dim", integer("dim", self.dim, least=1))
+        room_for(f"num_classes = {self.num_classes}, dim = {self.dim}: A (K, d)", self.num_classes * (self.dim + 1))
         set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
         set_field(self, "loss", as_loss(self.loss))
+        check_loss(self.loss, self.num_classes)
         for name in ("lambda_A", "lambda_H", "lambda_b"):
             set_field(self, name, real(name, getattr(self, name), least=0.0))
-        if not isinstance(self.bias, bool | np.bool_):
-            raise ValueError(f"bias = {self.bias!r}: True or False is needed")
+        set_field(self, "bias", flag("bias", self.bias))
         if self.lambda_b > 0 and not self.bias:
             raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
         set_field(self, "class_weights", _class_weights(self.class_weights, self.num_classes))
@@ -105,7 +110,6 @@ class Problem:
             raise ValueError(
                 f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"
             )
-        set_field(self, "bias", bool(self.bias))
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
 
     @property
@@ -121,6 +125,7 @@ class Problem:
     @property
     def labels(self) -> np.ndarray:
         """(N,) int32 labels: classes in order."""
+        room_for(f"labels of {self.num_samples} samples", self.num_samples, itemsize=4)
         return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_counts)
 
     @property
@@ -129,7 +134,7 @@ class Problem:
         same_weight = self.class_weights is None or np.ptp(self.class_weights) == 0
         return bool(np.ptp(self.class_counts) == 0 and same_weight)
 
-    def init(self, seed: int = 0, scale: float = 1.0) -> Params:
+    def init(self, seed: Integer = 0, scale: Real = 1.0) -> Params:
         """Random feasible parameters: entries of H and A normal with variance scale²/d, no bias.
 
         Args:
@@ -138,7 +143,11 @@ class Problem:
 
         Returns:
             Params in float64.
+
+        Raises:
+            ValueError: for a wrong argument, or where memory can't hold the features.
         """
+        self.check_room()
         random = np.random.default_rng(integer("seed", seed, least=0))
         spread = real("scale", scale, least=0.0) / np.sqrt(self.dim)
         H = spread * random.normal(size=(self.num_samples, self.dim))
@@ -147,7 +156,12 @@ class Problem:
             kept = feasible(self, Params(jnp.asarray(H.T), jnp.asarray(A), np.zeros(self.num_classes)))
             return jax.tree.map(np.asarray, columns(kept))
 
-    def objective(self, params: Params) -> Any:
+    def check_room(self) -> None:
+        """Refuse features (N, d) that memory can't hold, before it is tried."""
+        N, d = self.num_samples, self.dim
+        room_for(f"per_class = {shown(self.per_class)}, dim = {d}: features H of shape ({N}, {d})", N * d)
+
+    def objective(self, params: Params | Any) -> Any:
         """F at the parameters, in nats (cross-entropies) or squared units (squared error).
 
         Computed in float64 where a parameter is float64. Inside a transformed function (jit, grad, vmap) it
@@ -162,18 +176,51 @@ class Problem:
         with scope(params):
             return np.asarray(_objective(self, params))[()]
 
-    def check_params(self, params: Params) -> Params:
-        """`params` where their shapes are the problem's, else a ValueError that says what is needed."""
-        params = Params(*params)
+    def check_params(self, params: Params | Any) -> Params:
+        """`params` as arrays of one precision, float64 where any is, where their shapes are the problem's.
+
+        Lists, data frames and torch tensors are converted; traced arrays are left as they are.
+
+        Raises:
+            ValueError: naming the parameter that has another shape or no real numbers, with what is needed.
+        """
+        parts = tuple(instance("params", params, (tuple, list), "ufm.Params(H, A, b)"))
+        if len(parts) not in (3, 4):
+            raise ValueError(f"params of {len(parts)} parts: ufm.Params(H, A, b) is needed")
         shapes = {
             "H": (self.num_samples, self.dim),
             "A": (self.num_classes, self.dim),
             "b": (self.num_classes,),
         }
+        if len(parts) == 4 and not (isinstance(parts[3], tuple | list) and len(parts[3]) == 0):
+            raise ValueError(f"params.W = {shown(parts[3])}: (), since there are no hidden layers, is needed")
+        checked: dict[str, Any] = {
+            name: numeric(f"params.{name}", part) for name, part in zip(shapes, parts, strict=False)
+        }
         for name, shape in shapes.items():
-            if np.shape(getattr(params, name)) != shape:
-                raise ValueError(f"params.{name} of shape {np.shape(getattr(params, name))}: {shape} is needed")
-        return params
+            if checked[name].shape != shape:
+                raise ValueError(f"params.{name} of shape {checked[name].shape}: {shape} is needed")
+        return Params(**_of_one_precision(checked))
+
+    def finite_params(self, params: Params | Any) -> Params:
+        """`params` in float64, refused where one is NaN or infinite."""
+        checked = self.check_params(params)
+        H, A, b = (doubles(f"params.{name}", getattr(checked, name)) for name in ("H", "A", "b"))
+        return Params(H, A, b)
+
+
+def as_problem(problem: Any) -> Problem:
+    """`problem` where it is one; else a ValueError."""
+    return instance("problem", problem, Problem, "a ufm.Problem")
+
+
+def _of_one_precision(arrays: dict[str, Any]) -> dict[str, Any]:
+    """NumPy arrays in float64 where one is, or holds whole numbers; float32 and traced ones as they are."""
+    if all(array.dtype == np.float32 or isinstance(array, Tracer) for array in arrays.values()):
+        return arrays
+    return {
+        name: array if isinstance(array, Tracer) else np.asarray(array, np.float64) for name, array in arrays.items()
+    }
 
 
 def risk(problem: Problem, params: Params) -> Float[Array, ""]:
@@ -272,23 +319,26 @@ def _squared_norm_jvp(primals, tangents):
     return _squared_norm(X), 2.0 * jnp.sum(X * dX)
 
 
-@jax.jit
+@kept
 def _objective(problem, params):
     return risk(problem, columns(params))
 
 
 def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
-    if isinstance(value, numbers.Integral):
-        return integer("per_class", value, least=1)
-    if not isinstance(value, Sequence | np.ndarray) or np.shape(value) != (num_classes,):
-        raise ValueError(f"per_class = {value!r}: a positive integer, or {num_classes} of them, is needed")
-    return tuple(integer("per_class", count, least=1) for count in value)
+    if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
+        return integer("per_class", value, least=1, most=MOST_SAMPLES // num_classes)
+    needed = f"a positive integer, or {num_classes} of them,"
+    counts = listed("per_class", value, needed)
+    if len(counts) != num_classes:
+        raise ValueError(f"per_class = {shown(value)}: {needed} is needed")
+    return tuple(integer("per_class", count, least=1, most=MOST_SAMPLES // num_classes) for count in counts)
 
 
 def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:
     if value is None:
         return None
-    weights = np.asarray(value, np.float64)
-    if weights.shape != (num_classes,) or not np.all(np.isfinite(weights)) or not np.all(weights > 0):
-        raise ValueError(f"class_weights = {value!r}: {num_classes} positive, finite numbers are needed")
-    return weights
+    needed = f"{num_classes} positive, finite numbers"
+    weights = doubles("class_weights", value, (num_classes,), needed)
+    if not np.all(weights > 0):
+        raise ValueError(f"class_weights = {shown(value)}: {needed} are needed")
+    return weights.copy()  # what the caller's array becomes is none of the problem's business

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from ufm import archive
-from ufm._checks import Integer, integer
+from ufm._checks import Integer, Real, instance, integer, number
 from ufm.measurement import Stream
 from ufm.metrics import Metrics
 from ufm.training import History
 
+MOST_STEP = 2**53  # that a history counts to, without rounding
 NEEDS = {"nc1": "revisit", "nc3": "a classifier", "nc4": "revisit and a classifier"}
 
 
@@ -45,10 +46,11 @@ class Recorder:
     """
 
     num_classes: Integer
-    history: History = dataclasses.field(default_factory=_nothing, repr=False)
+    history: History | Any = dataclasses.field(default_factory=_nothing, repr=False)
 
     def __post_init__(self):
         self.num_classes = integer("num_classes", self.num_classes, least=2)
+        instance("history", self.history, History, "the history of an earlier recorder")
         self.discard()
 
     def add(self, features: Any, labels: Any) -> None:
@@ -82,7 +84,7 @@ class Recorder:
         features, labels = self._stream.checked(features, labels)
         self._kept.append((np.array(features), labels))  # a copy, for the loop may overwrite its own
 
-    def epoch(self, A: Any = None, b: Any = None, *, step: Integer | None = None, loss: Any = np.nan) -> Metrics:
+    def epoch(self, A: Any = None, b: Any = None, *, step: Integer | None = None, loss: Real = np.nan) -> Metrics:
         """Metrics of what was fed since the last call; they are recorded, and the next epoch begins.
 
         After an error nothing is recorded and what was fed is kept: mend the cause, or `discard` it.
@@ -98,19 +100,16 @@ class Recorder:
             Dimensionless metrics; `print` shows the chief ones on a line.
 
         Raises:
-            ValueError: before any `add`, for an absent class, a classifier of another shape or other than in the
-                second pass, and where the second pass was over other features (see `Stream`).
+            ValueError: before any `add`, for a loss that is no number, an absent class, a classifier of another shape
+                or other than in the second pass, and where the second pass was over other features (see `Stream`).
         """
         last = int(self.history.step[-1]) if len(self.history.step) else 0
-        step = last + 1 if step is None else integer("step", step, least=last + 1 if len(self.history.step) else 0)
+        least = last + 1 if len(self.history.step) else 0
+        step = last + 1 if step is None else integer("step", step, least, most=MOST_STEP)
         stream = copy.copy(self._stream)
         for features, labels in self._kept:
             stream.revisit(features, labels, A, b)
-        metrics = stream.metrics(A, b)
-        try:
-            loss = float(loss)
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(f"loss = {loss!r}: a number is needed") from None
+        loss, metrics = number("loss", loss), stream.metrics(A, b)
         known = Metrics(*(np.nan if value is None else value for value in metrics))
         self.history = jax.tree.map(np.append, self.history, History(step, loss, known))
         self.discard()
@@ -121,7 +120,7 @@ class Recorder:
         self._stream = Stream(self.num_classes)
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def figure(self, name: str = "network") -> Any:
+    def figure(self, name: str | Any = "network") -> Any:
         """The history so far as a matplotlib figure: NC1–NC4, one panel each.
 
         Several recorders share one by `ufm.plot.collapse({"a": one.history, "b": other.history}, unit="epoch")`.
@@ -130,10 +129,11 @@ class Recorder:
             name: of the line.
 
         Raises:
-            ValueError: before the first `epoch`.
+            ValueError: before the first `epoch`, or for a name that is no text.
         """
         from ufm import plot
 
+        instance("name", name, str, "a text")
         if not len(self.history.step):
             raise ValueError("figure before epoch: nothing is recorded yet")
         made = plot.collapse({name: self.history}, unit="epoch")

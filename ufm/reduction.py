@@ -147,6 +147,7 @@ def class_means(problem: Problem, H: Any) -> np.ndarray:
 
 def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:
     """Parameters of the problem as posed: every sample at its class's mean, dimensions filled up with zeros."""
+    problem.check_room()
     axes = row_space(problem)
     A = problem.classifier.matrix if isinstance(problem.classifier, Fixed) else A @ axes
     return Params(np.repeat(means @ axes, problem.class_counts, axis=0), A, b)

@@ -305,7 +305,7 @@ def _program(fun, single_thread):
 
     alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
     options = alone if single_thread and jax.default_backend() == "cpu" else None
-    return jax.jit(run, donate_argnums=0, compiler_options=options)
+    return kept(run, donate_argnums=0, compiler_options=options)
 
 
 def _iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
@@ -422,4 +422,4 @@ def _derivatives(fun):
     def value(x, args):
         return fun(x[:, None], args)[0]
 
-    return jax.jit(jax.value_and_grad(value)), jax.jit(jax.jacrev(jax.grad(value)))
+    return kept(jax.value_and_grad(value)), kept(jax.jacrev(jax.grad(value)))

@@ -19,6 +19,7 @@ from ufm import solver
 from ufm._checks import integer
 from ufm._engines import Field, Minimizing, Point, Trainer, engine_of, rows_of
 from ufm._engines import Training as Training
+from ufm._identity import ByContent, Unidentified, described
 from ufm._interrupts import interruptible, noting
 from ufm._progress import COMPILING
 from ufm._progress import progress as progress_bar
@@ -129,10 +130,19 @@ class _Plan:
         return np.array([[*batch, *[PENDING] * (longest - len(batch))] for batch in batches])
 
     def identity(self) -> dict[str, Any]:
-        """JSON of all that results depend on."""
-        tree = _json(self.problem)
-        over = {axis.dim: [[_json(value) for value in row] for row in axis.values] for axis in self.axes}
-        return {"problem": tree.get("fields", tree), "over": over, "run": _json(self.engine), "versions": versions()}
+        """JSON of all that results depend on.
+
+        Raises:
+            ValueError: where something can't be told from another of its kind.
+        """
+        packages: dict[str, str] = {}
+        tree = _identified("problem", self.problem, packages)
+        over = {
+            axis.dim: [[_identified(f"over: {axis.dim}", value, packages) for value in row] for row in axis.values]
+            for axis in self.axes
+        }
+        run = _identified("run", self.engine, packages)
+        return {"problem": tree.get("fields", tree), "over": over, "run": run, "versions": {**packages, **versions()}}
 
     def dataset(self, values: np.ndarray) -> Any:
         """An xarray.Dataset of (points, width) values."""
@@ -257,10 +267,18 @@ def _typed(block: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _coordinate(column: Sequence[Any]) -> np.ndarray:
-    """Values as numbers where they are, otherwise as text."""
+    """Values as numbers where they are, otherwise as text, which is numbered where it doesn't tell values apart."""
     if all(isinstance(value, bool | int | float) for value in column):
         return np.asarray(column)
-    return np.asarray([_label(value) for value in column])
+    entries = [(_label(value), ByContent(value)) for value in column]
+    alike: dict[str, list[ByContent]] = {}
+    for label, value in entries:
+        different = alike.setdefault(label, [])
+        different += [value] if value not in different else []
+    numbered = {label: len(different) > 1 for label, different in alike.items()}
+    return np.asarray(
+        [f"{label} {alike[label].index(value)}" if numbered[label] else label for label, value in entries]
+    )
 
 
 def _label(value: Any) -> str:
@@ -269,12 +287,23 @@ def _label(value: Any) -> str:
     return str(getattr(value, "__name__", value))
 
 
-def _json(value: Any) -> Any:
-    """`value` as JSON without arrays beside it."""
+def _json(value: Any, *other: Any) -> Any:
+    """`value` as JSON without arrays beside it; `other` as `archive.encode` takes it."""
     arrays: dict[str, np.ndarray] = {}
     if isinstance(value, Minimizing | Trainer):
-        return {field.name: _json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return _inlined(encode(value, arrays), arrays)
+        return {field.name: _json(getattr(value, field.name), *other) for field in dataclasses.fields(value)}
+    return _inlined(encode(value, arrays, *other), arrays)
+
+
+def _identified(name: str, value: Any, packages: dict[str, str]) -> Any:
+    """The same, in which functions and a user's own objects are told by their content."""
+    try:
+        return _json(value, lambda other: described(other, packages))
+    except Unidentified as error:
+        raise ValueError(
+            f"{name}: {error}, so that a store couldn't tell another one from it; a function, or a frozen dataclass, "
+            "of numbers, text, arrays and functions is needed, or no store"
+        ) from error
 
 
 def _inlined(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -3,7 +3,6 @@
 import collections
 import enum
 import functools as ft
-import numbers
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ import numpy as np
 import optax
 
 from ufm import archive
-from ufm._checks import Integer, choice, integer
+from ufm._checks import MOST_STEPS, Integer, choice, instance, integer, room_for, shown
+from ufm._identity import ByContent
 from ufm._interrupts import Pace, Threads, check, interruptible
 from ufm._precision import DTYPES, in_precision
-from ufm._programs import made_once
+from ufm._programs import kept, made_once
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
 from ufm.metrics import Metrics, evaluate
@@ -26,7 +26,15 @@ from ufm.problem import Params, Problem, columns, feasible, risk
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
 FIRST_STEPS = 64  # to a call, before its pace is known
+MOST_LISTED = 2**63 - 1  # a seed among several, which an array holds
 HELD_IN_GROUP = 2**22  # numbers that the snapshots of a group may hold
+
+
+class _Unsaid(int):
+    """A default that can be told from the same number said."""
+
+
+UNSAID_SEED = _Unsaid(0)
 
 
 @archive.storable
@@ -75,7 +83,7 @@ class History:
 
 @archive.storable
 class Run(NamedTuple):
-    """What `train` returns; arrays are NumPy's, with a leading axis where `seed` was an array.
+    """What `train` returns; arrays are NumPy's, with a leading axis where there were several seeds.
 
     Attributes:
         problem: what was trained.
@@ -84,7 +92,7 @@ class Run(NamedTuple):
         status: how it ended; a tuple of them for several seeds.
         optimizer_state: leaves of the optimiser's state, from which `train(resume=run)` goes on.
         steps: taken in all.
-        seed: of the initial parameters.
+        seed: of the initial parameters, an integer or an array of them.
         precision: "float32" or "float64".
     """
 
@@ -112,11 +120,11 @@ def train(
     problem: Problem,
     optimizer: optax.GradientTransformation | Any,
     steps: Integer = 2000,
-    seed: Any = 0,
-    snapshots: int | Sequence[int] = 100,
-    params: Params | None = None,
+    seed: Any = UNSAID_SEED,
+    snapshots: int | Sequence[int] | Any = 100,
+    params: Params | Any = None,
     precision: str = "float32",
-    resume: Run | None = None,
+    resume: Run | Any = None,
     progress: bool | None = None,
 ) -> Run:
     """Minimise by full-batch gradient steps, and record every metric on the way.
@@ -127,27 +135,28 @@ def train(
 
     Args:
         problem: what to minimise.
-        optimizer: any optax transformation; those that ask for the value (L-BFGS, Polyak) are given it.
+        optimizer: any optax transformation; those that ask for the value (L-BFGS, Polyak) are given it. Optimisers of
+            equal content share their compiled program.
         steps: number of steps, at least 1.
-        seed: of the initial parameters; an array of seeds trains them all at once.
+        seed: of the initial parameters; several (a list, a range, an array) are trained all at once.
         snapshots: how many, log-spaced and including the first and the last step, or an explicit list of steps.
-        params: where to start, instead of at random. They are copied, never modified.
+        params: where to start, instead of at random; with a leading axis where there are several seeds. They are
+            copied, never modified.
         precision: "float32" or "float64".
-        resume: a run to go on with: its parameters, optimiser state and step count.
+        resume: a run to go on with: its parameters, seeds, optimiser state and step count.
         progress: whether to draw a bar; None does where standard error is a terminal.
 
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
     choice("precision", precision, tuple(DTYPES))
-    integer("steps", steps, least=1)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer = {optimizer!r}: an optax GradientTransformation, such as optax.sgd(0.5)")
-    first = 0 if resume is None else resume.steps
+    steps = integer("steps", steps, least=1, most=MOST_STEPS)
     looks = schedule(steps, snapshots)
-    optimizer = optax.with_extra_args_support(optimizer)
+    seed = _seed_of(seed, params, resume)
+    first, batched = (0 if resume is None else resume.steps), _batched(seed, resume)
+    optimizer = ByContent(_checked(optimizer))
     with in_precision(precision):
-        carry, batched = _start(problem, optimizer, seed, params, resume, DTYPES[precision])
+        carry = _start(problem, optimizer, seed, batched, params, resume, DTYPES[precision])
         carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, progress)
         history, status = _history(records, looks, first, batched)
         final = jax.tree.map(np.asarray, _rows(carry.params))
@@ -155,49 +164,92 @@ def train(
     return Run(problem, final, history, status, state, first + done, seed, precision)
 
 
-def schedule(steps: int, snapshots: int | Sequence[int]) -> list[int]:
+def schedule(steps: int, snapshots: Any) -> list[int]:
     """Steps at which a run is recorded: 0, then log-spaced up to the last, or those listed.
 
     Raises:
         ValueError: where a listed step is not in 0..steps, or a number of snapshots is below 2.
     """
-    if isinstance(snapshots, numbers.Integral):
+    listed = _listed(snapshots)
+    if listed is None:
         count = integer("snapshots", snapshots, least=2)
+        room_for("snapshots", count)
         spaced = np.geomspace(1, steps, count - 1) if count > 2 else [steps]
         return [0, *sorted({round(float(step)) for step in spaced})]
-    listed = np.unique(np.asarray(snapshots))
-    if not np.issubdtype(listed.dtype, np.integer) or listed[0] < 0 or listed[-1] > steps:
-        raise ValueError(
-            f"snapshots = {snapshots!r}: a number of at least 2, or steps between 0 and {steps}, are needed"
-        )
-    return [int(step) for step in listed]
+    if not listed:
+        raise ValueError(f"snapshots = {shown(snapshots)}: a number of at least 2, or a list of steps, is needed")
+    return sorted({integer("snapshots", step, least=0, most=steps) for step in listed})
 
 
-def _start(problem, optimizer, seed, params, resume, dtype) -> tuple[_Carry, bool]:
-    """Initial carry on the device, in buffers of its own, and whether it has a leading axis of seeds."""
-    if resume is not None:
-        if params is not None:
-            raise ValueError("params and resume: only one of them says where to start")
-        params, seed = resume.params, resume.seed
-    batched = np.ndim(seed) == 1
-    if params is None:
-        seeds = np.atleast_1d(np.asarray(seed))
-        starts = [columns(problem.init(int(s))) for s in seeds]
-        params = jax.tree.map(lambda *leaves: np.stack(leaves), *starts) if batched else starts[0]
-    else:
-        params = Params(*params)
-        one = Params(params.H[0], params.A[0], params.b[0]) if batched else params
-        problem.check_params(one)
-        params = _rows(params)
+def _listed(value: Any) -> list[Any] | None:
+    """The entries of a list, a tuple, a range or an array of whatever library; None for anything else."""
+    if isinstance(value, list | tuple | range) or getattr(value, "ndim", None) == 1:
+        return list(value)
+    return None
+
+
+def _seed_of(seed: Any, params: Any, resume: Any) -> Any:
+    """The seed of a run, or an array of several."""
+    if resume is None:
+        listed = _listed(seed)
+        if listed is None:
+            return integer("seed", seed, least=0)
+        if not listed:
+            raise ValueError(f"seed = {shown(seed)}: an integer, or at least one of them, is needed")
+        return np.array([integer("seed", each, least=0, most=MOST_LISTED) for each in listed])
+    instance("resume", resume, Run, "a run, as ufm.train returns and ufm.load reads it,")
+    if params is not None:
+        raise ValueError("params and resume: only one of them says where to start")
+    if seed is not UNSAID_SEED:
+        raise ValueError(f"seed = {shown(seed)}: a run that is resumed has its own, {shown(resume.seed)}; leave it out")
+    return resume.seed
+
+
+def _batched(seed: Any, resume: Run | None) -> bool:
+    """Whether parameters have a leading axis of seeds."""
+    return np.ndim(seed) == 1 if resume is None else np.ndim(resume.params.H) == 3
+
+
+def _checked(optimizer: Any) -> optax.GradientTransformation:
+    needed = "an optax GradientTransformation, such as optax.sgd(0.5),"
+    instance("optimizer", optimizer, optax.GradientTransformation, needed)
+    if not (callable(optimizer.init) and callable(optimizer.update)):
+        raise ValueError(f"optimizer = {shown(optimizer)}: {needed} is needed, whose init and update are functions")
+    return optimizer
+
+
+def _start(problem, optimizer, seed, batched, params, resume, dtype) -> _Carry:
+    """Initial carry on the device, in buffers of its own."""
+    given = params if resume is None else resume.params
+    params = _drawn(problem, seed, batched) if given is None else _given(problem, given, seed, batched)
     params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype, copy=True), params)
-    state = (jax.vmap(optimizer.init) if batched else optimizer.init)(params)
+    init = optimizer.value.init
+    state = (jax.vmap(init) if batched else init)(params)
     if resume is not None:
         leaves, structure = jax.tree.flatten(state)
         saved = resume.optimizer_state
         if [np.shape(leaf) for leaf in leaves] != [np.shape(leaf) for leaf in saved]:
             raise ValueError("optimizer: its state has another shape than the one resume was trained with")
         state = structure.unflatten([jnp.array(new, leaf.dtype) for new, leaf in zip(saved, leaves, strict=True)])
-    return _Carry(params, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)), batched
+    return _Carry(params, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state))
+
+
+def _drawn(problem, seed, batched) -> Params:
+    """Random parameters of each seed, with H in columns."""
+    starts = [columns(problem.init(int(each))) for each in np.atleast_1d(seed)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *starts) if batched else starts[0]
+
+
+def _given(problem, params, seed, batched) -> Params:
+    """Somebody's parameters where their shapes are the problem's, with H in columns."""
+    if not batched:
+        return columns(problem.check_params(params))
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    wanted = np.shape(seed) or np.shape(params.H)[:1]
+    if lengths != {wanted}:
+        raise ValueError(f"params with leading axes of {sorted(lengths)}: {wanted}, one entry a seed, are needed")
+    each = [problem.check_params(jax.tree.map(lambda leaf, i=i: leaf[i], params)) for i in range(*wanted)]
+    return _rows(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
 def _drive(problem, optimizer, carry, batched, steps, looks, progress):
@@ -290,8 +342,8 @@ def _compiled(single_thread: bool):
     in_place: Any = {"xla_cpu_copy_insertion_use_region_analysis": True}
     on_cpu = jax.default_backend() == "cpu"
     options = [{**alone, **in_place}, alone] if on_cpu else [None, None]
-    advance = jax.jit(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
-    return advance, jax.jit(_record, static_argnums=1, compiler_options=options[1])
+    advance = kept(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
+    return advance, kept(_record, static_argnums=1, compiler_options=options[1])
 
 
 def _advance(problem, optimizer, batched, carry, counts):
@@ -316,7 +368,7 @@ def _step(problem, optimizer, carry: _Carry) -> _Carry:
         H=problem.features.tangent(params.H, gradient.H, axis=0),
         A=problem.classifier.tangent(params.A, gradient.A, axis=1),
     )
-    updates, state = optimizer.update(
+    updates, state = optax.with_extra_args_support(optimizer.value).update(
         gradient, state, params, value=value, grad=gradient, value_fn=ft.partial(risk, problem)
     )
     moved: Any = optax.apply_updates(params, updates)  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ufm._checks import instance
 from ufm._interrupts import interruptible
 from ufm._progress import says
 from ufm.certificate import lower_bound
@@ -15,7 +16,7 @@ from ufm.geometry import gram_distance
 from ufm.measurement import measure
 from ufm.metrics import Metrics
 from ufm.optimum import FLOOR, Optimum, minimize
-from ufm.problem import Params, Problem
+from ufm.problem import Params, Problem, as_problem
 from ufm.reduction import class_means, falls_exponentially
 from ufm.theory import applicable
 from ufm.theory.registry import Prediction, Theorem
@@ -136,7 +137,7 @@ class _Measured:
 
 @interruptible
 @says("verifying")
-def verify(subject: Optimum | Run | Problem) -> Report:
+def verify(subject: Optimum | Run | Problem | Any) -> Report:
     """What the literature's theorems say of a problem, beside what was measured.
 
     Args:
@@ -144,25 +145,33 @@ def verify(subject: Optimum | Run | Problem) -> Report:
 
     Returns:
         A Report with a claim for each quantity of each theorem that applies.
+
+    Raises:
+        ValueError: for anything else, a run of several seeds, and one whose parameters are not finite.
     """
-    subject = minimize(subject) if isinstance(subject, Problem) else subject
-    found = _from_optimum(subject) if isinstance(subject, Optimum) else _from_run(subject)
+    kinds = (Optimum, Run, Problem)
+    given = instance("subject", subject, kinds, "what ufm.minimize or ufm.train returned, or a ufm.Problem,")
+    given = minimize(given) if isinstance(given, Problem) else given
+    found = _from_optimum(given) if isinstance(given, Optimum) else _from_run(given)
     claims = []
     for theorem, prediction in applicable(found.problem):
         claims.extend(_compare(theorem, prediction, found))
         claims.extend(_identities(theorem, found))
-        if isinstance(subject, Optimum):
-            claims.extend(_trend(theorem, subject))
+        if isinstance(given, Optimum):
+            claims.extend(_trend(theorem, given))
     return Report(found.problem, tuple(claims), found.value, found.lower_bound)
 
 
-def predict(problem: Problem) -> Prediction:
+def predict(problem: Problem | Any) -> Prediction:
     """What theory expects of a problem's optimum before anything runs: the theorems' predictions, merged.
 
     Fields that no theorem speaks of are None.
+
+    Raises:
+        ValueError: for anything but a problem.
     """
     merged: dict[str, Any] = {}
-    for _, prediction in applicable(problem):
+    for _, prediction in applicable(as_problem(problem)):
         for field in dataclasses.fields(Prediction):
             value = getattr(prediction, field.name)
             if isinstance(value, dict):
@@ -181,8 +190,7 @@ def _from_run(run: Run) -> _Measured:
     problem = run.problem
     if np.ndim(run.params.H) != 2:
         raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify one of them at a time")
-    H, A, b = (np.asarray(x, np.float64) for x in run.params[:3])
-    params = Params(H, A, b)
+    params = problem.finite_params(run.params)
     bound = lower_bound(problem, params)
     measured = measure(params.H, problem.labels, params.A, params.b)
     value = float(problem.objective(params))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm._precision import float64
 from ufm.constraints import Free
-from ufm.losses import per_sample
+from ufm.losses import is_convex, per_sample
 from ufm.problem import Params, Problem
 from ufm.reduction import relaxed_rank
 from ufm.theory.registry import Prediction, theorem
@@ -61,7 +61,7 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
 def _applies(problem: Problem) -> bool:
     free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
     decayed = problem.lambda_A > 0 and problem.lambda_H > 0
-    return free and decayed and problem.loss.convex and problem.balanced and problem.dim >= relaxed_rank(problem)
+    return free and decayed and is_convex(problem.loss) and problem.balanced and problem.dim >= relaxed_rank(problem)
 
 
 @theorem(

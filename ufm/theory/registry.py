@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ufm._checks import function, shown
 from ufm.constraints import Free
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -94,22 +95,39 @@ class Theorem:
 
 
 def theorem(
-    name: str,
+    name: str | Any,
     *,
-    paper: str,
-    assumes: str,
-    applies: Callable[[Problem], bool],
-    limit: Limit | None = None,
-    identity: Identity | None = None,
+    paper: str | Any,
+    assumes: str | Any,
+    applies: Callable[[Problem], bool] | Any,
+    limit: Limit | Any = None,
+    identity: Identity | Any = None,
 ) -> Callable:
-    """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts."""
+    """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts.
 
-    def register(predict: Callable[[Problem], Prediction]) -> Callable[[Problem], Prediction]:
-        predicts = (predict.__doc__ or "").strip().splitlines()[0]
+    Raises:
+        ValueError: where a text is missing, that docstring too, or a function is none.
+    """
+    for said, text in (("name", name), ("paper", paper), ("assumes", assumes)):
+        _text(said, text)
+    for said, called in (("applies", applies), ("limit", limit), ("identity", identity)):
+        if called is not None or said == "applies":
+            function(said, called, "a function of a problem")
+
+    def register(predict: Callable[[Problem], Prediction] | Any) -> Callable[[Problem], Prediction] | Any:
+        function("predict", predict, "a function of a problem")
+        predicts = _text("predict.__doc__", predict.__doc__).splitlines()[0]
         THEOREMS.append(Theorem(name, paper, assumes, predicts, applies, predict, limit, identity))
         return predict
 
     return register
+
+
+def _text(name: str, value: Any) -> str:
+    """`value` without the space around it, where it is text."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} = {shown(value)}: a text that says it is needed")
+    return value.strip()
 
 
 def decay_scale(problem: Problem) -> float:

@@ -1,0 +1,292 @@
+"""Every argument of every public function meets some thirty kinds of wrong value, and answers by an error of ours."""
+
+import dataclasses
+import functools as ft
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optax
+import pytest
+import scipy.sparse
+from matplotlib.figure import Figure
+from zoo import problem
+
+import ufm
+import ufm.plot
+from ufm.constraints import Constraint
+from ufm.losses import ClassFirst
+from ufm.theory import registry
+from ufm.training import History
+
+WRONG = {
+    "text": "p",
+    "digits": "3",
+    "empty text": "",
+    "bytes": b"abc",
+    "None": None,
+    "True": True,
+    "1.5": 1.5,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-1": -1,
+    "0": 0,
+    "1j": 1j,
+    "10**30": 10**30,
+    "object": object(),
+    "class": int,
+    "function": lambda: 1,
+    "generator": (i for i in ()),
+    "[]": [],
+    "{}": {},
+    "set": {1, 2, 3},
+    "ragged": [[1], [1, 2]],
+    "nested": [[1, 2, 3]],
+    "texts": ["1", "1", "1"],
+    "mixed": [1, None, "a"],
+    "text array": np.array("x"),
+    "object array": np.array([object()] * 3),
+    "complex array": np.full(3, 1j),
+    "NaN array": np.full(3, np.nan),
+    "masked array": np.ma.array([1, 2, 3], mask=[0, 1, 0]),
+    "sparse array": scipy.sparse.csr_array(np.eye(3)),
+    "durations": np.full(3, 1, "m8[s]"),
+}
+
+# those of them that are right for some arguments
+NONE, TRUE, FUNCTION, NESTED, EMPTY = {"None"}, {"True"}, {"function"}, {"nested"}, {"{}"}
+SEED, POSITIVE = {"0", "10**30"}, {"1.5", "10**30"}
+AT_LEAST_0, NAME = POSITIVE | {"0"}, {"text", "digits"}
+TEXT = NAME | {"empty text"}
+
+# functions whose answers fall short still; an entry that doesn't is an error
+PENDING = [
+    *(f"{name}:path" for name in ("load", "Optimum.save", "Run.save", "Recorder.save")),
+    *(
+        f"train:{name}"
+        for name in ("problem", "steps", "seed", "snapshots", "params", "precision", "resume", "progress")
+    ),
+    *(f"Training:{name}" for name in ("optimizer", "options", "steps", "snapshots", "precision")),
+    *(f"sweep:{name}" for name in ("problem", "over", "store", "executor", "progress", "params")),
+]
+
+RECORDS = (
+    "Claim",
+    "Metrics",
+    "Optimum",
+    "Params",
+    "Report",
+    "Run",
+)  # that functions return; they hold what they're given
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A function, arguments that are right for it, and the names of wrong values that are right for some of them."""
+
+    of: Callable
+    words: dict[str, Any]
+    right: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    compiles: bool = False  # so that only what is refused is tried
+
+
+H, LABELS, A, B = np.random.default_rng(0).normal(size=(9, 2)), np.repeat(np.arange(3), 3), np.eye(3, 2), np.zeros(3)
+BATCH, CLASSIFIER = {"labels": LABELS}, {"A": A, "b": B}
+HISTORY = History(np.arange(2), np.ones(2), ufm.Metrics(*np.ones((12, 2))))
+PARAMS = ufm.Params(np.ones((15, 4)), np.ones((3, 4)), np.zeros(3))
+POINT = {"problem": problem(), "params": PARAMS}
+FRAME = {"num_classes": 3, "dim": 4, "seed": 0}
+FREE = {"features": ufm.Free(), "classifier": ufm.Free()}
+FRAMED = {"seed": SEED | NONE}
+OPTIONAL = {"A": NONE, "b": NONE}
+
+
+def fed(of, name):
+    """A method of a recorder, or its stream, that was fed."""
+
+    def call(**words):
+        made = ufm.Recorder(3)
+        made.add(H, LABELS)
+        return getattr(made if of is ufm.Recorder else made._stream, name)(**words)
+
+    return call
+
+
+def register(**words):
+    """A theorem, forgotten at once."""
+
+    def prediction(problem):
+        """What it says."""
+
+    registry.theorem(**words)(prediction)
+    registry.THEOREMS.pop()
+
+
+TABLE = {
+    "Problem": Call(
+        ufm.Problem,
+        {"num_classes": 3, "dim": 4, "per_class": 5, "loss": ufm.CrossEntropy(), "lambda_A": 1e-2, "lambda_H": 1e-2}
+        | {"lambda_b": 0.0, "bias": True, "class_weights": None, **FREE},
+        dict.fromkeys(("lambda_A", "lambda_H", "lambda_b"), AT_LEAST_0) | {"bias": TRUE, "class_weights": NONE},
+    ),
+    "Problem.init": Call(problem().init, {"seed": 0, "scale": 1.0}, {"seed": SEED, "scale": AT_LEAST_0}),
+    "Problem.objective": Call(problem().objective, {"params": PARAMS}),
+    "Problem.check_params": Call(problem().check_params, {"params": PARAMS}),
+    "Problem.finite_params": Call(problem().finite_params, {"params": PARAMS}),
+    "Sphere": Call(ufm.Sphere, {"radius": 1.0}, {"radius": POSITIVE}),
+    "Ball": Call(ufm.Ball, {"radius": 1.0}, {"radius": POSITIVE}),
+    "MeanBall": Call(ufm.MeanBall, {"radius": 1.0}, {"radius": POSITIVE}),
+    "Fixed": Call(ufm.Fixed, {"matrix": np.eye(3)}, {"matrix": NESTED}),
+    "Fixed.etf": Call(ufm.Fixed.etf, {**FRAME, "radius": 1.0}, {"seed": SEED, "radius": POSITIVE}),
+    "LabelSmoothing": Call(ufm.LabelSmoothing, {"alpha": 0.1}, {"alpha": {"0"}}),
+    "Focal": Call(ufm.Focal, {"gamma": 2.0}, {"gamma": AT_LEAST_0}),
+    "DotRegression": Call(ufm.DotRegression, {"target": 1.0}, {"target": POSITIVE}),
+    "curvature": Call(ufm.curvature, POINT),
+    "lower_bound": Call(ufm.lower_bound, POINT),
+    "predict": Call(ufm.predict, {"problem": problem()}),
+    "verify": Call(ufm.verify, {"subject": problem()}),
+    "minimize": Call(
+        ufm.minimize,
+        {"problem": problem(), "seed": 0, "tol": 1e-8, "max_steps": 3000},
+        {"seed": SEED, "tol": POSITIVE},
+        compiles=True,
+    ),
+    "Optimum.save": Call(ft.partial(ufm.Optimum.save, None), {"path": "file"}, {"path": NAME}),
+    "load": Call(ufm.load, {"path": "file"}),
+    "train": Call(
+        ufm.train,
+        {"problem": problem(), "optimizer": optax.sgd(0.5), "steps": 2, "seed": 0, "snapshots": 2, "params": None}
+        | {"precision": "float32", "resume": None, "progress": False},
+        {"seed": SEED, "params": NONE, "resume": NONE, "progress": NONE | TRUE},
+        compiles=True,
+    ),
+    "Run.save": Call(ft.partial(ufm.Run.save, None), {"path": "file"}, {"path": NAME}),
+    "Training": Call(
+        ufm.Training,
+        {"optimizer": optax.sgd, "options": {"learning_rate": 0.5}, "steps": 2, "snapshots": 2, "precision": "float32"},
+    ),
+    "sweep": Call(
+        ufm.sweep,
+        {"problem": problem(), "over": {"lambda_A": [1e-2]}, "run": ufm.minimize, "store": None, "executor": None}
+        | {"progress": False, "params": False},
+        {"store": NONE, "executor": NONE, "progress": NONE | TRUE, "params": TRUE},
+        compiles=True,
+    ),
+    "measure": Call(ufm.measure, {"H": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "Stream": Call(ufm.Stream, {"num_classes": 3}),
+    "Stream.add": Call(lambda **words: ufm.Stream(3).add(**words), {"H": H, **BATCH}),
+    "Stream.checked": Call(ufm.Stream(3).checked, {"H": H, **BATCH}),
+    "Stream.revisit": Call(fed(ufm.Stream, "revisit"), {"H": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "Stream.metrics": Call(fed(ufm.Stream, "metrics"), CLASSIFIER, {"b": NONE}),
+    "Recorder": Call(ufm.Recorder, {"num_classes": 3, "history": HISTORY}),
+    "Recorder.add": Call(lambda **words: ufm.Recorder(3).add(**words), {"features": H, **BATCH}),
+    "Recorder.revisit": Call(fed(ufm.Recorder, "revisit"), {"features": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "Recorder.epoch": Call(
+        fed(ufm.Recorder, "epoch"),
+        {**CLASSIFIER, "step": 3, "loss": 0.5},
+        {"b": NONE, "step": NONE | {"0"}, "loss": AT_LEAST_0 | {"-1", "nan", "inf"}},
+    ),
+    "Recorder.figure": Call(ufm.Recorder(3, HISTORY).figure, {"name": "a"}, {"name": TEXT}),
+    "Recorder.save": Call(ufm.Recorder(3, HISTORY).save, {"path": "file"}, {"path": NAME}),
+    "geometry.simplex_etf": Call(ufm.geometry.simplex_etf, FRAME, FRAMED),
+    "geometry.orthogonal_frame": Call(
+        ufm.geometry.orthogonal_frame, {**FRAME, "centred": False}, FRAMED | {"centred": TRUE}
+    ),
+    "geometry.general_orthogonal_frame": Call(
+        ufm.geometry.general_orthogonal_frame, {"norms": [1.0, 2.0], "dim": 4, "seed": 0}, FRAMED
+    ),
+    "geometry.orthoplex": Call(ufm.geometry.orthoplex, FRAME, FRAMED),
+    "geometry.polygon": Call(ufm.geometry.polygon, FRAME, FRAMED),
+    "geometry.gram_distance": Call(
+        ufm.geometry.gram_distance, {"X": np.eye(1), "Y": np.eye(1)}, {"X": NESTED, "Y": NESTED}
+    ),
+    "geometry.one_vs_rest_distance": Call(ufm.geometry.one_vs_rest_distance, {"W": np.eye(3)}),
+    "geometry.minimal_angle": Call(ufm.geometry.minimal_angle, {"W": np.eye(3)}),
+    "plot.figure": Call(
+        ufm.plot.figure,
+        {"rows": 1, "columns": 1, "width": 2.0, "height": 2.0},
+        {"width": {"1.5"}, "height": {"1.5"}},
+    ),
+    "plot.collapse": Call(
+        ufm.plot.collapse,
+        {"histories": {"a": HISTORY}, "metrics": ["nc1", "nc2", "nc3", "nc4"], "unit": "step"},
+        {"histories": EMPTY, "unit": TEXT},
+    ),
+    "plot.save": Call(
+        ufm.plot.save, {"made": Figure(), "path": "file", "command": None}, {"path": NAME, "command": TEXT | NONE}
+    ),
+    "plot.save_data": Call(ufm.plot.save_data, {"arrays": {}, "path": "file"}, {"arrays": EMPTY, "path": NAME}),
+    "theory.registry.theorem": Call(
+        register,
+        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "limit": None, "identity": None},
+        dict.fromkeys(("name", "paper", "assumes"), NAME)
+        | {"applies": FUNCTION, "limit": FUNCTION | NONE, "identity": FUNCTION | NONE},
+    ),
+}
+
+
+def parameters(function):
+    """Names of a function's arguments; none where it has no signature of its own."""
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def public():
+    """Names and arguments of what `ufm` offers, except what only traced code calls."""
+    for name, thing in vars(ufm).items():
+        if name.startswith("_") or not callable(thing):
+            continue
+        if name not in RECORDS:
+            yield name, parameters(thing)
+        if not inspect.isclass(thing):
+            continue
+        of_arrays = issubclass(thing, ClassFirst | Constraint)
+        for method, function in vars(thing).items():
+            kind = classmethod if of_arrays else (classmethod | type(public))
+            if isinstance(function, kind) and not method.startswith("_"):
+                yield f"{name}.{method}", parameters(getattr(thing, method))
+    for module in (ufm.geometry, ufm.plot):
+        for name, thing in vars(module).items():
+            if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
+                yield f"{module.__name__.removeprefix('ufm.')}.{name}", parameters(thing)
+    yield "theory.registry.theorem", parameters(registry.theorem)
+
+
+DRAWN = {"plot.trace", "plot.terminal_phase"}  # parts of a figure, which take what `collapse` has checked
+
+
+def test_every_public_function_is_in_the_table_with_all_its_arguments():
+    expected = {name: set(words) for name, words in public() if words and name not in DRAWN}
+    assert {name: set(call.words) for name, call in TABLE.items()} == expected
+
+
+def fault(call, argument, kind, value):
+    """What is wrong with the answer to a value; None where nothing is."""
+    right = kind in call.right.get(argument, ())
+    if right and call.compiles:
+        return None
+    try:
+        call.of(**{**call.words, argument: value})
+    except ValueError as error:
+        if right:
+            return f"refused: {error}"
+        return None if re.search(rf"\b{argument}\b", str(error)) else f"unnamed: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None if right else "accepted"
+
+
+def pending(what):
+    return [pytest.mark.xfail(strict=True, raises=AssertionError)] if what in PENDING else []
+
+
+ARGUMENTS = [f"{name}:{argument}" for name, call in TABLE.items() for argument in call.words]
+
+
+@pytest.mark.parametrize("what", [pytest.param(what, marks=pending(what)) for what in ARGUMENTS])
+def test_an_argument_that_cannot_be_used_is_refused_by_name(what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, _, argument = what.partition(":")
+    answers = {kind: fault(TABLE[name], argument, kind, value) for kind, value in WRONG.items()}
+    assert {kind: answer for kind, answer in answers.items() if answer} == {}
