@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import pathlib
+import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +21,11 @@ import zarr
 from zoo import problem
 
 import ufm
-from ufm import _engines, solver, store
+from ufm import _engines, solver, store, sweeps
 
 DECAYS = np.geomspace(1e-4, 1e-2, 10).tolist()
 OVER = {"lambda_A": DECAYS, "seed": range(4)}
+SMOOTHED = ufm.LabelSmoothing(0.1)
 SCRIPT = """
 import sys, numpy as np, ufm
 from ufm import _engines
@@ -119,11 +122,73 @@ def test_zipped_names_share_a_dimension():
         ({("lambda_A", "seed"): [(1.0, 1)], "seed": [1]}, "'seed' stands in it twice"),
         ({"lambda_A": [1e-2, -1.0]}, r"lambda_A = -1.0"),
         ({"seed": [0.5]}, r"seed = 0.5"),
+        ({}, r"over = {}: a dict is needed"),
+        (None, r"over = None: a dict is needed"),
+        ([("seed", [0])], r"over = \[.*: a dict is needed"),
+        ({(): [()]}, r"over: \(\): a name, or a tuple of names, is needed"),
+        ({"": [0]}, r"over: '': a name"),
+        ({3: [0]}, r"over: 3: a name"),
+        ({("lambda_A", 3): [(0, 1)]}, r"over: \('lambda_A', 3\): a name"),
+        ({"lambda_A": np.array(1e-2)}, "a list of values is needed"),
+        ({"lambda_A": {1e-2: "small"}}, "a list of values is needed"),
+        ({"lambda_A": b"1"}, "a list of values is needed"),
+        ({("lambda_A", "seed"): [(1e-2, 0), (1e-2,)]}, r"\(0.01,\) among the values; tuples of as many values"),
+        ({("lambda_A", "seed"): ["ab"]}, "tuples of as many values"),
+        ({"features.radius": [1.0]}, r"no 'features.radius' to sweep over; there are .*loss"),
+        (
+            {"loss": [ufm.LabelSmoothing(0.1), ufm.SquaredError()], "loss.alpha": [0.1]},
+            r"over: loss.alpha: loss = SquaredError\(.*does not have it",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_refused(over, message):
     with pytest.raises(ValueError, match=message):
         ufm.sweep(problem(), over)
+
+
+def test_elements_of_a_tuple_may_be_tuples():
+    over = {("per_class", "lambda_A"): [([5, 3, 2], 1e-3), (7, 1e-2)], ("loss", "loss.alpha"): [(SMOOTHED, 0.3)]}
+    plan = sweeps._plan(problem(), over, ufm.minimize, False)
+    one, two = (point.problem for point in plan.points)
+    assert (one.per_class, one.lambda_A, one.loss.alpha) == ((5, 3, 2), 1e-3, 0.3)
+    assert (two.per_class, two.lambda_A, two.loss.alpha) == (7, 1e-2, 0.3)
+    found = plan.dataset(np.zeros((2, plan.width)), [plan.maker()])
+    assert found.per_class.values.tolist() == ["5,3,2", "7"]
+    assert found.lambda_A.values.tolist() == [1e-3, 1e-2]
+
+
+@pytest.mark.parametrize("store", [1, True, [], "", 1.5, b""])
+def test_a_store_is_a_path(store):
+    with pytest.raises(ValueError, match=rf"store = {re.escape(repr(store))}: a path is needed"):
+        ufm.sweep(problem(), {"seed": [0]}, store=store)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert store.Store(
+        "~/s.zarr", sweeps._plan(problem(), {"seed": [0]}, ufm.minimize, False), np.array([[0]])
+    ).path == (tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("words", [{"problem": None}, {"problem": "p"}, {"params": 1}, {"progress": "yes"}])
+def test_other_arguments_of_a_sweep_are_checked(words):
+    ((name, value),) = words.items()
+    with pytest.raises(ValueError, match=rf"{name} = {value!r}: "):
+        ufm.sweep(**{"problem": problem(), "over": {"seed": [0]}, **words})
+
+
+@pytest.mark.parametrize("executor", [1, "threads", ThreadPoolExecutor, map])
+def test_an_executor_has_submit(executor, tmp_path):
+    with pytest.raises(ValueError, match=r"executor = .*the submit of concurrent.futures.Executor, or None, is needed"):
+        ufm.sweep(problem(), {"seed": [0]}, executor=executor, store=tmp_path / "s.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_executor_that_is_shut_down_is_refused():
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(ValueError, match=r"executor = .*: takes no work: .*after shutdown"):
+        ufm.sweep(problem(), {"seed": [0]}, executor=pool)
 
 
 def test_run_is_checked(reference):
@@ -192,7 +257,7 @@ def test_store_is_resumed_and_has_no_objects(reference, tmp_path, monkeypatch):
         assert len(calls) == begun + batches
     for _, array in zarr.open_group(path, mode="r").arrays():
         assert not array.dtype.hasobject
-        assert array.metadata.filters in (None, ())
+        assert [each.codec_id for each in array.metadata.filters] == ["crc32"]
 
 
 def test_another_sweep_on_a_store_is_refused(tmp_path):
@@ -209,12 +274,6 @@ def test_another_sweep_on_a_store_is_refused(tmp_path):
             ufm.sweep(other, over, run, store=path)
     with pytest.raises(ValueError, match=r"over.lambda_A is \[\[0.001\], \[0.01\]\] there and \[\[0.001\]\] here"):
         ufm.sweep(problem(), {"lambda_A": [1e-3]}, store=path)
-    group = zarr.open_group(path / "batches", mode="r+")
-    identity = json.loads(group.attrs["identity"])
-    identity["versions"]["jax"] = "0.1"
-    group.attrs["identity"] = json.dumps(identity)
-    with pytest.raises(ValueError, match=r'versions.jax is "0.1" there'):
-        ufm.sweep(problem(), over, store=path)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -277,29 +336,75 @@ def test_killed_at_any_moment_it_goes_on(reference, tmp_path):
     same(opened(path), reference)
 
 
-def test_killed_while_it_makes_the_store_it_makes_it_again(reference, tmp_path):
+def test_a_store_begun_with_other_versions_is_finished_where_this_is_asked_for(tmp_path, monkeypatch):
+    path, over, versions = tmp_path / "s.zarr", {"seed": range(16)}, sweeps.versions
+    monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1], solver.all_places()))
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps, "versions", lambda: {**versions(), "jax": "0.1"})
+        done_first(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            ufm.sweep(problem(), over, store=path)
+    with pytest.raises(ValueError, match=r"""versions.jax is "0.1" there .* versions='any'"""):
+        ufm.sweep(problem(), over, store=path)
+    with pytest.raises(ValueError, match="versions = 'all': one of 'same', 'any' is needed"):
+        ufm.sweep(problem(), over, store=path, versions="all")
+    table = ufm.sweep(problem(), over, store=path, versions="any")
+    assert (table.status >= 0).all()
+    made_by = [" ".join(f"{n} {v}" for n, v in each.items()) for each in ({**versions(), "jax": "0.1"}, versions())]
+    assert table.attrs["versions"] == "; ".join(made_by)
+    xarray.testing.assert_identical(opened(path), table)
+    with pytest.raises(ValueError, match="other versions made what it holds"):
+        ufm.sweep(problem(), over, store=path)
+
+
+def done_first(batches, patch):
+    """Interrupt a sweep after some batches."""
+    solve, calls = _engines.Minimizing.solve, []
+
+    def interrupted(*arguments):
+        calls.append(0)
+        if len(calls) > batches:
+            raise KeyboardInterrupt
+        return solve(*arguments)
+
+    patch.setattr(_engines.Minimizing, "solve", interrupted)
+
+
+def test_damage_to_a_store_is_said_and_mended(reference, tmp_path):
     path = tmp_path / "s.zarr"
-    ufm.sweep(problem(), OVER, store=path)
-    (path / "batches" / ".zattrs").unlink()
-    (path / "batches" / "done" / ".zattrs.0a.partial").write_text("half")
     same(ufm.sweep(problem(), OVER, store=path), reference)
-    assert not list(path.rglob("*.partial"))
+    (path / "batches" / "table" / "1.0.0").unlink()
+    flip(path / "batches" / "table" / "3.0.0")
+    (path / "nc1" / "0.0").unlink()
+    flip(path / "value" / "0.0")
+    with pytest.warns(UserWarning, match="missing or damaged") as said:
+        same(ufm.sweep(problem(), OVER, store=path), reference)
+    said = [str(each.message) for each in said]
+    assert any(f"{str(path)!r}: 2 of 5 batches were missing or damaged" in each for each in said)
+    assert any(f"{str(path)!r}: 2 files were missing or damaged" in each and "nc1/0.0" in each for each in said)
+    same(opened(path), reference)
+
+
+def flip(file, bit=77):
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
 
 
 def finished(path):
     return sum(file.name.isdigit() for file in (path / "batches" / "done").glob("*"))
 
 
-def test_a_second_process_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "s.zarr"
-    hold = f"import fcntl, os; h = os.open({str(path / 'batches/done/.lock')!r}, os.O_RDWR); fcntl.flock(h, 2)"
-    hold += "; os.pwrite(h, b'process 1 on host', 0); print('held', flush=True); input()"
-    over = {"seed": [0]}
-    ufm.sweep(problem(), over, store=path)
-    before = opened(path)
+def test_a_second_process_is_refused_unless_all_is_there(tmp_path):
+    path, over = tmp_path / "s.zarr", {"seed": [0]}
+    before = ufm.sweep(problem(), over, store=path)
+    hold = f"import ufm._lock, pathlib; lock = ufm._lock.hold(pathlib.Path({str(path / 'batches/done')!r}))"
+    hold += "; print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError, match=r"in use by process 1 on host"):
+        same(ufm.sweep(problem(), over, store=path), before)
+        (path / "batches" / "done" / "0").unlink()
+        with pytest.raises(BlockingIOError, match=rf"{path}': in use by process {other.pid} on {platform.node()}"):
             ufm.sweep(problem(), over, store=path)
         other.kill()
     same(ufm.sweep(problem(), over, store=path), before)

@@ -2,14 +2,16 @@
 
 import dataclasses
 import enum
+import errno
 import json
 import os
-import pathlib
 import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+
+from ufm import _checks
 
 T = TypeVar("T", bound=type)
 _CLASSES: dict[str, type] = {}
@@ -38,14 +40,27 @@ class Absent:
 
 
 def save(path: Any, value: Any) -> None:
-    """Write `value` to exactly `path`, whole or not at all."""
+    """Write `value` to exactly `path`, whole or not at all.
+
+    Raises:
+        ValueError: where `path` is no path.
+        OSError: where it cannot be written, naming it.
+    """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(encode(value, arrays))
-    target = pathlib.Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent or ".", prefix=f".{target.name}.")
+    target = _checks.path("path", path)
+    try:
+        _replace(target, {"__tree__": np.asarray(tree), **arrays})
+    except OSError as error:
+        raise type(error)(error.errno, f"path = {str(target)!r}: {error.strerror or error}") from error
+
+
+def _replace(target: Any, arrays: dict[str, np.ndarray]) -> None:
+    """A file written beside the target, and then put in its place."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, __tree__=np.asarray(tree), **arrays)  # pyright: ignore[reportArgumentType]
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -56,12 +71,29 @@ def load(path: Any) -> Any:
     """What `run.save(path)` or `best.save(path)` wrote.
 
     Raises:
-        ValueError: where the file is not one of ours.
+        ValueError: where the file is not one of ours, or damaged; every byte of an array is checked.
+        OSError: where it is not there or cannot be read, naming it.
     """
-    with np.load(path, allow_pickle=False) as file:
-        if "__tree__" not in file:
-            raise ValueError(f"path = {os.fspath(path)!r}: a file written by save is needed")
-        return decode(json.loads(str(file["__tree__"])), file)
+    file = _checks.path("path", path)
+    if not file.is_file():
+        reason = "a folder" if file.is_dir() else "no such file"
+        number = errno.EISDIR if file.is_dir() else errno.ENOENT
+        raise OSError(number, f"path = {str(file)!r}: {reason}; a file written by save is needed")
+    with file.open("rb") as stream:
+        try:
+            return _read(stream)
+        except Exception as error:  # of NumPy, zipfile and json there are a dozen kinds
+            reason = f"{type(error).__name__}: {_checks.shown(str(error))}"
+            raise ValueError(f"path = {str(file)!r}: a whole file written by save is needed ({reason})") from error
+
+
+def _read(stream: Any) -> Any:
+    """The value in an archive, all of whose checksums hold."""
+    with np.load(stream, allow_pickle=False) as arrays:
+        damaged = arrays.zip.testzip()  # reading an array may end before its checksum
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged")
+        return decode(json.loads(str(arrays["__tree__"])), arrays)
 
 
 def _absent(value: Any) -> Any:

@@ -41,7 +41,7 @@ def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = as_problem(problem).finite_params(params)
-    x = np.concatenate([leaf.ravel() for leaf in params[: 3 if problem.bias else 2]])
+    x = np.concatenate([params.H.ravel(), params.A.ravel(), *([params.b] if problem.bias else [])])
     with float64():
         value, vector = _smallest(problem, x)
     return Curvature(float(value), _unpack(problem, vector))

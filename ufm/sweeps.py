@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from importlib.metadata import version
 from itertools import islice
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from ufm import solver
-from ufm._checks import integer
+from ufm._checks import choice, flag, instance, integer, numeric, shown
 from ufm._engines import Field, Minimizing, Point, Trainer, engine_of, rows_of
 from ufm._engines import Training as Training
 from ufm._identity import ByContent, Unidentified, described
@@ -36,13 +36,14 @@ PENDING = -1  # in whole numbers of points that are not done
 
 
 def sweep(
-    problem: Problem,
-    over: Mapping[Any, Any],
+    problem: Problem | Any,
+    over: Mapping[Any, Any] | Any,
     run: Any = minimize,
     store: Any = None,
     executor: Any = None,
-    progress: bool | None = None,
-    params: bool = False,
+    progress: bool | Any | None = None,
+    params: bool | Any = False,
+    versions: str | Any = "same",
 ) -> Any:
     """Minimise or train at every point of a grid.
 
@@ -53,17 +54,21 @@ def sweep(
         problem: what the points have in common.
         over: values by name. Names are fields of `problem` (`lambda_A`, `per_class`, `loss`), fields of its parts
             (`loss.alpha`, `features.radius`), `seed`, and for training the optimiser's options (`learning_rate`). A
-            tuple of names takes tuples of values that vary together: `{("lambda_A", "lambda_H"): [(a, h), ...]}` is
-            one dimension, "lambda_A,lambda_H", with a coordinate for each name.
+            tuple of names takes tuples of values that vary together: `{("per_class", "lambda_A"): [(7, a), ([5, 3, 2],
+            b)]}` is one dimension, "per_class,lambda_A", with a coordinate for each name.
         run: `ufm.minimize`, `functools.partial` of it with `tol` or `max_steps`, or `ufm.Training(...)`.
         store: a folder for a zarr store. The same call goes on from what is there. `xarray.open_zarr` reads it from
-            the first batch on that ends after a second, and is up to date every 30 seconds and at the end.
+            the first batch on that ends after a second, and is up to date every 30 seconds and at the end. Batches
+            carry checksums: what is missing or damaged is said and done again. What is finished is read even where it
+            cannot be written.
         executor: anything with the `submit` of `concurrent.futures.Executor`, with a worker for each core, since a
             batch keeps one busy, or for each device where it sees no other; None computes in this process, on all of
             its cores or devices.
         progress: whether to draw a bar; None draws where standard error is a terminal.
         params: whether to keep H (sample, axis), A (class, axis) and b (class) too, filled up with NaN where shapes
             differ.
+        versions: "any" goes on in a store whose batches other versions of ufm, JAX or NumPy made, or another kind of
+            device; the attribute `versions` then lists all. "same" refuses.
 
     Returns:
         xarray.Dataset over the swept names. For `minimize`: value, lower_bound, gap, grad_norm, steps, starts,
@@ -73,15 +78,30 @@ def sweep(
 
     Raises:
         ValueError: for a name that does not exist, with those that do; for a value that a problem refuses; where the
-            store holds another sweep, with what differs.
+            store holds another sweep, with what differs; for an executor that takes no work.
         OSError: where the store is in use by another process or cannot be written; finished batches are kept.
+
+    Warns:
+        UserWarning: where a worker failed, or part of the store was missing or damaged.
     """
-    plan = _plan(problem, over, run, params)
+    _check(problem, executor, progress)
+    plan = _plan(problem, over, run, flag("params", params))
     partition = plan.partition()
+    choice("versions", versions, ("same", "any"))
     left = "nothing is kept without a store" if store is None else f"the same call goes on from what is in {store}"
-    with noting(left), Memory(partition, plan.width) if store is None else Store(store, plan, partition) as kept:
+    with noting(left), Memory(plan, partition) if store is None else Store(store, plan, partition, versions) as kept:
         _compute(plan, partition, kept, executor, progress)
-    return plan.dataset(kept.values)
+    return plan.dataset(kept.values, kept.makers)
+
+
+def _check(problem: Any, executor: Any, progress: Any) -> None:
+    """Refuse what no sweep can use, before anything is made."""
+    instance("problem", problem, Problem, "a ufm.Problem")
+    if progress is not None:
+        flag("progress", progress)
+    if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
+        needed = "an object with the submit of concurrent.futures.Executor"
+        raise ValueError(f"executor = {shown(executor)}: {needed}, or None, is needed")
 
 
 class _Axis(NamedTuple):
@@ -129,23 +149,29 @@ class _Plan:
         longest = max(map(len, batches))
         return np.array([[*batch, *[PENDING] * (longest - len(batch))] for batch in batches])
 
-    def identity(self) -> dict[str, Any]:
-        """JSON of all that results depend on.
+    def identity(self, packages: dict[str, str]) -> dict[str, Any]:
+        """JSON of all that results depend on but versions.
+
+        Args:
+            packages: where versions of the libraries go that the problem or the run refer to.
 
         Raises:
             ValueError: where something can't be told from another of its kind.
         """
-        packages: dict[str, str] = {}
         tree = _identified("problem", self.problem, packages)
         over = {
             axis.dim: [[_identified(f"over: {axis.dim}", value, packages) for value in row] for row in axis.values]
             for axis in self.axes
         }
         run = _identified("run", self.engine, packages)
-        return {"problem": tree.get("fields", tree), "over": over, "run": run, "versions": {**packages, **versions()}}
+        return {"problem": tree.get("fields", tree), "over": over, "run": run}
 
-    def dataset(self, values: np.ndarray) -> Any:
-        """An xarray.Dataset of (points, width) values."""
+    def maker(self) -> dict[str, Any]:
+        """JSON of what computes here."""
+        return {"versions": versions(), "command": shlex.join(sys.argv)}
+
+    def dataset(self, values: np.ndarray, makers: Sequence[Mapping[str, Any]]) -> Any:
+        """An xarray.Dataset of (points, width) values, and who made them."""
         import xarray
 
         dims = tuple(axis.dim for axis in self.axes)
@@ -154,7 +180,7 @@ class _Plan:
             block = values[:, first : first + field.size].reshape(*self.sizes, *field.shape)
             variables[field.name] = ((*dims, *field.dims), _typed(block, field.kind), self._notes(field))
             first += field.size
-        return xarray.Dataset(variables, {**self._coords(), **self.engine.coords()}, self._attributes())
+        return xarray.Dataset(variables, {**self._coords(), **self.engine.coords()}, self._attributes(makers))
 
     def _coords(self) -> dict[str, Any]:
         columns = ((axis, zip(*axis.values, strict=True)) for axis in self.axes)
@@ -170,13 +196,14 @@ class _Plan:
         meanings = " ".join(("pending", *self.engine.states))
         return {"flag_values": list(range(PENDING, len(self.engine.states))), "flag_meanings": meanings}
 
-    def _attributes(self) -> dict[str, str]:
+    def _attributes(self, makers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        used = (" ".join(f"{name} {number}" for name, number in maker["versions"].items()) for maker in makers)
         return {
             "problem": json.dumps(_json(self.problem)),
             "run": json.dumps(_json(self.engine)),
-            "versions": " ".join(f"{name} {number}" for name, number in versions().items()),
+            "versions": "; ".join(dict.fromkeys(used)),
             "precision": self.engine.precision,
-            "command": shlex.join(sys.argv),
+            "command": "; ".join(dict.fromkeys(maker["command"] for maker in makers)),
         }
 
 
@@ -186,7 +213,9 @@ def versions() -> dict[str, str]:
     return {**packages, "backend": jax.default_backend()}
 
 
-def _plan(problem: Problem, over: Mapping[Any, Any], run: Any, params: bool) -> _Plan:
+def _plan(problem: Problem, over: Any, run: Any, params: bool) -> _Plan:
+    if not isinstance(over, Mapping) or not over:
+        raise ValueError(f"over = {shown(over)}: a dict is needed, of names and lists of their values")
     axes = tuple(_axis(names, values) for names, values in over.items())
     names = [name for axis in axes for name in axis.names]
     engine = engine_of(run, names, params)
@@ -196,21 +225,36 @@ def _plan(problem: Problem, over: Mapping[Any, Any], run: Any, params: bool) -> 
 
 
 def _axis(names: Any, values: Any) -> _Axis:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ValueError(f"over: {names!r} = {values!r}: a list of values is needed")
-    listed = tuple(values)
+    zipped = (names,) if isinstance(names, str) else names
+    if not isinstance(zipped, tuple) or not zipped or not all(isinstance(name, str) and name for name in zipped):
+        raise ValueError(f"over: {shown(names)}: a name, or a tuple of names, is needed")
+    listed = _listed(values)
+    if listed is None:
+        raise ValueError(f"over: {names!r} = {shown(values)}: a list of values is needed")
     if not listed:
         raise ValueError(f"over: {names!r} has no values")
-    if isinstance(names, str):
-        return _Axis((names,), tuple((_plain(value),) for value in listed))
-    if not isinstance(names, tuple) or not all(np.ndim(row) == 1 and len(row) == len(names) for row in listed):
-        raise ValueError(f"over: {names!r}: a name, or a tuple of names with tuples of as many values, is needed")
-    return _Axis(names, tuple(tuple(_plain(value) for value in row) for row in listed))
+    rows = [(value,) if isinstance(names, str) else _listed(value) for value in listed]
+    for row, value in zip(rows, listed, strict=True):
+        if row is None or len(row) != len(zipped):
+            raise ValueError(f"over: {names!r}: {shown(value)} among the values; tuples of as many values are needed")
+    return _Axis(zipped, tuple(tuple(_plain(value) for value in row) for row in rows if row is not None))
+
+
+def _listed(values: Any) -> tuple[Any, ...] | None:
+    """The elements of a list or an array; None of what is none."""
+    if isinstance(values, str | bytes | Mapping):
+        return None
+    try:
+        return tuple(values)
+    except TypeError:
+        return None
 
 
 def _plain(value: Any) -> Any:
     """Numbers as Python's, arrays as tuples."""
-    if isinstance(value, np.generic | np.ndarray | jax.Array):
+    if hasattr(value, "detach"):
+        value = numeric("over", value)
+    if hasattr(value, "__array__"):
         value = np.asarray(value).tolist()
     return tuple(value) if isinstance(value, list) else value
 
@@ -227,13 +271,18 @@ def _check_names(problem: Problem, axes: Sequence[_Axis], engine: Minimizing | T
 
 def _legal(problem: Problem, axes: Sequence[_Axis]) -> list[str]:
     """Fields of the problem and of its parts, whether these are swept over or not."""
-    swept = {axis.names[0]: [value for (value,) in axis.values] for axis in axes if len(axis.names) == 1}
+    swept = {name: [row[at] for row in axis.values] for axis in axes for at, name in enumerate(axis.names)}
     nested = []
     for part in PARTS:
         for each in [getattr(problem, part), *swept.get(part, [])]:
-            names = [field.name for field in dataclasses.fields(each)] if dataclasses.is_dataclass(each) else []
-            nested += [f"{part}.{name}" for name in names if f"{part}.{name}" not in nested]
+            nested += [f"{part}.{name}" for name in _fields(each) if f"{part}.{name}" not in nested]
     return [field.name for field in dataclasses.fields(problem) if field.init] + nested  # pyright: ignore[reportArgumentType]
+
+
+def _fields(part: Any) -> list[str]:
+    """Names of what a loss or a constraint is made of."""
+    made = dataclasses.is_dataclass(part) and not isinstance(part, type)
+    return [field.name for field in dataclasses.fields(part) if field.init] if made else []
 
 
 def _points(problem: Problem, axes: Sequence[_Axis]) -> Iterator[Point]:
@@ -254,8 +303,18 @@ def _at(problem: Problem, chosen: Mapping[str, Any]) -> Problem:
     for name, value in chosen.items():
         part, _, inner = name.partition(".")
         if inner:
-            words[part] = dataclasses.replace(words.get(part, getattr(problem, part)), **{inner: value})
+            words[part] = _with(part, words.get(part, getattr(problem, part)), inner, value)
     return dataclasses.replace(problem, **words) if words else problem  # pyright: ignore[reportArgumentType]
+
+
+def _with(part: str, whole: Any, inner: str, value: Any) -> Any:
+    """A part with another value of one of its fields."""
+    if inner not in _fields(whole):
+        there = ", ".join(f"{part}.{name}" for name in _fields(whole)) or "nothing"
+        raise ValueError(
+            f"over: {part}.{inner}: {part} = {shown(whole)} does not have it; it has {there} to sweep over"
+        )
+    return dataclasses.replace(whole, **{inner: value})
 
 
 def _typed(block: np.ndarray, kind: str) -> np.ndarray:
@@ -365,13 +424,17 @@ def _failed(future) -> bool:
 
 
 def _submit(executor, plan, points) -> Any:
-    """A future of a batch; one that has failed where the executor takes no more work."""
+    """A future of a batch; one that has failed where the executor's workers are lost."""
     try:
         return executor.submit(rows_of, plan.engine, plan.fields, points)
     except futures.BrokenExecutor as error:
         future = futures.Future()
         future.set_exception(error)
         return future
+    except RuntimeError as error:
+        if isinstance(executor, Workers):
+            raise
+        raise ValueError(f"executor = {shown(executor)}: takes no work: {error}; one that does is needed") from error
 
 
 def _news(plan: _Plan, values: np.ndarray) -> str:
