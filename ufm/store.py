@@ -8,6 +8,7 @@ Every chunk carries a checksum, with which zarr reads it too; what is missing or
 import contextlib
 import functools
 import json
+import sys
 import time
 import warnings
 import zlib
@@ -75,7 +76,7 @@ class Store:
         self.path = _checks.path("store", path)
         self._files = Files(self.path)
         self._plan, self._partition = plan, partition
-        self._due, self._imported = time.monotonic() + FIRST_PUBLISHED, False
+        self._due = time.monotonic() + FIRST_PUBLISHED
         self._identity, self._maker = self._described()
         with self._clear_errors(), contextlib.ExitStack() as stack:
             self._check_place()
@@ -113,8 +114,8 @@ class Store:
 
     def __exit__(self, kind, error, trace):
         with self._held:
-            # an interrupt does not wait for what the first publishing imports
-            if self._writable and (self._imported or not isinstance(error, KeyboardInterrupt)):
+            # an interrupt does not wait for the import of xarray, which takes seconds
+            if self._writable and ("xarray" in sys.modules or not isinstance(error, KeyboardInterrupt)):
                 with contextlib.suppress(OSError) if error is not None else self._clear_errors():
                     self._publish()
 
@@ -252,7 +253,7 @@ class Store:
         table.to_zarr(MemoryStore(files), encoding=encoding, **whole)
         self._mend(contents(files), LABELLED, self._published)
         self._published = True
-        self._due, self._imported = time.monotonic() + PUBLISHED_EVERY, True
+        self._due = time.monotonic() + PUBLISHED_EVERY
 
     def _mend(self, files, last="", were_there=True):
         """Write the files that are not as they should be, and say which of those that were there could not be read."""
