@@ -3,7 +3,7 @@
 Kernel ridge regression is fitted to handwritten digits; the average gradient outer product (AGOP) of what it learnt
 says which directions matter; features are mapped by its square root, then by random weights and a ReLU; and so on
 layer after layer. Variability within classes falls at every layer, exponentially, and the means approach a simplex.
-The same layers without the AGOP do neither. Needs scikit-learn: `pip install ufm[studies]`.
+The same layers without the AGOP do neither. Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ A multilayer perceptron and a convolutional network, with batch normalisation, a
 scikit-learn's digits, and NC1–NC4 are measured on the training features that enter their last layer. The same networks
 collapse on labels shuffled among the samples, where there is nothing to generalise. Weight decay shrinks weights whose
 scale normalisation makes irrelevant, until steps are too long for them: hence the bursts in which error comes back for
-a few epochs. Needs scikit-learn: `pip install ufm[studies]`.
+a few epochs. Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 The unconstrained features model with three classes in the plane and with four in space, where a simplex just fits; and
 a perceptron that learns four digits, its 64 dimensions projected on the three that its class means span at the end.
 Features are drawn in units of their root mean square, on the simplex that theory predicts. Writes an animation and a
-strip of stills. Needs scikit-learn: `pip install ufm[studies]`.
+strip of stills. Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ A perceptron and a convolutional network are trained on handwritten digits, with
 weight decay on their features and last layer as the unconstrained features model has it, and none elsewhere. The last
 hidden layer is affine, so that features may point anywhere. What the model's global minimum says of the objective, of
 both norms and of the Gram matrices is then met by all four, whatever the data and the labels: it depends on counts
-only. Needs scikit-learn: `pip install ufm[studies]`.
+only. Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 import dataclasses

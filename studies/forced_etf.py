@@ -4,7 +4,7 @@ A perceptron is trained on handwritten digits, with ever fewer samples of half o
 classifier and once with the classifier fixed to a simplex equiangular tight frame. With balance both end at the same
 geometry and accuracy. Without, the learned classifier squeezes the small classes together, as far as the unconstrained
 features model predicts; the fixed one keeps the simplex, and more of the small classes' accuracy. Needs scikit-learn:
-`pip install ufm[studies]`.
+`pip install -e '.[studies]'`.
 """
 
 import dataclasses

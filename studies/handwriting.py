@@ -1,13 +1,18 @@
 """Scikit-learn's handwritten digits, 8 by 8 pixels, as studies use them: split at random and standardised.
 
-Needs scikit-learn: `pip install ufm[studies]`.
+Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    missing = "this study needs scikit-learn: pip install -e '.[studies]' from the project's root"
+    raise ModuleNotFoundError(missing, name=error.name) from None
 
 NUM_CLASSES = 10
 SIDE = 8

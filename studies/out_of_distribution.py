@@ -4,7 +4,7 @@ A perceptron learns eight digits until its features collapse. It is then shown o
 two digits it never saw, and Gaussian noise. Grouped by the network's own decisions, features of what is out of
 distribution have NC1–NC3 far above those in distribution; and the further a feature lies from its nearest class centre,
 the less confident the network is, as on a straight way from the vertex of a simplex to its centre. Needs scikit-learn:
-`pip install ufm[studies]`.
+`pip install -e '.[studies]'`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import tyro
 import xarray
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 import networks
 import ufm
@@ -131,13 +131,18 @@ def measured(trained: Trained, seen: dict[str, np.ndarray], labels: Any, referen
     present = np.bincount(decision, minlength=KNOWN) >= LEAST
     kept, number = present[decision], np.cumsum(present) - 1
     metrics = ufm.measure(seen["H"][kept], number[decision[kept]], last.A[present], last.b[present])
-    in_distribution = np.repeat([1, 0], [len(reference), len(confidence)])
     return {name: getattr(metrics, name) for name in METRICS} | {
         "distance": float(np.mean(seen["distance"])),
         "confidence": float(np.mean(confidence)),
         "accuracy": np.nan if labels is None else float(np.mean(decision == labels)),
-        "auroc": float(roc_auc_score(in_distribution, np.concatenate([reference, confidence]))),
+        "auroc": auroc(reference, confidence),
     }
+
+
+def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
+    """Share of pairs in which the first is larger, ties counted half: area under the receiver's curve."""
+    ranks = rankdata(np.concatenate([higher, lower]))[: len(higher)]
+    return float((ranks.mean() - (len(higher) + 1) / 2) / len(lower))
 
 
 def binned(bins: int, distance: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,40 @@
+import dataclasses
+import io
 import os
+import runpy
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
 import ufm
-from ufm.cli import main
+from ufm.cli import ProblemFlags, main
+
+SMALL = ("--num-classes", 3, "--dim", 4, "--per-class", 5)
 
 
 def run(*arguments):
     return main([str(argument) for argument in arguments])
+
+
+def assert_refused(capsys, said, *arguments):
+    """Exit code 2 and one line that says why."""
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ufm: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+@pytest.fixture
+def nothing_computed(monkeypatch):
+    def computed(*_, **__):
+        raise AssertionError("computed")
+
+    for name in ("train", "minimize", "sweep"):
+        monkeypatch.setattr(ufm, name, computed)
 
 
 def features(path, **changes):
@@ -82,6 +106,105 @@ def test_files_that_are_no_feature_files(tmp_path, capsys):
         assert capsys.readouterr().err.startswith("ufm: ")
 
 
+def test_a_damaged_archive_is_one_clear_line(tmp_path, capsys):
+    features(tmp_path / "f.npz")
+    whole = (tmp_path / "f.npz").read_bytes()
+    np.savez_compressed(tmp_path / "c.npz", H=np.zeros((400, 4)), labels=np.tile(np.arange(4), 100))
+    packed = (tmp_path / "c.npz").read_bytes()
+    damaged = [whole[:at] for at in range(0, len(whole), 301)] + [packed[:at] for at in range(0, len(packed), 101)]
+    for at in range(0, len(packed), 23):
+        damaged.append(packed[:at] + bytes([packed[at] ^ 0x55]) + packed[at + 1 :])
+    codes = []
+    for content in damaged:
+        (tmp_path / "d.npz").write_bytes(content)
+        codes.append(run("measure", tmp_path / "d.npz"))
+        error = capsys.readouterr().err
+        assert codes[-1] in (0, 2)
+        assert error.count("\n") == (codes[-1] == 2)
+    assert codes.count(2) > len(whole) // 301
+    flipped = bytearray(whole)
+    flipped[whole.index(b"H.npy") + 200] ^= 1
+    (tmp_path / "d.npz").write_bytes(bytes(flipped))
+    assert_refused(capsys, "d.npz: H cannot be read (Bad CRC-32", "measure", tmp_path / "d.npz")
+
+
+def test_arrays_that_are_too_large_are_one_clear_line(tmp_path, capsys):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)})
+    features(tmp_path / "f.npz", H=None)
+    with zipfile.ZipFile(tmp_path / "f.npz", "a") as archive:
+        archive.writestr("H.npy", header.getvalue())
+    assert_refused(capsys, "728. TiB", "measure", tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize("name", ["save", "figure"])
+def test_what_cannot_be_written_is_said_before_anything_is_computed(name, tmp_path, capsys, nothing_computed):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "file" / "x.png", tmp_path / "folder.png"):
+        assert_refused(capsys, f"{name} = {str(path)!r}: ", "train", *SMALL, f"--{name}", path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file", "folder.png"]
+
+
+def test_figures_of_no_known_kind_are_refused_before_anything_is_computed(tmp_path, capsys, nothing_computed):
+    for path in (tmp_path / "x.txt", tmp_path / "x"):
+        assert_refused(capsys, f"figure = {str(path)!r}: a name that ends in", "train", *SMALL, "--figure", path)
+    both = ("--figure", tmp_path / "x.png", "--save", tmp_path / "x.png")
+    assert_refused(capsys, "two files are needed", "train", *SMALL, *both)
+
+
+def test_grids_are_checked_before_anything_is_computed(tmp_path, capsys, nothing_computed):
+    command = ("sweep", *SMALL, "--store", tmp_path / "s")
+    assert_refused(capsys, "over: a dimension is needed", *command)
+    twice = ("--over", "dim=4,5", "--over", "lambda_A=1", "--over", "dim=6,7")
+    assert_refused(capsys, "over: 'dim' stands in it twice", *command, *twice)
+    assert_refused(
+        capsys, "not enough memory: Unable to allocate 728. TiB", *command, "--over", "lambda_A=log:1:2:99999999999999"
+    )
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "s"):
+        assert_refused(capsys, f"store = {str(path)!r}: ", "sweep", *SMALL, "--over", "dim=4", "--store", path)
+
+
+def test_defaults_are_those_of_a_problem():
+    flags = ProblemFlags(num_classes=3, dim=4)
+    by_hand = ufm.Problem(num_classes=3, dim=4, per_class=100)
+    for field in dataclasses.fields(ufm.Problem):
+        assert repr(getattr(flags.problem(), field.name)) == repr(getattr(by_hand, field.name))
+
+
+def test_rows_of_fixed_norm_have_no_decay_unless_it_is_given():
+    for words, decays in (
+        ({"features": "sphere"}, (5e-4, 0.0)),
+        ({"features": "sphere", "classifier": "sphere"}, (0.0, 0.0)),
+        ({"classifier": "etf"}, (0.0, 5e-4)),
+        ({"features": "ball"}, (5e-4, 5e-4)),
+        ({"lambda_H": 0.1}, (5e-4, 0.1)),
+    ):
+        made = ProblemFlags(num_classes=3, dim=4, **words).problem()
+        assert (made.lambda_A, made.lambda_H) == decays
+    with pytest.raises(ValueError, match=r"lambda_H = 0\.1: the norm of features under Sphere is fixed"):
+        ProblemFlags(features="sphere", lambda_H=0.1).problem()
+
+
+def test_the_package_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ufm", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("ufm", run_name="__main__")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"ufm {ufm.__version__}\n"
+
+
+def test_verify_says_where_no_theorem_applies(capsys):
+    decays = ("--lambda-A", 0.01, "--lambda-H", 0.01)
+    assert run("verify", "--num-classes", 3, "--dim", 4, "--per-class", 3, 2, 1, "--loss", "focal", *decays) == 0
+    assert "no theorem known here speaks of it" in " ".join(capsys.readouterr().out.split())
+
+
 def test_bad_flags_are_exit_code_two_without_a_traceback():
     for arguments in (["train", "--num-classes", "1"], ["train", "--steps", "many"]):
         done = subprocess.run([sys.executable, "-m", "ufm.cli", *arguments], capture_output=True, text=True)
@@ -98,7 +221,7 @@ def test_a_reader_that_goes_away_is_no_error():
     assert done.stderr == b""
 
 
-def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys):
+def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys, monkeypatch):
     shape = ["--num-classes", 3, "--dim", 4, "--per-class", 5, "--lambda-H", 1e-2]
     command = ["sweep", *shape, "--over", "lambda_A=log:1e-4:1e-2:3", "--over", "seed=0:2", "--store", tmp_path / "s"]
     for _ in range(2):
@@ -108,6 +231,10 @@ def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys):
         assert "lower_bound" in printed
     assert run(*command, "--lambda-b", 0.1) == 2
     assert "problem.lambda_b is 0.0 there and 0.1 here" in capsys.readouterr().err
+    monkeypatch.setattr(ufm.sweeps, "versions", lambda: {"numpy": "9"})
+    assert run(*command) == 2
+    assert "versions='any'" in capsys.readouterr().err
+    assert run(*command, "--versions", "any") == 0
 
 
 def test_sweep_trains(tmp_path, capsys):

@@ -1,5 +1,11 @@
+import pathlib
+import re
+import sys
+
 import numpy as np
 import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def assert_standardised(X, X_test):
@@ -30,3 +36,18 @@ def test_split_by_class_has_the_counts_asked_for(study):
 def test_counts_that_are_not_there_are_refused(study, counts):
     with pytest.raises(ValueError, match=rf"counts\[1\] = {counts[1]}: from 0 to \d+ samples of digit 1"):
         study("handwriting").split_by_class(counts, seed=0)
+
+
+def test_without_scikit_learn_every_study_says_what_to_install(study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for shared in ("handwriting", "networks"):
+        monkeypatch.delitem(sys.modules, shared, raising=False)
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (none|`studies`) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    listed = dict(rows)
+    assert set(listed) == {file.stem for file in (ROOT / "studies").glob("*.py")} - {"handwriting", "networks"}
+    for name, extra in listed.items():
+        if extra == "`studies`":
+            with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[studies\]'"):
+                study(name)
+        else:
+            study(name)

@@ -128,3 +128,10 @@ def test_init_is_feasible_reproducible_and_of_the_promised_shape():
 def test_params_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"params.A of shape \(3, 5\): \(3, 4\) is needed"):
         problem().objective(problem().init()._replace(A=np.zeros((3, 5))))
+
+
+@pytest.mark.parametrize("name", ["lambda_A", "lambda_H", "lambda_b"])
+@pytest.mark.parametrize("value", [5e-324, 1e-101, 1e101, 1e200])
+def test_weight_decays_beyond_what_can_be_computed_with_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} = .*: 0 or a number from 1e-100 to 1e"):
+        problem(**{name: value})

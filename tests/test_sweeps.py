@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import functools
 import json
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -487,3 +489,117 @@ def test_importing_ufm_imports_nothing_slow():
 def test_places_give_the_same_bits(reference, monkeypatch):
     monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1] * 5, solver.all_places()))
     same(ufm.sweep(problem(), OVER), reference)
+
+
+def margin(target):
+    return lambda z, y: (z[y] - target) ** 2
+
+
+SHORT = ufm.Training(optax.sgd, {"learning_rate": 0.1}, steps=5, snapshots=2)
+
+
+def test_a_store_tells_functions_of_one_name_apart(tmp_path):
+    path, over = tmp_path / "s.zarr", {"seed": [0]}
+    table = ufm.sweep(problem(loss=margin(1.0)), over, SHORT, store=path)
+    same(ufm.sweep(problem(loss=margin(1.0)), over, SHORT, store=path), table)
+    for field, other in (("problem.loss", margin(2.0)), ("problem.loss", margin(1)), ("problem.loss", Focal(1.0))):
+        with pytest.raises(ValueError, match=rf"{field}.*<lambda> \(content .* there and "):
+            ufm.sweep(problem(loss=other), over, SHORT, store=path)
+    same(ufm.sweep(problem(loss=margin(1.0)), over, SHORT, store=path), table)
+
+
+def test_a_users_own_class_is_not_taken_for_one_of_ours(tmp_path):
+    path, over = tmp_path / "s.zarr", {"seed": [0]}
+    ufm.sweep(problem(loss=Focal(1.0)), over, SHORT, store=path)
+    for other in (ufm.Focal(1.0), Focal(2.0)):
+        with pytest.raises(ValueError, match=r"problem.loss.*Focal \(content .* there"):
+            ufm.sweep(problem(loss=other), over, SHORT, store=path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Focal:
+    gamma: float
+
+    def __call__(self, z, y):
+        return self.gamma * (z[y] - 1.0) ** 2
+
+
+def rated(rate):
+    return lambda step: rate
+
+
+def longer(value):
+    weights = np.zeros(2000)
+    weights[1000] = value
+    return weights
+
+
+def decayed(weights):
+    return optax.sgd(float(weights.sum()))
+
+
+class Nameless:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate
+
+    def __repr__(self):
+        return "schedule"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "make"),
+    [(optax.sgd, "learning_rate", rated), (optax.sgd, "learning_rate", Nameless), (decayed, "weights", longer)],
+)
+def test_options_are_compared_by_value(optimizer, name, make, tmp_path):
+    def swept(value, **words):
+        training = ufm.Training(optimizer, {name: make(value)}, steps=5, snapshots=2)
+        return ufm.sweep(problem(), {"seed": [0]}, training, **words)
+
+    rates = {rate: swept(rate, store=tmp_path / f"{rate}.zarr") for rate in (0.1, 0.5)}
+    for rate, table in rates.items():
+        run = ufm.train(problem(), optax.sgd(rate), 5, snapshots=2)
+        np.testing.assert_allclose(table.loss[0], run.history.loss, rtol=1e-6)
+        same(swept(rate, store=tmp_path / f"{rate}.zarr"), table)
+    with pytest.raises(ValueError, match=r"holds another sweep: run.training.fields.options"):
+        swept(0.1, store=tmp_path / "0.5.zarr")
+
+
+def test_what_cannot_be_told_apart_is_swept_without_a_store_only(tmp_path):
+    lock = threading.Lock()
+
+    def loss(z, y):
+        return (z[y] - (1.0 if lock else 0.0)) ** 2
+
+    over = {"seed": [0]}
+    with pytest.raises(ValueError, match=r"problem: .*a lock, whose content can't be read, so that a store"):
+        ufm.sweep(problem(loss=loss), over, SHORT, store=tmp_path / "s.zarr")
+    ufm.sweep(problem(), over, SHORT, store=tmp_path / "s.zarr")
+    assert np.all(ufm.sweep(problem(loss=loss), over, SHORT).loss > 0)
+
+
+def test_swept_functions_have_labels_of_their_own():
+    first, second = margin(1.0), margin(2.0)
+    losses = [first, second, margin(1.0), ufm.CrossEntropy(), ufm.CrossEntropy()]
+    labels = sweeps._coordinate(losses).tolist()
+    assert labels == ["<lambda> 0", "<lambda> 1", "<lambda> 0", "CrossEntropy()", "CrossEntropy()"]
+    table = ufm.sweep(problem(), {"loss": [second, first]}, SHORT)
+    run = ufm.train(problem(loss=first), optax.sgd(0.1), 5, snapshots=2)
+    np.testing.assert_allclose(table.objective.sel(loss="<lambda> 1"), run.history.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "over", "message"),
+    [
+        (["learning_rate"], {}, r"options = \['learning_rate'\]"),
+        ("fast", {}, "options = 'fast'"),
+        ({"learning_rate": "fast"}, {}, "learning_rate = 'fast'"),
+        ({}, {}, "options: 'learning_rate' is missing"),
+        ({}, {"momentum": [0.9]}, "options: 'learning_rate' is missing"),
+    ],
+)
+def test_options_are_checked_before_anything_runs(options, over, message):
+    with pytest.raises(ValueError, match=message):
+        ufm.sweep(problem(), {"seed": [0], **over}, ufm.Training(optax.sgd, options, steps=5, snapshots=2))

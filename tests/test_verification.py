@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import pathlib
+import re
 
 import numpy as np
 import optax
@@ -10,7 +12,9 @@ from zoo import problem
 
 import ufm
 from ufm.cli import main
-from ufm.theory.registry import Prediction, Theorem
+from ufm.theory.registry import THEOREMS, Prediction, Theorem
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
 def failing(report):
@@ -142,3 +146,22 @@ def test_the_command_prints_and_its_exit_code_is_the_verdict(capsys, monkeypatch
     wrong = Theorem("wrong", "nobody", "", "", lambda p: True, lambda p: Prediction(value=0.0))
     monkeypatch.setattr("ufm.verification.applicable", lambda p: [(wrong, Prediction(value=0.0))])
     assert main(["verify", *shape]) == 1
+
+
+def test_where_no_theorem_applies_the_report_says_so():
+    report = ufm.verify(problem(loss=ufm.Focal(2.0), per_class=[3, 2, 1]))
+    assert not report.claims
+    for text in (str(report), repr(report), report._repr_html_()):
+        assert "no theorem known here speaks of it" in " ".join(text.split())
+    assert not report.holds
+
+
+def test_a_theorem_of_ones_own_as_the_readme_has_it(capsys):
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+    ((block, printed),) = (each for each in blocks if "@theorem" in each[0])
+    known = list(THEOREMS)
+    try:
+        exec(block, {})
+    finally:
+        THEOREMS[:] = known
+    assert capsys.readouterr().out == printed

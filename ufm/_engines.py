@@ -71,7 +71,7 @@ class Training:
     options: Mapping[str, Any] | Any = dataclasses.field(default_factory=dict)
     steps: Integer = 2000
     snapshots: int | Sequence[int] | Any = 100
-    precision: str = "float32"
+    precision: str | Any = "float32"
 
     def __post_init__(self):
         options = _parameters(self.optimizer)

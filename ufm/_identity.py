@@ -236,6 +236,7 @@ class _Walk:
 def _package(name: Any, file: Any) -> str | None:
     """The installed package, or Python's own library, that a module belongs to; None where it is the user's own."""
     top = str(name).partition(".")[0]
+    file = file or getattr(sys.modules.get(top), "__file__", None)  # compiled modules needn't say
     if top == "ufm" or any(folder in str(file).replace("\\", "/") for folder in INSTALLED):
         return top
     return "python" if top in sys.stdlib_module_names and top != "__main__" else None

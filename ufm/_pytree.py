@@ -5,6 +5,8 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
+from ufm._repr import call, fields_of
+
 T = TypeVar("T")
 
 
@@ -15,6 +17,8 @@ def pytree(cls: type[T]) -> type[T]:
     JAX rebuilds an instance without calling `__init__`, so that validation sees what people pass and
     never a tracer.
     """
+    if "__repr__" not in vars(cls):
+        setattr(cls, "__repr__", _short)  # noqa: B010 (a type checker would refuse the assignment)
     frozen = dataclasses.dataclass(frozen=True, eq=False)(cls)
     fields = dataclasses.fields(frozen)  # pyright: ignore[reportArgumentType]
     statics = tuple(f.name for f in fields if f.metadata.get("static"))
@@ -35,6 +39,11 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(frozen, flatten_with_keys, unflatten, flatten)
     return frozen
+
+
+def _short(node: Any) -> str:
+    """An instance as one would write it, with arrays by type and shape."""
+    return call(type(node).__name__, fields_of(node))
 
 
 def static(**options: Any) -> Any:

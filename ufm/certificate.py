@@ -48,6 +48,55 @@ from ufm.solver import by_batches
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 KEEPS_DIGITS = CrossEntropy, SquaredError, DotRegression  # conjugates without rounding of order one where they vanish
 ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
+LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
+LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up underflow, and digits are lost
+
+
+def relative_gap(problem: Problem, value: float, bound: float) -> float:
+    """How far from the minimum a value can be, by a lower bound, in its `unit`: what `certified` and `verify` judge by.
+
+    Infinite where the value's digits are lost.
+    """
+    if not keeps_digits(problem, value):
+        return np.inf
+    gap, size = value - bound, unit(problem, value)
+    return 0.0 if gap <= 0 else float(np.divide(gap, size)) if size > 0 else np.inf
+
+
+def unit(problem: Problem, value: float) -> float:
+    """What differences of values are relative to: |value|, however small.
+
+    A bound that is only the loss's infimum thus proves nothing of what lies above it. Where the minimum may be that
+    infimum, since the loss attains it and factors cost nothing, rounding leaves values that mean nothing: there the
+    unit is at least 10⁻⁴ of the risk at zero logits above the infimum, which doesn't vanish with the value.
+    """
+    priced = problem.lambda_A > 0 or problem.lambda_H > 0
+    return abs(value) if priced or not _attained(problem) else max(abs(value), LEAST_UNIT * _height_of_zero(problem))
+
+
+def keeps_digits(problem: Problem, value: float) -> bool:
+    """Whether float64 tells a value from others: a tail of exponentials underflows before it is zero."""
+    return _attained(problem) or not abs(value) < LEAST_KNOWN
+
+
+def _attained(problem: Problem) -> bool:
+    """Whether the loss declares that its infimum is a value of it."""
+    return bool(getattr(problem.loss, "attained", False))
+
+
+def _height_of_zero(problem: Problem) -> float:
+    """The risk at zero logits above the loss's infimum."""
+    K, reduced = problem.num_classes, reduce([problem])
+    with float64():
+        heights = _losses_of_zero(problem.loss, jnp.arange(K)) - infimum(problem.loss, K)
+        return float(np.asarray(heights) @ reduced.weights[:, 0])
+
+
+@kept
+def _losses_of_zero(loss, labels):
+    """Loss of each label at zero logits, a label at a time."""
+    zeros = jnp.zeros((labels.shape[0], 1))
+    return jax.lax.map(lambda label: per_sample(loss, zeros, label[None])[0], labels)
 
 
 @interruptible
@@ -87,7 +136,7 @@ def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, 
         return np.full(len(problems), -np.inf)
     with float64():
         if fits(reduced.num_classes, reduced.num_classes):
-            return by_batches(_bounds, reduced, means, A, b)
+            return by_batches(_bounds, reduced, means, A, b, held=reduced.held)
         trees = (reduced, means, A, b)
         lanes = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[..., i], trees) for i in range(len(problems))]
         return np.array([_streamed(*lane) for lane in lanes])
@@ -101,11 +150,11 @@ def _bounds(reduced, means, A, b):
 def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"], b: Float[Array, " K"]):
     """The bound for one lane."""
     risk, labels, weights = risk_of_lane(reduced), jnp.arange(reduced.num_classes), reduced.weights
-    reduced = _without_lanes(reduced)
+    lane, reduced = reduced, _without_lanes(reduced)
     products = A @ means.T  # logits are (class, sample)
     logits = products
     if reduced.bias_kind != "none":
-        logits = products + best_bias(risk, products, b, reduced.lambda_b)[:, None]
+        logits = products + best_bias(lane, products, b)[:, None]
     slopes = jax.grad(risk)(logits) / weights[None]
     surplus = slopes @ weights
     if reduced.bias_kind == "free":
@@ -116,7 +165,7 @@ def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"],
         return _norm(reduced.features, U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :])
 
     scales, costs = _scales_and_costs(reduced, means, A, (U @ A, U.T @ means), norm, surplus)
-    found, sizes = jax.vmap(lambda scale: _conjugates(scale, slopes, logits, labels, reduced))(scales)
+    found, sizes = jax.lax.map(lambda scale: _conjugates(scale, slopes, logits, labels, reduced), scales)
     return _best_dual(reduced, scales, found @ weights, sizes @ weights, costs)
 
 

@@ -7,19 +7,20 @@ import os
 import pathlib
 import signal
 import sys
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import tyro
 
 import ufm
 from ufm._interrupts import INTERRUPTED, exit_with
 from ufm._tables import show
+from ufm.training import CHIEF
 
 UNREAD = 141  # exit code, as shells have it
-SMALL = ("step", "loss", "nc1", "nc2", "nc3", "nc4", "accuracy")
+USUAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ufm.Problem)}  # pyright: ignore[reportArgumentType]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,22 +39,22 @@ class ProblemFlags:
     """Of label smoothing."""
     gamma: float = 2.0
     """Of the focal loss."""
-    lambda_A: float = 5e-3
-    """Weight decay of the classifier."""
-    lambda_H: float = 5e-5
-    """Weight decay of the features, per sample."""
-    lambda_b: float = 0.0
+    lambda_A: float | None = None
+    """Weight decay of the classifier; where not given 5e-4, and 0 for what has none: rows on a sphere, and fixed."""
+    lambda_H: float | None = None
+    """Weight decay of the features, per sample; where not given 5e-4, and 0 on a sphere."""
+    lambda_b: float = USUAL["lambda_b"]
     """Weight decay of the bias; 0 leaves it free."""
-    bias: bool = True
+    bias: bool = USUAL["bias"]
     """Whether there is a bias."""
     target: float = 1.0
     """Of dot regression."""
     features: Literal["free", "sphere", "ball", "mean-ball", "nonnegative"] = "free"
-    """Where features may be; on a sphere --lambda-H must be 0."""
+    """Where features may be."""
     feature_radius: float | None = None
     """Of the features' sphere or ball; 1 where not given."""
     classifier: Literal["free", "sphere", "ball", "mean-ball", "nonnegative", "etf"] = "free"
-    """Where classifier rows may be; etf fixes them at a simplex. On a sphere, and fixed, --lambda-A must be 0."""
+    """Where classifier rows may be; etf fixes them at a simplex."""
     classifier_radius: float | None = None
     """Of the classifier's sphere, ball or simplex; 1 where not given."""
 
@@ -66,18 +67,24 @@ class ProblemFlags:
             "focal": lambda: ufm.Focal(self.gamma),
             "dot-regression": lambda: ufm.DotRegression(self.target),
         }
+        features = self._constraint("features", self.features, "feature_radius")
+        classifier = self._constraint("classifier", self.classifier, "classifier_radius")
         return ufm.Problem(
             num_classes=self.num_classes,
             dim=self.dim,
             per_class=self.per_class[0] if len(self.per_class) == 1 else self.per_class,
             loss=losses[self.loss](),
-            lambda_A=self.lambda_A,
-            lambda_H=self.lambda_H,
+            lambda_A=self._decay("lambda_A", classifier),
+            lambda_H=self._decay("lambda_H", features),
             lambda_b=self.lambda_b,
             bias=self.bias,
-            features=self._constraint("features", self.features, "feature_radius"),
-            classifier=self._constraint("classifier", self.classifier, "classifier_radius"),
+            features=features,
+            classifier=classifier,
         )
+
+    def _decay(self, name: str, constraint: Any) -> float:
+        given = getattr(self, name)
+        return given if given is not None else USUAL[name] if constraint.decays else 0.0
 
     def _constraint(self, name: str, kind: str, radius_name: str) -> Any:
         radius = getattr(self, radius_name)
@@ -115,19 +122,18 @@ class Train:
     save: pathlib.Path | None = None
     """Write the run here; `ufm.load` reads it."""
     figure: pathlib.Path | None = None
-    """Draw NC1–NC4 into this PNG."""
+    """Draw NC1–NC4 into this file, a .png, .pdf or .svg."""
 
     def __call__(self) -> int:
         """Train, print a table, write what was asked for; 1 after a divergence."""
         import optax
 
+        problem = self.problem.problem()
+        self._check_files()
         sgd = optax.sgd(self.rate, momentum=self.momentum)
         optimizer = optax.adam(self.rate) if self.optimizer == "adam" else sgd
-        run = ufm.train(
-            self.problem.problem(), optimizer, self.steps, self.seed, self.snapshots, precision=self.precision
-        )
-        rows = np.unique(np.linspace(0, len(run.history.step) - 1, 8).astype(int))
-        show(SMALL, [[getattr(run.history, name)[row] for name in SMALL] for row in rows], str(run.status))
+        run = ufm.train(problem, optimizer, self.steps, self.seed, self.snapshots, precision=self.precision)
+        show(CHIEF, run.history.rows(), str(run.status))
         if self.save is not None:
             run.save(self.save)
         if self.figure is not None:
@@ -135,6 +141,18 @@ class Train:
 
             plot.save(plot.collapse({self.problem.loss: run.history}), self.figure)
         return 0 if run.status.outcome.name == "FINISHED" else 1
+
+    def _check_files(self) -> None:
+        """Whether what is asked for can be written, before it is computed."""
+        if self.figure is not None:
+            from ufm import plot
+
+            plot.suffix("figure", self.figure)
+            if self.figure == self.save:
+                raise ValueError(f"save and figure = {str(self.save)!r}: two files are needed")
+        for name in ("save", "figure"):
+            if getattr(self, name) is not None:
+                _make_way(name, getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,12 +219,15 @@ class Sweep:
     """Of training; minima are certified in float64."""
     workers: int = 1
     """Processes that compute."""
+    versions: Literal["same", "any"] = "same"
+    """Whether to go on in a store that other versions of libraries began."""
 
     def __call__(self) -> int:
         """Sweep and print a summary."""
-        over = dict(_over(text) for text in self.over)
+        over = _grid(self.over)
         with _workers(self.workers) as executor:
-            table = ufm.sweep(self.problem.problem(), over, self._run(), self.store, executor)
+            problem, run = self.problem.problem(), self._run()
+            table = ufm.sweep(problem, over, run, self.store, executor, versions=self.versions)
         _summarise(table, str(self.store))
         return 0
 
@@ -240,8 +261,29 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return _unread()
     except (ValueError, OSError) as error:
-        print(f"ufm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except MemoryError as error:
+        return _refused(f"not enough memory: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _refused(f"not enough memory: {error}")
+
+
+def _refused(reason: str) -> int:
+    """Say why on one line."""
+    print(f"ufm: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
+
+
+def _make_way(name: str, path: pathlib.Path) -> None:
+    """Make the folder of a file to be written; a ValueError that names the file where it can't be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{name} = {str(path)!r}: no folder {str(path.parent)!r} ({error.strerror})") from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{name} = {str(path)!r}: {'a folder' if path.is_dir() else 'it cannot be written'}")
 
 
 def _interrupted(command: Any) -> int:
@@ -266,16 +308,35 @@ def _features(file: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file; an .npz file with H and labels is needed")
     with file.open("rb") as stream:
-        try:
-            archive = np.load(stream, allow_pickle=False)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{file}: not an .npz file of plain arrays") from error
+        archive = _read(f"{file}: not an .npz file of plain arrays", lambda: np.load(stream, allow_pickle=False))
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError(f"{file}: a single array; an .npz file with H and labels is needed")
         absent = {"H", "labels"} - set(archive.files)
         if absent:
             raise ValueError(f"{file}: no key {' and '.join(sorted(absent))}; it has {', '.join(archive.files)}")
-        return {key: archive[key] for key in ("H", "labels", "A", "b") if key in archive.files}
+        keys = [key for key in ("H", "labels", "A", "b") if key in archive.files]
+        return {key: _read(f"{file}: {key} cannot be read", lambda key=key: archive[key]) for key in keys}
+
+
+def _read(otherwise: str, read: Any) -> Any:
+    """What `read` gives, or a ValueError; that an array is too large stays a MemoryError, which says how large."""
+    try:
+        return read()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever several libraries raise where a file is damaged
+        raise ValueError(f"{otherwise} ({error})") from error
+
+
+def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Values by name, of one text a dimension."""
+    if not texts:
+        raise ValueError("over: a dimension is needed, such as --over lambda_A=log:1e-5:1e-1:9")
+    named = [_over(text) for text in texts]
+    for name, _ in named:
+        if [other for other, _ in named].count(name) > 1:
+            raise ValueError(f"over: {name!r} stands in it twice; a list of all of its values is needed")
+    return dict(named)
 
 
 def _over(text: str) -> tuple[str, list[Any]]:

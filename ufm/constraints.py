@@ -19,6 +19,7 @@ from ufm._pytree import pytree, set_field
 from ufm.archive import storable
 
 BINDS = 1e-6  # relative distance to a boundary within which a point counts as on it
+NO_DIRECTION = 1e-8  # relative to the largest row; below, a start's row is rounding
 START_SLACK = 0.5  # of the norm of what a ball holds, where the solver starts
 PROJECTION_STEPS = 20  # of Newton's method for a multiplier, on a function that is almost linear
 LEAST_MULTIPLIER = 1e-12  # relative to the largest; any positive ones are valid
@@ -131,8 +132,12 @@ class Sphere(_Round):
         return _row_multipliers(self.radius, rows, pull, decay * counts, least=0.0)
 
     def fold(self, X):
-        """Rows with a direction: zero has none."""
-        return jnp.where(jnp.sum(X**2, axis=1, keepdims=True) > 0, X, 1.0)
+        """Rows with a direction, which zero and the rounding of larger rows have none of: each gets one of its own."""
+        squares = jnp.sum(X**2, axis=1, keepdims=True)
+        has_one = squares > NO_DIRECTION**2 * jnp.max(squares, axis=0, keepdims=True)
+        K, r, _ = X.shape
+        others = jnp.cos(jnp.arange(1.0, K + 1.0)[:, None] * jnp.arange(1.0, r + 1.0)[None])
+        return jnp.where(has_one, X, others[:, :, None].astype(X.dtype))
 
     def unfold(self, X, decay):
         """Each row of X at the radius."""

@@ -1,10 +1,12 @@
 """What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
 
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `convex` (in the logits) and
-`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow, and
-`conjugate(slope, label)`, its Fenchel conjugate, from which tighter ones do. Any function or object of one sample's
-(logits, label) serves too, with the same facts as attributes. Everything works without the optional parts; what
-cannot be certified then says so.
+`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow; whether that is
+`attained`, as a square's is, so that a value may be it up to rounding; `conjugate(slope, label)`, its Fenchel
+conjugate, from which tighter bounds do; and `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d −
+q qᵀ, which a best bias is found faster with. Any function or object of one sample's (logits, label) serves too, with
+the same facts but `curvature` as attributes. Everything works without the optional parts; what cannot be certified then
+says so.
 """
 
 import functools as ft
@@ -32,6 +34,7 @@ class ClassFirst:
 
     convex: bool = True
     infimum: Any = 0.0
+    attained: bool = False
 
     def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
@@ -53,6 +56,10 @@ class CrossEntropy(ClassFirst):
         wrong = _negative_entropy(jnp.where(one_hot(slope, label, bool), 0.0, slope))
         inside = jnp.maximum(right, -1.0)
         return wrong + jnp.where(right < -1.0, jnp.inf, jax.scipy.special.xlog1py(1.0 + inside, inside))
+
+    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Twice the softmax p: ∇² = diag p − p pᵀ."""
+        return _softmax_curvature(logits)
 
 
 @storable
@@ -86,6 +93,10 @@ class LabelSmoothing(ClassFirst):
         """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞."""
         smooth, sharp = self._weights(slope)
         return _negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
+
+    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Twice the softmax, as of cross-entropy: the targets are linear in the logits."""
+        return _softmax_curvature(logits)
 
     def _weights(self, logits):
         alpha = jnp.asarray(self.alpha, logits.dtype)
@@ -126,7 +137,9 @@ class Focal(ClassFirst):
 @storable
 @pytree
 class SquaredError(ClassFirst):
-    """½‖z − e_y‖². Convex, infimum 0; a library's mean over N·K entries is 2/K times ours."""
+    """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours."""
+
+    attained = True
 
     def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
@@ -136,19 +149,25 @@ class SquaredError(ClassFirst):
         """½‖slope‖² + slope_y."""
         return 0.5 * jnp.sum(slope**2, axis=0) + true_logit(slope, label)
 
+    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Ones and zeros: ∇² is the identity."""
+        return jnp.ones_like(logits), jnp.zeros_like(logits)
+
 
 @storable
 @pytree
 class DotRegression(ClassFirst):
     """(z_y − target)²/(2 target): pulls the right logit to a target and sees no other (Yang et al. 2022).
 
-    With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0.
+    With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0,
+    attained.
 
     Args:
         target: a positive number, in the unit of the logits.
     """
 
     target: Real = 1.0
+    attained = True
 
     def __post_init__(self):
         set_field(self, "target", real("target", self.target, above=0.0))
@@ -170,7 +189,7 @@ class DotRegression(ClassFirst):
 class Custom:
     """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
 
-    `convex`, `infimum` and `conjugate` are its own attributes where it has them.
+    `convex`, `infimum`, `attained` and `conjugate` are its own attributes where it has them.
     """
 
     function: Callable | Any = static()
@@ -193,6 +212,11 @@ class Custom:
     def infimum(self) -> Any:
         """What the function declares as its infimum; −∞ where it declares nothing."""
         return getattr(self.function, "infimum", -jnp.inf)
+
+    @property
+    def attained(self) -> bool:
+        """Whether the function declares that its infimum is attained."""
+        return bool(getattr(self.function, "attained", False))
 
 
 OURS = (CrossEntropy, LabelSmoothing, Focal, SquaredError, DotRegression)
@@ -280,6 +304,34 @@ def infimum(loss: Any, num_classes: int) -> Any:
     return bound(num_classes) if callable(bound) else bound
 
 
+def curvature_of_shifts(
+    loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
+) -> Float[Array, "K K"]:
+    """Σ_i w_i ∇²ℓ_i(z_i), the Hessian along what is added to all samples' logits; in memory of order K² + KN."""
+    if hasattr(loss, "curvature"):
+        diagonal, factor = loss.curvature(logits, labels)
+        return jnp.diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
+    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j), jnp.arange(logits.shape[0]))
+
+
+def curvatures_of_shifts(
+    loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
+) -> Float[Array, " K"]:
+    """The diagonal of `curvature_of_shifts`."""
+    if hasattr(loss, "curvature"):
+        diagonal, factor = loss.curvature(logits, labels)
+        return (diagonal - factor**2) @ weights
+    classes = jnp.arange(logits.shape[0])
+    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
+
+
+def _along_class(loss, logits, labels, weights, j):
+    """A column (K,) of `curvature_of_shifts`."""
+    slopes = jax.grad(lambda shift: jnp.sum(weights * per_sample(loss, logits + shift[:, None], labels)))
+    direction = (jnp.arange(logits.shape[0]) == j).astype(logits.dtype)
+    return jax.jvp(slopes, (jnp.zeros_like(direction),), (direction,))[1]
+
+
 def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any = None) -> Array:
     """e_y along the first axis, in the shape of `logits`."""
     classes = jnp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
@@ -321,6 +373,11 @@ def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:
     """Log Σ_j exp z_j over the first axis, without overflow; an entry may be −∞, not all of them."""
     top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
     return top + jnp.log(jnp.sum(jnp.exp(logits - top[None]), axis=0))
+
+
+def _softmax_curvature(logits):
+    probabilities = jax.nn.softmax(logits, axis=0)
+    return probabilities, probabilities
 
 
 def _negative_entropy(q):

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._blocks import cut, fits, fold, put
 from ufm._linalg import eigh
+from ufm._repr import call
 from ufm.archive import storable
 
 GATHERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
@@ -63,11 +64,23 @@ class Metrics(NamedTuple):
 
     def __str__(self) -> str:
         """One line for a log: NC1–NC4 and the accuracy, those that are known."""
-        values = {name: value for name, value in self._asdict().items() if value is not None}
+        values = dict(self.known())
         if not all(isinstance(value, numbers.Real) for value in values.values()):
             return repr(self)  # of traced numbers, or of a history's arrays
         formats = {"nc1": ".1e", "nc2": ".1e", "nc3": ".1e", "nc4": ".1e", "accuracy": ".4f"}
         return "  ".join(f"{name} {values[name]:{form}}" for name, form in formats.items() if name in values)
+
+    def __repr__(self) -> str:
+        return call("Metrics", dict(self.known()))
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(("metric", "value"), self.known())
+
+    def known(self) -> list[tuple[str, Any]]:
+        """Names and values of those that were measured."""
+        return [(name, value) for name, value in self._asdict().items() if value is not None]
 
 
 class Sums(NamedTuple):

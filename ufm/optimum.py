@@ -15,7 +15,7 @@ from ufm._interrupts import interruptible
 from ufm._precision import float64
 from ufm._programs import kept
 from ufm._progress import working
-from ufm.certificate import lower_bounds
+from ufm.certificate import lower_bounds, relative_gap, unit
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem, as_problem
 from ufm.reduction import (
@@ -28,13 +28,15 @@ from ufm.reduction import (
     reduce,
     shape_key,
     unfold,
+    zeros,
 )
 from ufm.solver import Status, by_batches
 from ufm.starts import informed_start, random_start
 
-RANDOM_STARTS = 8  # where the landscape isn't known to be benign, or a first solution stays uncertified
+RANDOM_STARTS = 8  # where a first solution stays uncertified
+FEW_STARTS = 2  # where each takes minutes
+MANY_UP_TO = 2**24  # multiplications of a product of the factors
 SOLVED = 1e-3  # of the gap: what the gradient may leave of it
-FLOOR = 1e-12  # of a gap that counts as closed, absolute
 ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
 
@@ -52,7 +54,11 @@ class Optimum:
             the parameters.
         steps: function evaluations of the solver, of the best start.
         status: how the solver ended; prints what to try next.
-        certified: whether the gap is within tolerance: at most tol relative to the value, or 1e-12.
+        certified: whether the gap is at most tol times the value's size, however small the value is. A bound that is
+            only the loss's infimum thus certifies nothing above it. Two kinds of value have a rule of their own. Where
+            the minimum may be that infimum itself (a loss that declares it `attained`, as squared error and dot
+            regression do, and no weight decay on H and A), the gap is relative to at least 10⁻⁴ of the risk at zero
+            logits. And a value below 10⁻²⁹⁰ of any other loss underflows: it is never certified.
         degenerate: whether the optimum is the zero point, A = H = 0.
         metrics: `ufm.Metrics` at `params`.
         starts: how many starting points were tried.
@@ -89,6 +95,20 @@ class Optimum:
         """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
         return lift(self.problem, self.means, self.classifier, self.bias)
 
+    def __repr__(self) -> str:
+        certified = "certified" if self.certified else "not certified"
+        starts = f"{self.agreed} of {self.starts} starts ended there"
+        return (
+            f"Optimum of {self.problem!r}\n"
+            f"  value {self.value:.12g}, gap {self.gap:.1e}, {certified}; {starts}\n"
+            f"  {self.status}"
+        )
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(("metric", "value"), self.metrics.known(), repr(self))
+
     def save(self, path: Any) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)
@@ -101,7 +121,7 @@ def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_st
     Args:
         problem: whose every factor is bounded by weight decay or a constraint.
         seed: of the random starting points, which are used where the first solution isn't certified.
-        tol: relative gap that counts as certified, dimensionless.
+        tol: relative gap that counts as certified (see `Optimum.certified`), dimensionless.
         max_steps: function evaluations of each start.
 
     Raises:
@@ -132,12 +152,13 @@ def minimize_all(
     told = advanced or (lambda ended: None)
     with float64():
         reduced = reduce(problems)
-        x, scale = by_batches(informed_start, reduced)
+        x, scale = by_batches(informed_start, reduced, held=reduced.held)
         reduced = dataclasses.replace(reduced, bias_scale=scale)
         solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
         first = solve(problems, reduced, x, advanced=told)
         candidates = [[(first, lane)] for lane in range(len(problems))]
-        unsettled = np.flatnonzero(~_closed(first.value, first.lower_bound, tol))
+        gaps = map(relative_gap, problems, first.value, first.lower_bound)
+        unsettled = np.flatnonzero([not gap <= tol for gap in gaps])
         if unsettled.size:
             again = ft.partial(solve, advanced=lambda _: told(len(problems)))
             _retry(problems, reduced, x, seeds, unsettled, candidates, again)
@@ -163,13 +184,14 @@ class _Solved:
 def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
-    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places)
-    reached, zero = by_batches(_finish, found.x, reduced)
+    held = reduced.held
+    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places, held=held)
+    reached, zero = by_batches(_finish, found.x, reduced, held=held)
     degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
     best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
     params = best["means"], best["classifier"], best["bias"]
-    grad_norm = by_batches(_gradient_norm, params, reduced)
-    measured = by_batches(_measured, params, reduced.counts)
+    grad_norm = by_batches(_gradient_norm, params, reduced, held=held)
+    measured = by_batches(_measured, params, reduced.counts, held=held)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
@@ -196,8 +218,8 @@ def _finish(x, reduced):
     """Parameters and values where the solver ended, and at the zero point with its best bias."""
     means, A, b = unfold(x, reduced)
     reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
-    zeros = jnp.zeros_like(means)
-    at_zero = (zeros, zeros, biases_at_zero(reduced))
+    none = zeros(reduced, means.shape[1])
+    at_zero = (none, none, biases_at_zero(reduced))
     value = plain_objective(at_zero, reduced)
     value = value if _holds_zero(reduced) else jnp.full_like(value, jnp.inf)
     return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
@@ -213,16 +235,12 @@ def _measured(params, counts):
     return jax.vmap(metrics.of_means, in_axes=-1)(means, counts, A, b)
 
 
-def _closed(value: Any, bound: Any, tol: float) -> Any:
-    """Whether a gap is within tolerance."""
-    return value - bound <= np.maximum(tol * np.abs(value), FLOOR)
-
-
 def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
     """More starts, at random, for the lanes whose first solution is not known to be global."""
-    owners = [lane for lane in lanes for _ in range(RANDOM_STARTS)]
+    count = RANDOM_STARTS if reduced.num_classes**2 * reduced.dim <= MANY_UP_TO else FEW_STARTS
+    owners = [lane for lane in lanes for _ in range(count)]
     many = jax.tree.map(lambda leaf: np.asarray(leaf)[..., owners], reduced)
-    draws = [np.random.default_rng(seeds[lane]).spawn(RANDOM_STARTS) for lane in lanes]
+    draws = [np.random.default_rng(seeds[lane]).spawn(count) for lane in lanes]
     starts = random_start(many, x[:, owners], [draw for group in draws for draw in group])
     solved = solve([problems[lane] for lane in owners], many, starts)
     for index, owner in enumerate(owners):
@@ -236,7 +254,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
     known = [index for index, value in enumerate(values) if not math.isnan(value)]
     best = min(known, key=values.__getitem__, default=0)
     (solved, lane), value = candidates[best], values[best]
-    close = AGREEMENT * max(abs(value), FLOOR)
+    close = AGREEMENT * unit(problem, value)
     return Optimum(
         problem=problem,
         value=value,
@@ -244,7 +262,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         grad_norm=float(solved.grad_norm[lane]),
         steps=int(solved.steps[lane]),
         status=solved.status[lane],
-        certified=bool(_closed(value, bound, tol)),
+        certified=relative_gap(problem, value, bound) <= tol,
         degenerate=bool(solved.degenerate[lane]),
         metrics=Metrics(*(entry[lane] for entry in solved.metrics)),
         starts=len(candidates),

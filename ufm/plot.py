@@ -1,5 +1,7 @@
 """Figures from runs, reports and sweeps: measured as marks and lines, theory as dashes with its name."""
 
+import io
+import itertools
 import pathlib
 import platform
 import shlex
@@ -35,14 +37,34 @@ STYLE = {
 }
 
 
+# of a file that says what made it and is the same each time, by suffix: what names the maker, and what matplotlib adds
+METADATA = {
+    ".png": ("Description", {"Software": None}),
+    ".pdf": ("Subject", {"CreationDate": None}),
+    ".svg": ("Description", {"Date": None}),
+}
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows where it ends a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def figure(rows: Integer, columns: Integer, width: Real = 9.0, height: Real = 6.0) -> tuple[Figure, Any]:
-    """An empty figure in the house's style and its (rows, columns) array of axes; sizes in inches."""
+    """An empty figure in the house's style and its (rows, columns) array of axes; sizes in inches.
+
+    A notebook shows it where it ends a cell.
+    """
     import matplotlib
 
     rows, columns = (integer(name, n, least=1, most=100) for name, n in (("rows", rows), ("columns", columns)))
     width, height = (real(name, x, above=0.0, below=1e3) for name, x in (("width", width), ("height", height)))
     with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
-        made = Figure(figsize=(width, height), layout="constrained")
+        made = NotebookFigure(figsize=(width, height), layout="constrained")
         return made, made.subplots(rows, columns, squeeze=False)
 
 
@@ -55,9 +77,12 @@ def collapse(
 
     A dot marks the first recorded step with zero training error, where the terminal phase begins. The first
     three metrics are on log axes; a value of zero cannot be drawn there and is left out. So is what was not measured.
+    Of several seeds the line is the mean, geometric on log axes, in a band from the least to the largest; the dot
+    marks where the last of them has zero error. A seed that diverged is in neither from then on, and there is no dot.
 
     Args:
-        histories: by name; each has `step`, the metrics and, where the mark is wanted, `accuracy`.
+        histories: by name; each has `step` (S,), the metrics, (S,) or (seeds, S), and, where the mark is wanted,
+            `accuracy`.
         metrics: four of the fields of `ufm.Metrics`.
         unit: what `step` counts.
 
@@ -71,11 +96,11 @@ def collapse(
     instance("unit", unit, str, "a text")
     made, axes = figure(2, 2)
     for axis, name in zip(axes.flat, metrics, strict=True):
-        for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
+        for colour, (label, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
             drawn = trace(axis, history, name, colour, label)
             start = terminal_phase(history)
             if start is not None and drawn[start]:
-                value = getattr(history, name)[start]
+                value = axis.get_lines()[-1].get_ydata()[np.sum(drawn[:start])]
                 axis.plot(history.step[start], value, "o", color=colour, ms=6, mec="white", zorder=3)
         axis.set(xlabel=unit, title=LABELS.get(name, name))
         if any(len(line.get_xdata()) for line in axis.get_lines()):  # a log axis cannot be drawn empty
@@ -99,19 +124,32 @@ def _check_histories(histories: Any, metrics: Sequence[str]) -> None:
 def trace(axis: Any, history: Any, metric: str, colour: str, label: str) -> np.ndarray:
     """Draw a metric against steps for log axes, without step 0 and what isn't positive; only NC4 may be zero.
 
+    Of several seeds it draws mean and range, as `collapse` says.
+
     Returns:
         Which snapshots are drawn.
     """
-    steps, values = np.asarray(history.step), np.asarray(getattr(history, metric), float)
-    drawn = (steps > 0) & np.isfinite(values) & ((values > 0) | (metric == "nc4"))
-    alone = "." if np.sum(drawn) == 1 else None  # a line needs two points
-    axis.plot(steps[drawn], values[drawn], color=colour, lw=1.6, marker=alone, label=label)
-    return drawn
+    steps, values = np.asarray(history.step), np.atleast_2d(np.asarray(getattr(history, metric), float))
+    legal = (steps > 0) & np.isfinite(values) & ((values > 0) | (metric == "nc4"))
+    drawn = np.any(legal, axis=0)
+    steps, seen = steps[drawn], np.ma.masked_array(values, ~legal)[:, drawn]
+    alone = "." if len(steps) == 1 else None  # a line needs two points
+    line = np.asarray(seen[0])
+    if len(seen) > 1:
+        line = np.asarray(seen.mean(axis=0) if metric == "nc4" else np.ma.exp(np.ma.log(seen).mean(axis=0)))
+        axis.fill_between(steps, seen.min(axis=0), seen.max(axis=0), color=colour, alpha=0.2, lw=0)
+        label = f"{label}, mean and range of {len(seen)} seeds"
+    axis.plot(steps, line, color=colour, lw=1.6, marker=alone, label=label)
+    return np.asarray(drawn)
 
 
 def terminal_phase(history: Any) -> int | None:
-    """Index of the first snapshot from which the training error, where known, stays zero; None where there is none."""
-    accuracy = np.asarray(getattr(history, "accuracy", []), float)
+    """Index of the first snapshot from which the training error, where known, stays zero; None where there is none.
+
+    Of several seeds that of all; one that is unknown where another is known has diverged.
+    """
+    seeds = np.atleast_2d(np.asarray(getattr(history, "accuracy", []), float))
+    accuracy = np.where(np.isnan(seeds).all(axis=0), np.nan, np.nan_to_num(seeds, nan=0.0).min(axis=0))
     known = np.flatnonzero(np.isfinite(accuracy))
     if not known.size or accuracy[known[-1]] < 1.0:
         return None
@@ -120,20 +158,34 @@ def terminal_phase(history: Any) -> int | None:
 
 
 def save(made: Figure | Any, path: Any, command: str | Any = None) -> None:
-    """Write a PNG that names the command and the versions that made it, and nothing that varies by itself.
+    """Write a figure that names the command and the versions that made it, and nothing that varies by itself.
 
     Args:
         made: the figure.
-        path: where to.
+        path: where to, with the suffix .png, .pdf or .svg.
         command: that made it; by default the one being run.
+
+    Raises:
+        ValueError: for another suffix.
     """
+    import matplotlib
+
     instance("made", made, Figure, "a matplotlib Figure")
     instance("command", command, str | None, "a text")
     path = checked_path("path", path)
+    maker, metadata = METADATA[suffix("path", path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.savefig(
-        path, dpi=150, metadata={"Software": None, "Description": f"{command or this_command()}; {versions()}"}
-    )
+    metadata = {**metadata, maker: f"{command or this_command()}; {versions()}"}
+    with matplotlib.rc_context({"svg.hashsalt": "ufm"}):  # names of an SVG's parts are random otherwise
+        made.savefig(path, dpi=150, metadata=metadata)
+
+
+def suffix(name: str, path: Any) -> str:
+    """The ending of a path that a figure can be written to; otherwise a ValueError that names the argument."""
+    ending = checked_path(name, path).suffix.lower()
+    if ending not in METADATA:
+        raise ValueError(f"{name} = {str(path)!r}: a name that ends in {', '.join(METADATA)} is needed")
+    return ending
 
 
 def save_data(arrays: Mapping[str, Any] | Any, path: Any) -> None:

@@ -17,11 +17,14 @@ from ufm._checks import Integer, Real, doubles, flag, instance, integer, listed,
 from ufm._precision import float64, scope
 from ufm._programs import kept
 from ufm._pytree import pytree, set_field, static
+from ufm._repr import call, unusual
 from ufm.archive import storable
 from ufm.constraints import Fixed, Free, as_constraint
 from ufm.losses import CrossEntropy, as_loss, check_loss, per_sample
 
 MOST_SAMPLES = 2**53  # that a float64 counts
+
+SMALLEST_DECAY, LARGEST_DECAY = 1e-100, 1e100  # but for zero: squares of quotients stay finite
 
 
 @storable
@@ -36,6 +39,9 @@ class Params(NamedTuple):
     A: Any
     b: Any
     W: tuple = ()
+
+    def __repr__(self) -> str:
+        return call("Params", {name: value for name, value in self._asdict().items() if name != "W" or value})
 
 
 @storable
@@ -55,9 +61,9 @@ class Problem:
         dim: d ≥ 1, the dimension of the features.
         per_class: samples of each class, one positive integer or K of them.
         loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
-            or any callable of (logits, label) that JAX can differentiate; it may declare `convex`, `infimum` and
-            `conjugate` (see `ufm.losses`).
-        lambda_A: weight decay λ_A ≥ 0 of the classifier.
+            or any callable of (logits, label) that JAX can differentiate; it may declare `convex`, `infimum`,
+            `attained` and `conjugate` (see `ufm.losses`).
+        lambda_A: weight decay λ_A of the classifier; as the others 0, or from 1e-100 to 1e100.
         lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
             the half differ.
         lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
@@ -92,7 +98,7 @@ class Problem:
         set_field(self, "loss", as_loss(self.loss))
         check_loss(self.loss, self.num_classes)
         for name in ("lambda_A", "lambda_H", "lambda_b"):
-            set_field(self, name, real(name, getattr(self, name), least=0.0))
+            set_field(self, name, _decay(name, getattr(self, name)))
         set_field(self, "bias", flag("bias", self.bias))
         if self.lambda_b > 0 and not self.bias:
             raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
@@ -111,6 +117,9 @@ class Problem:
                 f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"
             )
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
+
+    def __repr__(self) -> str:
+        return call("Problem", unusual(self, always=("loss", "lambda_A", "lambda_H")))
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -332,6 +341,14 @@ def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
     if len(counts) != num_classes:
         raise ValueError(f"per_class = {shown(value)}: {needed} is needed")
     return tuple(integer("per_class", count, least=1, most=MOST_SAMPLES // num_classes) for count in counts)
+
+
+def _decay(name: str, value: Any) -> float:
+    """A weight decay whose products and quotients with others neither overflow nor underflow."""
+    decay = real(name, value, least=0.0)
+    if decay and not SMALLEST_DECAY <= decay <= LARGEST_DECAY:
+        raise ValueError(f"{name} = {decay!r}: 0 or a number from {SMALLEST_DECAY:g} to {LARGEST_DECAY:g} is needed")
+    return decay
 
 
 def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:

@@ -27,7 +27,7 @@ from ufm._lanes import dot
 from ufm._linalg import eigh
 from ufm._pytree import pytree, static
 from ufm.constraints import Fixed, Nonnegative, Sphere
-from ufm.losses import ClassFirst, CrossEntropy, Focal, LabelSmoothing, per_sample
+from ufm.losses import ClassFirst, CrossEntropy, Focal, LabelSmoothing, curvature_of_shifts, per_sample
 from ufm.problem import Params, Problem
 
 BIAS_STEPS = 60  # of Newton's method for a bias
@@ -60,6 +60,11 @@ class Reduced:
         """Variables of the features and of the classifier."""
         K, r = self.num_classes, self.dim
         return K * (r + self.features.slack), K * (r + self.classifier.slack) * (not isinstance(self.classifier, Fixed))
+
+    @property
+    def held(self) -> int:
+        """Numbers of a lane's largest arrays: logits, or variables."""
+        return max(self.num_classes**2, sum(self.factor_sizes))
 
 
 def falls_exponentially(problem: Any) -> bool:
@@ -260,7 +265,7 @@ def best_biases(products: Any, b: Any, reduced: Reduced) -> Any:
         return b
 
     def of_lane(reduced, products, b):
-        return best_bias(risk_of_lane(reduced), products, b, reduced.lambda_b)
+        return best_bias(reduced, products, b)
 
     return jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, products, b)
 
@@ -270,8 +275,14 @@ def biases_at_zero(reduced: Reduced) -> Any:
     if reduced.bias_kind == "none":
         return jnp.zeros_like(reduced.weights)
     shares = jnp.log(reduced.weights)
-    products = jnp.zeros((reduced.num_classes, *shares.shape))
+    products = zeros(reduced, reduced.num_classes)
     return best_biases(products, shares - jnp.mean(shares, axis=0)[None], reduced)
+
+
+def zeros(reduced: Reduced, width: int) -> Float[Array, "K w L"]:
+    """Zeros that depend on an argument: what follows from constants XLA computes, slowly, while it compiles."""
+    K, L = reduced.weights.shape
+    return jnp.broadcast_to(0.0 * reduced.weights[:, None], (K, width, L))
 
 
 def risk_of_lane(reduced: Reduced):
@@ -280,13 +291,20 @@ def risk_of_lane(reduced: Reduced):
     return lambda Z: jnp.sum(reduced.weights * per_sample(loss, Z, labels))
 
 
-def best_bias(risk, products, b, decay):
-    """The bias that minimises the risk at given products: Newton's method on a convex function, kept by halving."""
+def best_bias(reduced: Reduced, products: Float[Array, "K K"], b: Float[Array, " K"]) -> Float[Array, " K"]:
+    """The bias of one lane that minimises the objective at given products, in memory of order K².
 
-    def value(b):
-        return risk(products + b[:, None]) + 0.5 * decay * jnp.sum(b**2)
+    Newton's method on a convex function, kept by halving.
+    """
+    loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
+    risk, decay = risk_of_lane(reduced), reduced.lambda_b
 
-    gradient, hessian = jax.grad(value), jax.hessian(value)
+    def gradient(b):
+        return jax.grad(lambda b: risk(products + b[:, None]))(b) + decay * b
+
+    def hessian(b):
+        found = curvature_of_shifts(loss, products + b[:, None], labels, reduced.weights)
+        return found + decay * jnp.eye(b.shape[0])
 
     def step(state):
         b, slope, _, count = state
@@ -294,7 +312,7 @@ def best_bias(risk, products, b, decay):
         flat = 1e-14 * values[-1] + jnp.finfo(b.dtype).tiny
         along = jnp.where(values > flat, (vectors.T @ slope) / jnp.where(values > flat, values, 1.0), 0.0)
         moves = (vectors @ along)[None] * 0.5 ** jnp.arange(8.0)[:, None]
-        slopes = jax.vmap(lambda move: gradient(b - move))(moves)
+        slopes = jax.lax.map(lambda move: gradient(b - move), moves)
         norms = jnp.linalg.norm(slopes, axis=1)
         best = jnp.argmin(norms)
         better = norms[best] < jnp.linalg.norm(slope)

@@ -25,6 +25,7 @@ from ufm.archive import storable
 
 MEMORY = 4  # pairs; more cost more per iteration than they save in iterations
 WIDTHS = (8, 32)  # lanes of a batch: these and no others, so that few programs are compiled
+ALONE_ABOVE = 2**13  # numbers that a lane holds: side by side such lanes gain nothing, and are solved one by one
 ARMIJO = 1e-4
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
 MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
@@ -86,6 +87,7 @@ def minimize(
     advanced: Callable[[int], None] = lambda done: None,
     polish: bool = True,
     places: Sequence[Any] | None = None,
+    held: int = 0,
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
@@ -102,12 +104,13 @@ def minimize(
         advanced: is told how many lanes have finished, often and in any of several threads.
         polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
         places: a device for each thread that may solve; `all_places()` where None.
+        held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
 
     Returns:
         Solution in the order of the starting points. To be called within `float64()`.
     """
     count = starts.shape[1]
-    width = width_of(count)
+    width = width_of(count, max(held, starts.shape[0]))
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
     task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
     first, *others = (places or all_places())[: -(-count // width)]
@@ -209,18 +212,21 @@ def all_places() -> list[Any]:
     return devices * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def width_of(count: int) -> int:
-    """Lanes of a batch for so many problems."""
+def width_of(count: int, held: int) -> int:
+    """Lanes of a batch for so many problems, the largest arrays of each of which hold so many numbers."""
+    if held > ALONE_ABOVE:
+        return 1
     return next((width for width in WIDTHS if width >= count), WIDTHS[-1])
 
 
-def by_batches(function: Callable, *trees: Any) -> Any:
+def by_batches(function: Callable, *trees: Any, held: int) -> Any:
     """`function` of arrays whose last axis is the lane, on batches of lanes; NumPy arrays, lanes last.
 
-    The last batch is filled up with copies, so that batches of one width are all that is ever compiled.
+    Batches are as wide as `width_of` says of lanes that hold so many numbers. The last one is filled up with copies, so
+    that batches of one width are all that is ever compiled.
     """
     count = jax.tree.leaves(trees)[0].shape[-1]
-    width = width_of(count)
+    width = width_of(count, held)
     results = []
     for first in range(0, count, width):
         check()

@@ -9,7 +9,8 @@ import numpy as np
 
 from ufm._linalg import svd
 from ufm._programs import kept
-from ufm.reduction import Reduced, biases_at_zero, fold, losses
+from ufm.losses import curvatures_of_shifts
+from ufm.reduction import Reduced, biases_at_zero, fold, losses, zeros
 
 UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
 LINE_STEPS = 9  # of Newton's method for a size
@@ -28,14 +29,14 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     Returns:
         Variables (n, L), and bias_scale (K, L), which those of the same problem need.
     """
-    K, L = reduced.num_classes, reduced.counts.shape[1]
+    K = reduced.num_classes
     roots = jnp.sqrt(reduced.counts).T[:, :, None]  # lanes first, for the singular value decompositions
-    zeros = jnp.zeros((K, K, L))
     b = biases_at_zero(reduced)
-    slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(zeros + b[:, None])
+    at_zero = zeros(reduced, K) + b[:, None]
+    slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(at_zero)
     pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
-    centred, plain = (roots * jnp.asarray(frame)[None] for frame in (np.eye(K) - 1.0 / K, np.eye(K)))
+    centred, plain = (roots * frame[None] for frame in (jnp.eye(K) - 1.0 / K, jnp.eye(K)))
     lines = jnp.stack([centred, plain, pull]), jnp.stack([0 * price, 0 * price, price]), jnp.stack([0 * b, 0 * b, b])
     values, sizes, lines = jax.lax.map(lambda line: _coarsely(reduced, price, _line(reduced, *line)), lines)
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)
@@ -123,11 +124,10 @@ def _bias_scale(reduced, logits):
     """1/√(curvature along each bias), which spans orders of magnitude where classes do."""
     if reduced.bias_kind == "none":
         return jnp.ones(reduced.counts.shape)
-    slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))
 
-    def along(j):
-        direction = jnp.zeros_like(logits).at[j].set(1.0)
-        return jnp.sum(jax.jvp(slopes, (logits,), (direction,))[1][j], axis=0)
+    def of_lane(reduced, logits):
+        loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
+        return curvatures_of_shifts(loss, logits, labels, reduced.weights) + reduced.lambda_b
 
-    curvature = jax.lax.map(along, jnp.arange(reduced.num_classes)) + reduced.lambda_b[None]
+    curvature = jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, logits)
     return 1.0 / jnp.sqrt(jnp.maximum(jnp.abs(curvature), 1e-12))

@@ -13,17 +13,19 @@ import numpy as np
 import optax
 
 from ufm import archive
-from ufm._checks import MOST_STEPS, Integer, choice, instance, integer, room_for, shown
+from ufm._checks import MOST_STEPS, Integer, choice, flag, instance, integer, numeric, room_for, shown
 from ufm._identity import ByContent
 from ufm._interrupts import Pace, Threads, check, interruptible
 from ufm._precision import DTYPES, in_precision
 from ufm._programs import kept, made_once
 from ufm._progress import progress as progress_bar
 from ufm._pytree import pytree
+from ufm._repr import brief, call, fields_of
 from ufm.metrics import Metrics, evaluate
-from ufm.problem import Params, Problem, columns, feasible, risk
+from ufm.problem import Params, Problem, as_problem, columns, feasible, risk
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
+CHIEF = ("step", "loss", "nc1", "nc2", "nc3", "nc4", "accuracy")  # of a history, in a table
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
 FIRST_STEPS = 64  # to a call, before its pace is known
 MOST_LISTED = 2**63 - 1  # a seed among several, which an array holds
@@ -80,6 +82,30 @@ class History:
             return getattr(self.metrics, name)
         raise AttributeError(f"History has no {name!r}; it has step, loss, {', '.join(Metrics._fields)}")
 
+    def __repr__(self) -> str:
+        if not isinstance(self.loss, np.ndarray):
+            return call("History", fields_of(self))
+        if not len(self.step):
+            return "History(0 snapshots)"
+        seeds = f" of {len(self.loss)} seeds" if self.loss.ndim == 2 else ""
+        steps = f"{len(self.step)} snapshots{seeds}, steps {self.step[0]} to {self.step[-1]}"
+        return f"History({steps}: {self.last()})"
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(CHIEF, self.rows())
+
+    def last(self) -> str:
+        """Loss and chief metrics at the last snapshot on a line for a log; of several seeds their means."""
+        return _news(*(value[..., -1] for value in (self.loss, *self.metrics)))
+
+    def rows(self, count: int = 8) -> list[list[Any]]:
+        """At most `count` rows of `CHIEF`, evenly spaced, for a table; of several seeds their means."""
+        chosen = np.unique(np.linspace(0, len(self.step) - 1, count).astype(int)) if len(self.step) else []
+        columns = [getattr(self, name) for name in CHIEF[1:]]
+        return [[int(self.step[at]), *(np.mean(column[..., at]) for column in columns)] for at in chosen]
+
 
 @archive.storable
 class Run(NamedTuple):
@@ -105,6 +131,15 @@ class Run(NamedTuple):
     seed: Any
     precision: str
 
+    def __repr__(self) -> str:
+        first = f"Run of {self.problem!r}\n  {self.steps} steps, seed {brief(self.seed)}, {self.precision}"
+        return f"{first}; {_ended(self.status)}\n  {self.history.last()}"
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html
+
+        return html(CHIEF, self.history.rows(), repr(self))
+
     def save(self, path: Any) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)
@@ -117,15 +152,15 @@ class _Carry(NamedTuple):
 
 @ft.partial(interruptible, note="the run that was interrupted is not kept")
 def train(
-    problem: Problem,
+    problem: Problem | Any,
     optimizer: optax.GradientTransformation | Any,
     steps: Integer = 2000,
     seed: Any = UNSAID_SEED,
     snapshots: int | Sequence[int] | Any = 100,
     params: Params | Any = None,
-    precision: str = "float32",
+    precision: str | Any = "float32",
     resume: Run | Any = None,
-    progress: bool | None = None,
+    progress: bool | Any = None,
 ) -> Run:
     """Minimise by full-batch gradient steps, and record every metric on the way.
 
@@ -149,7 +184,10 @@ def train(
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
+    problem = as_problem(problem)
     choice("precision", precision, tuple(DTYPES))
+    if progress is not None:
+        flag("progress", progress)
     steps = integer("steps", steps, least=1, most=MOST_STEPS)
     looks = schedule(steps, snapshots)
     seed = _seed_of(seed, params, resume)
@@ -244,11 +282,12 @@ def _given(problem, params, seed, batched) -> Params:
     """Somebody's parameters where their shapes are the problem's, with H in columns."""
     if not batched:
         return columns(problem.check_params(params))
-    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
-    wanted = np.shape(seed) or np.shape(params.H)[:1]
+    H, A, b, *deeper = instance("params", params, (tuple, list), "ufm.Params(H, A, b)")
+    stacked = [numeric(f"params.{name}", leaf) for name, leaf in (("H", H), ("A", A), ("b", b))]
+    lengths, wanted = {leaf.shape[:1] for leaf in stacked}, np.shape(seed) or np.shape(H)[:1]
     if lengths != {wanted}:
         raise ValueError(f"params with leading axes of {sorted(lengths)}: {wanted}, one entry a seed, are needed")
-    each = [problem.check_params(jax.tree.map(lambda leaf, i=i: leaf[i], params)) for i in range(*wanted)]
+    each = [problem.check_params((*(leaf[i] for leaf in stacked), *deeper)) for i in range(*wanted)]
     return _rows(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
@@ -302,6 +341,14 @@ def _next_call(waiting: collections.deque, done: int, most: int) -> tuple[list[i
     if waiting and most > 0:
         counts.append(most)
     return counts, complete
+
+
+def _ended(status: Any) -> str:
+    """A run's status, or of several seeds how many ended in which way."""
+    if isinstance(status, TrainingStatus):
+        return str(status)
+    outcomes = [each.outcome for each in status]
+    return ", ".join(f"{outcomes.count(each)} {each.name.lower()}" for each in Outcome if each in outcomes)
 
 
 def _news(loss, *metrics) -> str:

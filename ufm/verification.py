@@ -11,13 +11,13 @@ import numpy as np
 from ufm._checks import instance
 from ufm._interrupts import interruptible
 from ufm._progress import says
-from ufm.certificate import lower_bound
+from ufm.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.geometry import gram_distance
 from ufm.measurement import measure
 from ufm.metrics import Metrics
-from ufm.optimum import FLOOR, Optimum, minimize
+from ufm.optimum import Optimum, minimize
 from ufm.problem import Params, Problem, as_problem
-from ufm.reduction import class_means, falls_exponentially
+from ufm.reduction import class_means
 from ufm.theory import applicable
 from ufm.theory.registry import Prediction, Theorem
 from ufm.training import Run
@@ -25,6 +25,8 @@ from ufm.training import Run
 VALUE = 1e-8  # tolerance of values, relative
 GEOMETRY = 1e-6  # of Grams, norms and singular values, relative; and of metrics
 IDENTITY = 1e-12  # of statements about any parameters, relative to the objective
+COLUMNS = ("claim", "predicted", "measured", "error", "tolerance", "verdict")
+NOTHING_CLAIMED = "no theorem known here speaks of it"
 TREND = (1.0, 1e-2, 1e-4)  # factors of both decays along which a limit is approached
 
 
@@ -50,6 +52,16 @@ class Claim:
     error: float
     tolerance: float
     verdict: str
+
+    def __repr__(self) -> str:
+        quantity, predicted, measured, error, tolerance, verdict = self._cells()
+        compared = f"predicted {predicted}, measured {measured}, error {error} of {tolerance}"
+        return f"Claim({self.theorem}, {quantity}: {compared}: {verdict})"
+
+    def _cells(self) -> tuple[str, ...]:
+        """A row of the report's table."""
+        sizes = (f"{self.error:.0e}", f"{self.tolerance:.0e}")
+        return (self.quantity, _short(self.predicted), _short(self.measured), *sizes, self.verdict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,24 +99,41 @@ class Report:
         summary = {"value": self.value, "lower_bound": self.lower_bound, "holds": self.holds}
         return json.dumps({**summary, "claims": self.to_dicts()}, indent=2)
 
+    def __repr__(self) -> str:
+        verdicts = [claim.verdict for claim in self.claims]
+        words = {"hold": "holds", "fail": "fails", "undecided": "undecided"}
+        counts = ", ".join(f"{verdicts.count(verdict)} {word}" for word, verdict in words.items())
+        claims = f"{len(verdicts)} claims: {counts}" if verdicts else NOTHING_CLAIMED
+        return f"Report on {self.problem!r}\n  {self._title()}; {claims}"
+
     def __rich__(self) -> Any:
         from ufm._tables import table
 
-        title = f"value {self.value:.12g}, gap {self.value - self.lower_bound:.1e}"
-        columns = ("claim", "predicted", "measured", "error", "tolerance", "verdict")
-        rows, last = [], None
-        for c in self.claims:
-            if c.theorem != last:
-                rows.append([c.theorem, *[""] * 5])
-                last = c.theorem
-            numbers = (f"{c.error:.0e}", f"{c.tolerance:.0e}", c.verdict)
-            rows.append([f"  {c.quantity}", _short(c.predicted), _short(c.measured), *numbers])
-        return table(columns, rows, title, wrap=False)
+        return table(COLUMNS, self._rows(), self._title(), wrap=False) if self.claims else self._nothing()
 
     def __str__(self) -> str:
         from ufm._tables import text
 
         return text(self.__rich__())
+
+    def _repr_html_(self) -> str:
+        from ufm._tables import html, html_text
+
+        return html(COLUMNS, self._rows(), self._title()) if self.claims else html_text(self._nothing())
+
+    def _title(self) -> str:
+        return f"value {self.value:.12g}, gap {self.value - self.lower_bound:.1e}"
+
+    def _nothing(self) -> str:
+        return f"{self._title()}\n{self.problem!r}: {NOTHING_CLAIMED}, nothing is claimed"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        """Of the table: each theorem's name, and below it its claims."""
+        for name, claims in itertools.groupby(self.claims, lambda claim: claim.theorem):
+            yield (name, *[""] * (len(COLUMNS) - 1))
+            for claim in claims:
+                quantity, *cells = claim._cells()
+                yield (f"  {quantity}", *cells)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,18 +150,18 @@ class _Measured:
     metrics: Metrics
 
     @property
-    def floor(self) -> float:
-        """Absolute size of a gap that counts as closed: none where the value itself falls exponentially with norms."""
-        return np.finfo(float).tiny if falls_exponentially(self.problem) else FLOOR
-
-    @property
     def doubt(self) -> float:
         """Relative gap of the value; the geometry is certain to about its square root."""
-        return max(self.value - self.lower_bound, 0.0) / max(abs(self.value), self.floor)
+        return relative_gap(self.problem, self.value, self.lower_bound)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the value is the minimum, by the rule of `Optimum.certified`."""
+        return self.doubt <= VALUE
 
     def tolerance(self, predicted: float) -> float:
         """Within which a value is the predicted one."""
-        return max(VALUE * abs(predicted), self.floor)
+        return max(VALUE * unit(self.problem, predicted), LEAST_KNOWN)
 
 
 @interruptible
@@ -214,7 +243,7 @@ def _value_claim(theorem: Theorem, predicted: float, found: _Measured) -> Claim:
     if not found.lower_bound - tolerance <= predicted <= found.value + tolerance:
         verdict = "fails"
     else:
-        verdict = "holds" if error <= tolerance and found.value - found.lower_bound <= tolerance else "undecided"
+        verdict = "holds" if error <= tolerance and found.certified else "undecided"
     return Claim(theorem.name, "minimum of the objective", predicted, found.value, error, tolerance, verdict)
 
 
@@ -224,14 +253,15 @@ def _bound_claims(theorem: Theorem, bounds: tuple[float, float], found: _Measure
         tolerance = found.tolerance(bound)
         sure, known = (found.lower_bound, found.value) if sign > 0 else (found.value, found.lower_bound)
         met, refuted = sign * (sure - bound) >= -tolerance, sign * (known - bound) < -tolerance
-        verdict = "fails" if refuted else "holds" if met else "undecided"
+        told = keeps_digits(found.problem, bound)
+        verdict = "fails" if refuted else "holds" if met and told else "undecided"
         error = max(sign * (bound - found.value), 0.0)
         yield Claim(theorem.name, quantity, bound, found.value, error, tolerance, verdict)
 
 
 def _verdict(error: float, tolerance: float, found: _Measured) -> str:
     """Geometry is as certain as its value: a relative gap g leaves it free to move by about √g."""
-    if found.doubt > VALUE and found.value - found.lower_bound > found.floor:
+    if not found.certified:
         return "undecided"
     if error <= tolerance:
         return "holds"

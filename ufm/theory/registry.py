@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ufm._checks import function, shown
+from ufm._repr import call, unusual
 from ufm.constraints import Free
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem
@@ -62,6 +63,9 @@ class Prediction:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return call("Prediction", unusual(self))
+
 
 Limit = Callable[[Problem], tuple[np.ndarray, np.ndarray]]
 Identity = Callable[[Problem, Params], Mapping[str, tuple[float, float]]]
@@ -92,6 +96,9 @@ class Theorem:
     predict: Callable[[Problem], Prediction]
     limit: Limit | None = None
     identity: Identity | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.paper}): {self.predicts}"
 
 
 def theorem(

@@ -1,0 +1,38 @@
+import pytest
+import rich.console
+from zoo import problem
+
+import ufm
+from ufm._tables import html, show, table, text
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+
+
+@pytest.fixture
+def colours(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+
+@pytest.mark.parametrize("where", ["notebook", "colours"])
+def test_a_report_is_the_same_text_everywhere(where, request):
+    report = ufm.verify(problem())
+    plain = str(report)
+    assert "simplex ETF" in plain
+    request.getfixturevalue(where)
+    assert str(report) == plain
+
+
+def test_cells_in_brackets_are_not_markup(capsys):
+    rows = [["[bold]", "[nan nan nan]", "[/x]"]]
+    show(["name", "[a]", "b"], rows, "[red]title")
+    drawn = capsys.readouterr().out, text(table(["name", "[a]", "b"], rows, "[red]title"))
+    for each in drawn:
+        assert all(word in each for word in ("[bold]", "[nan nan nan]", "[/x]", "[red]title", "[a]"))
+
+
+def test_html_is_escaped():
+    drawn = html(["<a>"], [["<b>"], [0.5], [3]], "<c>\n& more")
+    assert all(word in drawn for word in ("&lt;a&gt;", "&lt;b&gt;", "&lt;c&gt;\n&amp; more", ">0.5<", ">3<"))
