@@ -210,9 +210,7 @@ TABLE = {
         {"histories": {"a": HISTORY}, "metrics": ["nc1", "nc2", "nc3", "nc4"], "unit": "step"},
         {"histories": EMPTY, "unit": TEXT},
     ),
-    "plot.save": Call(
-        ufm.plot.save, {"made": Figure(), "path": "file", "command": None}, {"path": NAME, "command": TEXT | NONE}
-    ),
+    "plot.save": Call(ufm.plot.save, {"made": Figure(), "path": "file.png", "command": None}, {"command": TEXT | NONE}),
     "plot.save_data": Call(ufm.plot.save_data, {"arrays": {}, "path": "file"}, {"arrays": EMPTY, "path": NAME}),
     "theory.registry.theorem": Call(
         register,
@@ -249,7 +247,7 @@ def public():
     yield "theory.registry.theorem", parameters(registry.theorem)
 
 
-DRAWN = {"plot.trace", "plot.terminal_phase"}  # parts of a figure, which take what `collapse` has checked
+DRAWN = {"plot.trace", "plot.terminal_phase", "plot.suffix"}  # which take what `collapse` and `save` have checked
 
 
 def test_every_public_function_is_in_the_table_with_all_its_arguments():

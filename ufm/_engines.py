@@ -91,16 +91,13 @@ class Training:
         """Names of the optimiser's options, which can be swept over."""
         return tuple(_parameters(self.optimizer))
 
-    def check_complete(self, swept: Sequence[str]) -> None:
-        """Refuse to begin where an option without a default is neither given nor swept over.
 
-        Raises:
-            ValueError: naming the option.
-        """
-        for name, parameter in _parameters(self.optimizer).items():
-            needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
-            if needed and name not in self.options and name not in swept:
-                raise ValueError(f"options: {name!r} is missing, which the optimizer has no default for")
+def _check_complete(training: Training, swept: Sequence[str]) -> None:
+    """Refuse to begin where an option without a default is neither given nor swept over."""
+    for name, parameter in _parameters(training.optimizer).items():
+        needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        if needed and name not in training.options and name not in swept:
+            raise ValueError(f"options: {name!r} is missing, which the optimizer has no default for")
 
 
 def _parameters(optimizer: Any) -> Mapping[str, inspect.Parameter]:
@@ -262,7 +259,7 @@ def engine_of(run: Any, swept: Sequence[str], params: bool) -> Minimizing | Trai
         ValueError: where `run` is neither `ufm.minimize` nor a `ufm.Training`.
     """
     if isinstance(run, Training):
-        run.check_complete(swept)
+        _check_complete(run, swept)
         return Trainer(run, tuple(swept), params)
     called, words = (run.func, run.keywords) if isinstance(run, ft.partial) and not run.args else (run, {})
     if called is not minimize or not set(words) <= {"tol", "max_steps"}:
