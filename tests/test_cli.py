@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import os
 import runpy
 import subprocess
 import sys
@@ -209,6 +210,15 @@ def test_bad_flags_are_exit_code_two_without_a_traceback():
         done = subprocess.run([sys.executable, "-m", "ufm.cli", *arguments], capture_output=True, text=True)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as pipe:
+        done = subprocess.run([sys.executable, "-m", "ufm.cli", "theorems"], stdout=pipe, stderr=subprocess.PIPE)
+    assert done.returncode == ufm.cli.UNREAD
+    assert done.stderr == b""
 
 
 def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys, monkeypatch):

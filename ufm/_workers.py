@@ -8,6 +8,7 @@ from typing import Any
 
 from ufm import solver
 from ufm._engines import Field, Point, rows_of
+from ufm._interrupts import Threads, check
 
 MOST_WORKERS = 16  # each may hold the programs of a kind of problem, of which there is room for few times as many
 
@@ -21,12 +22,11 @@ class Workers:
     def __init__(self, batches: int):
         places = solver.all_places()
         count = max(min(batches, len(places), MOST_WORKERS), 1)
-        self._pool = futures.ThreadPoolExecutor(count)
+        self._threads = Threads(count)
         self._shares: queue.SimpleQueue[Sequence[Any]] = queue.SimpleQueue()
         for first in range(count):
             self._shares.put(places[first::count])
         self._ended: dict[int, int] = {}
-        self._given_up = False
 
     @property
     def ended(self) -> int:
@@ -35,21 +35,19 @@ class Workers:
 
     def submit(self, function: Any, engine: Any, fields: Sequence[Field], points: Sequence[Point]) -> futures.Future:
         """A future of a batch's rows; the function is `rows_of`."""
-        return self._pool.submit(self._rows, engine, fields, points)
+        return self._threads.submit(self._rows, engine, fields, points)
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
-        self._given_up = True
-        self._pool.shutdown(cancel_futures=True)
+        self._threads.__exit__(kind, error, trace)
 
     def _rows(self, engine, fields, points):
         share, thread = self._shares.get(), threading.get_ident()
 
         def advanced(ended: int) -> None:
-            if self._given_up:
-                raise futures.CancelledError
+            check()
             self._ended[thread] = ended
 
         try:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._blocks import fits
+from ufm._interrupts import interruptible
 from ufm._linalg import largest_eigenvalue, operator_norm
 from ufm._precision import float64
 from ufm._programs import kept
@@ -98,6 +99,7 @@ def _losses_of_zero(loss, labels):
     return jax.lax.map(lambda label: per_sample(loss, zeros, label[None])[0], labels)
 
 
+@interruptible
 def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
     """A number that the objective is nowhere below, found from a candidate; tight where the candidate is optimal.
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import pathlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -13,9 +15,11 @@ import numpy as np
 import tyro
 
 import ufm
+from ufm._interrupts import INTERRUPTED, exit_with
 from ufm._tables import show
 from ufm.training import CHIEF
 
+UNREAD = 141  # exit code, as shells have it
 USUAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ufm.Problem)}  # pyright: ignore[reportArgumentType]
 
 
@@ -240,7 +244,7 @@ COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Th
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 where it succeeded, 1 where its answer is no, 2 for bad input."""
+    """Run the command; 0 where it succeeded, 1 where its answer is no, 2 for bad input, 130 where interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
         print(f"ufm {ufm.__version__}")
@@ -249,7 +253,13 @@ def main(arguments: list[str] | None = None) -> int:
         COMMANDS, prog="ufm", description=ufm.__doc__, args=arguments, sort_subcommands=False
     )
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # here, where it can be said what happened
+        return code
+    except KeyboardInterrupt:
+        return _interrupted(command)
+    except BrokenPipeError:
+        return _unread()
     except (ValueError, OSError) as error:
         return _refused(str(error))
     except MemoryError as error:
@@ -274,6 +284,23 @@ def _make_way(name: str, path: pathlib.Path) -> None:
         raise ValueError(f"{name} = {str(path)!r}: no folder {str(path.parent)!r} ({error.strerror})") from error
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{name} = {str(path)!r}: {'a folder' if path.is_dir() else 'it cannot be written'}")
+
+
+def _interrupted(command: Any) -> int:
+    """Say what an interrupt leaves behind; the exit code that shells know it by."""
+    exit_with(INTERRUPTED)
+    left = {
+        Train: "nothing was written",
+        Sweep: f"the same command goes on from what is stored in {getattr(command, 'store', None)}",
+    }
+    print("; ".join(["ufm: interrupted", *filter(None, [left.get(type(command))])]), file=sys.stderr)
+    return INTERRUPTED
+
+
+def _unread() -> int:
+    """End quietly where nobody reads what is printed, as programs do that a broken pipe's signal kills."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+    return UNREAD
 
 
 def _features(file: pathlib.Path) -> dict[str, Any]:
@@ -336,16 +363,29 @@ def _value(text: str) -> Any:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def _workers(count: int) -> Any:
-    """Processes, or this one alone."""
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[Any]:
+    """Processes, or this one alone. An interrupt is this one's to answer: the others are ended by it."""
     if count < 1:
         raise ValueError(f"workers = {count}: an integer of at least 1 is needed")
     if count == 1:
-        return contextlib.nullcontext()
-    import multiprocessing
+        yield None
+        return
     from concurrent.futures import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as executor:
+        answer = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as processes that begin now are to do
+        try:
+            for _ in range(count):
+                executor.submit(int)
+        finally:
+            signal.signal(signal.SIGINT, answer)
+        try:
+            yield executor
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def _summarise(table: Any, title: str) -> None:

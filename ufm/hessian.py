@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ufm._interrupts import interruptible
 from ufm._precision import float64
 from ufm._programs import kept
 from ufm.problem import Params, Problem, as_problem, columns, risk
@@ -25,6 +26,7 @@ class Curvature(NamedTuple):
     direction: Params
 
 
+@interruptible
 def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from ufm import archive, metrics, solver
 from ufm._checks import MOST_STEPS, Integer, Real, integer, real
+from ufm._interrupts import interruptible
 from ufm._precision import float64
 from ufm._programs import kept
+from ufm._progress import working
 from ufm.certificate import lower_bounds, relative_gap, unit
 from ufm.metrics import Metrics
 from ufm.problem import Params, Problem, as_problem
@@ -112,6 +114,7 @@ class Optimum:
         archive.save(path, self)
 
 
+@interruptible
 def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
     """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
 
@@ -125,7 +128,9 @@ def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_st
         ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
             argument.
     """
-    return minimize_all([as_problem(problem)], [seed], tol, max_steps)[0]
+    problem = as_problem(problem)
+    with working() as say:
+        return minimize_all([problem], [seed], tol, max_steps, lambda ended: say("minimising"))[0]
 
 
 def minimize_all(

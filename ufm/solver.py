@@ -6,10 +6,10 @@ lane that has finished makes room for the next problem. The module knows nothing
 """
 
 import collections
-import concurrent.futures
 import contextlib
 import enum
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._interrupts import Pace, Threads, check
 from ufm._lanes import dot
-from ufm._precision import float64, to_numpy
+from ufm._precision import to_numpy
 from ufm._programs import kept, made_once
 from ufm.archive import storable
 
@@ -28,6 +29,7 @@ ALONE_ABOVE = 2**13  # numbers that a lane holds: side by side such lanes gain n
 ARMIJO = 1e-4
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
 MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
+FIRST_ITERATIONS = 64  # of a batch, before its pace is known
 REFILL_AT = 2  # a batch stops for new problems when one lane in so many has finished
 SINGLE_THREAD_BELOW = 2**17  # numbers in a batch
 UNBOUNDED = 1e30  # size of a value that no bounded problem has
@@ -99,7 +101,7 @@ def minimize(
         tol: relative, dimensionless.
         max_steps: evaluations of each lane.
         floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
-        advanced: is told how many lanes have finished, in any of several threads.
+        advanced: is told how many lanes have finished, often and in any of several threads.
         polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
         places: a device for each thread that may solve; `all_places()` where None.
         held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
@@ -112,15 +114,12 @@ def minimize(
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
     task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
     first, *others = (places or all_places())[: -(-count // width)]
-    with concurrent.futures.ThreadPoolExecutor(len(others) + 1) as pool, jax.default_device(first):
+    with Threads(len(others)) as pool, jax.default_device(first):
         batch = _Batch(task)
         others = [pool.submit(_alongside, task, place) for place in others]
-        try:
-            batch.run()
-            for other in others:
-                other.result()
-        finally:
-            task.waiting.clear()  # after an error or an interrupt nothing new is begun
+        batch.run()
+        for other in others:
+            other.result()
     for lane in range(count):
         if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
             _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor)
@@ -153,6 +152,7 @@ class _Batch:
         self.args = _take(task.args, self.owners)
         self.state = _begin(task.starts[:, self.owners])._replace(done=jnp.asarray(self.idle))
         self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
+        self.pace = Pace(FIRST_ITERATIONS)
 
     def run(self) -> None:
         task = self.task
@@ -161,7 +161,7 @@ class _Batch:
             self._iterate(until=int(self.idle.sum()) + min(quota, int((~self.idle).sum())))
             fresh = np.flatnonzero(np.asarray(self.state.done) & ~self.idle)
             _collect(task.found, self.state, self.owners, fresh, task.tol, task.floor)
-            task.advanced(int(np.count_nonzero(task.found.steps)))
+            self._tell()
             taken = _next(task.waiting, len(fresh))
             refilled = fresh[: len(taken)]
             self.owners[refilled] = taken
@@ -172,13 +172,25 @@ class _Batch:
                 self.state = _refill(self.state, task.starts[:, self.owners], chosen)
 
     def _iterate(self, until):
-        task = self.task
-        self.state = self.program(self.state, self.args, task.tol, task.floor, task.max_steps, until)
+        """Go on until so many lanes are done, a little at a time."""
+        task, done = self.task, -1
+        while done < until:
+            check()
+            begun = time.monotonic()
+            self.state = self.program(
+                self.state, self.args, task.tol, task.floor, task.max_steps, until, self.pace.most
+            )
+            done = int(np.count_nonzero(self.state.done))
+            self.pace.told(time.monotonic() - begun, whole=done < until)
+            self._tell()
+
+    def _tell(self):
+        self.task.advanced(int(np.count_nonzero(self.task.found.steps)))
 
 
 def _alongside(task: _Task, place: Any) -> None:
-    """Another batch, in another thread; JAX's precision is a thread's own."""
-    with float64(), jax.default_device(place):
+    """Another batch, in another thread."""
+    with jax.default_device(place):
         _Batch(task).run()
 
 
@@ -217,6 +229,7 @@ def by_batches(function: Callable, *trees: Any, held: int) -> Any:
     width = width_of(count, held)
     results = []
     for first in range(0, count, width):
+        check()
         lanes = np.minimum(np.arange(first, first + width), count - 1)
         results.append(to_numpy(function(*(_take(tree, lanes) for tree in trees))))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1)[..., :count], *results)
@@ -286,14 +299,15 @@ def _chosen(mask, new, old):
 
 @made_once
 def _program(fun, single_thread):
-    """Iterate until so many lanes are done; on one core where splitting loops over all costs more than it saves."""
+    """Iterate until so many lanes are done, or so often; on one core where splitting loops costs more than it saves."""
 
-    def run(state, args, tol, floor, max_steps, until):
-        return jax.lax.while_loop(
-            lambda state: jnp.sum(state.done) < until,
-            lambda state: _iterate(fun, state, args, tol, floor, max_steps),
-            state,
+    def run(state, args, tol, floor, max_steps, until, most):
+        state, _ = jax.lax.while_loop(
+            lambda carry: (jnp.sum(carry[0].done) < until) & (carry[1] > 0),
+            lambda carry: (_iterate(fun, carry[0], args, tol, floor, max_steps), carry[1] - 1),
+            (state, most),
         )
+        return state
 
     alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
     options = alone if single_thread and jax.default_backend() == "cpu" else None
@@ -385,6 +399,7 @@ def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
     f, g = to_numpy(value_and_grad(x, args))
     damping = 0.0
     for _ in range(NEWTON_STEPS):
+        check()
         if _small(jnp.asarray(x)[:, None], f, jnp.asarray(g)[:, None], tol, floor)[0]:
             found.status[lane] = Status.CONVERGED
             break

@@ -8,6 +8,7 @@ Every chunk carries a checksum, with which zarr reads it too; what is missing or
 import contextlib
 import functools
 import json
+import sys
 import time
 import warnings
 import zlib
@@ -113,7 +114,8 @@ class Store:
 
     def __exit__(self, kind, error, trace):
         with self._held:
-            if self._writable:
+            # an interrupt does not wait for the import of xarray, which takes seconds
+            if self._writable and ("xarray" in sys.modules or not isinstance(error, KeyboardInterrupt)):
                 with contextlib.suppress(OSError) if error is not None else self._clear_errors():
                     self._publish()
 

@@ -20,6 +20,8 @@ from ufm._checks import choice, flag, instance, integer, numeric, shown
 from ufm._engines import Field, Minimizing, Point, Trainer, engine_of, rows_of
 from ufm._engines import Training as Training
 from ufm._identity import ByContent, Unidentified, described
+from ufm._interrupts import interruptible, noting
+from ufm._progress import COMPILING
 from ufm._progress import progress as progress_bar
 from ufm._workers import Workers
 from ufm.archive import encode
@@ -86,7 +88,8 @@ def sweep(
     plan = _plan(problem, over, run, flag("params", params))
     partition = plan.partition()
     choice("versions", versions, ("same", "any"))
-    with Memory(plan, partition) if store is None else Store(store, plan, partition, versions) as kept:
+    left = "nothing is kept without a store" if store is None else f"the same call goes on from what is in {store}"
+    with noting(left), Memory(plan, partition) if store is None else Store(store, plan, partition, versions) as kept:
         _compute(plan, partition, kept, executor, progress)
     return plan.dataset(kept.values, kept.makers)
 
@@ -380,7 +383,9 @@ def _compute(plan: _Plan, partition: np.ndarray, kept: Any, executor: Any, progr
         workers = stack.enter_context(Workers(len(waiting))) if executor is None else executor
 
         def news():
-            show(int(sizes[kept.done].sum()) + getattr(workers, "ended", 0), _news(plan, kept.values))
+            ended, done = getattr(workers, "ended", 0), int(sizes[kept.done].sum())
+            begun = not waiting or ended or kept.done[waiting].any()
+            show(done + ended, _news(plan, kept.values) if begun else COMPILING)
 
         news()
         work = ((batch, [plan.points[i] for i in partition[batch][: sizes[batch]]]) for batch in waiting)
@@ -408,7 +413,7 @@ def _through(executor, plan, work, news):
                     continue
                 reason = "cancelled" if future.cancelled() else repr(future.exception())
                 warnings.warn(f"a worker failed ({reason}): its batch is done in this process", stacklevel=5)
-                yield batch, rows_of(plan.engine, plan.fields, points, places=solver.all_places())
+                yield batch, interruptible(rows_of)(plan.engine, plan.fields, points, places=solver.all_places())
     finally:
         for future in sent:
             future.cancel()

@@ -1,9 +1,10 @@
 """Optimiser trajectories: full-batch training in jit-compiled chunks, with every metric recorded on the way."""
 
+import collections
 import enum
 import functools as ft
+import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import optax
 from ufm import archive
 from ufm._checks import MOST_STEPS, Integer, choice, flag, instance, integer, numeric, room_for, shown
 from ufm._identity import ByContent
+from ufm._interrupts import Pace, Threads, check, interruptible
 from ufm._precision import DTYPES, in_precision
 from ufm._programs import kept, made_once
 from ufm._progress import progress as progress_bar
@@ -25,6 +27,7 @@ from ufm.problem import Params, Problem, as_problem, columns, feasible, risk
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
 CHIEF = ("step", "loss", "nc1", "nc2", "nc3", "nc4", "accuracy")  # of a history, in a table
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
+FIRST_STEPS = 64  # to a call, before its pace is known
 MOST_LISTED = 2**63 - 1  # a seed among several, which an array holds
 HELD_IN_GROUP = 2**22  # numbers that the snapshots of a group may hold
 
@@ -147,6 +150,7 @@ class _Carry(NamedTuple):
     state: Any
 
 
+@ft.partial(interruptible, note="the run that was interrupted is not kept")
 def train(
     problem: Problem | Any,
     optimizer: optax.GradientTransformation | Any,
@@ -191,7 +195,7 @@ def train(
     optimizer = ByContent(_checked(optimizer))
     with in_precision(precision):
         carry = _start(problem, optimizer, seed, batched, params, resume, DTYPES[precision])
-        carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, precision, progress)
+        carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, progress)
         history, status = _history(records, looks, first, batched)
         final = jax.tree.map(np.asarray, _rows(carry.params))
         state = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(carry.state))
@@ -287,33 +291,56 @@ def _given(problem, params, seed, batched) -> Params:
     return _rows(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
-def _drive(problem, optimizer, carry, batched, steps, looks, precision, progress):
-    """Run from look to look, while a second thread measures what the first has left behind."""
+def _drive(problem, optimizer, carry, batched, steps, looks, progress):
+    """Run from look to look, while a second thread measures what the first has left behind.
+
+    A long stretch is several calls of the program, so that it can be seen to go on, and be given up.
+    """
     size = sum(leaf.size for leaf in jax.tree.leaves(carry.params))
     advance, record = _compiled(size < SINGLE_THREAD_BELOW)
-    place: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    group = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size))
+    group, pace = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size)), Pace(FIRST_STEPS)
 
     def measured(params, count):
-        with in_precision(precision), jax.default_device(place):  # scopes belong to their thread
-            return np.asarray(record(problem, batched, params, count))[:count]
+        return np.asarray(record(problem, batched, params, count))[:count]
 
-    pending, done = [], 0
     stops = [*looks, steps] if looks[-1] < steps else looks
-    with ThreadPoolExecutor(1) as aside, progress_bar(steps, "steps", progress) as show:
+    records, pending, done, told = [], collections.deque(), 0, time.monotonic()
+    with Threads(1) as aside, progress_bar(steps, "steps", progress) as show:
         for first in range(0, len(stops), group):
-            members = stops[first : first + group]
-            counts = np.diff([done, *members], append=[members[-1]] * (group - len(members)))
-            carry, params = advance(problem, optimizer, batched, carry, counts.astype(np.int32))
-            pending.append(aside.submit(measured, params, len(members)))
-            done = members[-1]
-            if len(pending) > 1:  # one group behind: holds memory down, and sees a divergence soon
-                records = pending[-2].result()
-                if not np.any(np.isfinite(records[-1][0])):
-                    break
-                show(stops[first - 1], _news(*records[-1]))
-        records = np.concatenate([future.result() for future in pending])
+            waiting = collections.deque(stops[first : first + group])
+            while waiting:
+                check()
+                counts, complete = _next_call(waiting, done, pace.most)
+                padded = np.pad(counts, (0, group - len(counts))).astype(np.int32)
+                carry, params = advance(problem, optimizer, batched, carry, padded)
+                done += sum(counts)
+                pending.append((aside.submit(measured, params, complete), done, sum(counts) >= pace.most))
+                if len(pending) > 1:  # one call behind: holds memory down
+                    future, reached, whole = pending.popleft()
+                    records.extend(future.result())
+                    pace.told(time.monotonic() - told, whole)
+                    told = time.monotonic()
+                    show(reached, _news(*records[-1]) if records else "")
+            if first and not np.any(np.isfinite(records[first - 1][0])):  # one group behind, whatever the calls
+                break
+        for future, _, _ in pending:
+            records.extend(future.result())
     return carry, done, records[: len(looks)]
+
+
+def _next_call(waiting: collections.deque, done: int, most: int) -> tuple[list[int], int]:
+    """Steps from stop to stop that a call is to take, at most so many in all, and how many stops it completes.
+
+    Takes those stops from `waiting`. A stretch that is too long ends on the way, a stop that is none.
+    """
+    counts = []
+    while waiting and waiting[0] - done <= most:
+        counts.append(waiting[0] - done)
+        done, most = waiting.popleft(), most - counts[-1]
+    complete = len(counts)
+    if waiting and most > 0:
+        counts.append(most)
+    return counts, complete
 
 
 def _ended(status: Any) -> str:

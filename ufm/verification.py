@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from ufm._checks import instance
+from ufm._interrupts import interruptible
+from ufm._progress import says
 from ufm.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.geometry import gram_distance
 from ufm.measurement import measure
@@ -162,6 +164,8 @@ class _Measured:
         return max(VALUE * unit(self.problem, predicted), LEAST_KNOWN)
 
 
+@interruptible
+@says("verifying")
 def verify(subject: Optimum | Run | Problem | Any) -> Report:
     """What the literature's theorems say of a problem, beside what was measured.
 
