@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import tyro
 import xarray
-from scipy.stats import rankdata
 
 import networks
 import ufm
@@ -127,22 +126,19 @@ def class_means(trained: Trained) -> np.ndarray:
 
 def measured(trained: Trained, seen: dict[str, np.ndarray], labels: Any, reference: np.ndarray) -> dict[str, float]:
     """Metrics of features grouped by decision, where a group has enough; confidence as a detector of the others."""
+    from sklearn.metrics import roc_auc_score  # here, so that it is `handwriting` that says what is missing
+
     last, decision, confidence = trained.looks[-1], seen["decision"], seen["confidence"]
     present = np.bincount(decision, minlength=KNOWN) >= LEAST
     kept, number = present[decision], np.cumsum(present) - 1
     metrics = ufm.measure(seen["H"][kept], number[decision[kept]], last.A[present], last.b[present])
+    in_distribution = np.repeat([1, 0], [len(reference), len(confidence)])
     return {name: getattr(metrics, name) for name in METRICS} | {
         "distance": float(np.mean(seen["distance"])),
         "confidence": float(np.mean(confidence)),
         "accuracy": np.nan if labels is None else float(np.mean(decision == labels)),
-        "auroc": auroc(reference, confidence),
+        "auroc": float(roc_auc_score(in_distribution, np.concatenate([reference, confidence]))),
     }
-
-
-def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """Share of pairs in which the first is larger, ties counted half: area under the receiver's curve."""
-    ranks = rankdata(np.concatenate([higher, lower]))[: len(higher)]
-    return float((ranks.mean() - (len(higher) + 1) / 2) / len(lower))
 
 
 def binned(bins: int, distance: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -119,3 +119,9 @@ def test_a_flipped_bit_never_changes_what_is_loaded(file):
         assert repr(back) == repr(VALUE)  # where zip keeps the time, or something twice
     assert len(refusals) > len(whole) / 6
     assert all(text.startswith(f"path = '{file}': a whole file") for text in refusals)
+
+
+def test_a_saved_file_has_the_rights_of_any_other(tmp_path):
+    (tmp_path / "other").write_bytes(b"")
+    archive.save(tmp_path / "value", VALUE)
+    assert (tmp_path / "value").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -4,8 +4,7 @@ import dataclasses
 import enum
 import errno
 import json
-import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -56,15 +55,14 @@ def save(path: Any, value: Any) -> None:
 
 
 def _replace(target: Any, arrays: dict[str, np.ndarray]) -> None:
-    """A file written beside the target, and then put in its place."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    """A file written beside the target, with the rights that any new file has, and then put in its place."""
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.ufm-partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: Any) -> Any:
