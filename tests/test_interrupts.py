@@ -171,3 +171,25 @@ def test_a_command_says_that_a_sweep_goes_on(tmp_path):
     code, _, err = answer(command("sweep", *SHAPE, *over), pathlib.Path(store, "batches", ".zattrs").exists)
     assert code == _interrupts.INTERRUPTED
     assert err == f"ufm: interrupted; the same command goes on from what is stored in {store}\n"
+
+
+def test_a_command_ends_at_once_however_often_it_is_interrupted():
+    script = """
+import atexit, signal, sys, time
+atexit.register(time.sleep, 600)  # as the interpreter's end may take long
+
+class Impatient:
+    def write(self, text):
+        signal.raise_signal(signal.SIGINT)
+        return sys.__stderr__.write(text)
+
+    def flush(self):
+        sys.__stderr__.flush()
+
+import ufm.cli
+ufm.cli.Theorems.__call__ = lambda self: signal.raise_signal(signal.SIGINT)
+sys.stderr = Impatient()
+sys.exit(ufm.cli.main(["theorems"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (_interrupts.INTERRUPTED, "ufm: interrupted\n")

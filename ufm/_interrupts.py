@@ -51,7 +51,6 @@ T = TypeVar("T")
 
 _current: contextvars.ContextVar["Threads | None"] = contextvars.ContextVar("ufm_threads", default=None)
 _at_work: set[threading.Thread] = set()
-_exit_code: int | None = None
 
 
 class Threads:
@@ -202,12 +201,6 @@ def noting(note: str | None) -> Iterator[None]:
         raise
 
 
-def exit_with(code: int) -> None:
-    """Say with which code the interpreter is to end where it ends before what was given up."""
-    global _exit_code
-    _exit_code = code
-
-
 @atexit.register
 def _at_exit() -> None:
     """Let what was given up end. Where it takes long, end without it after an interrupt; otherwise wait for it."""
@@ -217,19 +210,17 @@ def _at_exit() -> None:
             thread.join(max(until - time.monotonic(), 0.0))
         if not any(thread.is_alive() for thread in threads):
             return
-        if _exit_code is not None:
-            _end(_exit_code)
         if getattr(sys, "last_type", None) is KeyboardInterrupt:
-            _end(INTERRUPTED)
+            end_now()
         for thread in threads:  # the interrupt was caught, and the code to end with is not known here
             thread.join()
     except KeyboardInterrupt:
-        _end(INTERRUPTED)
+        end_now()
 
 
-def _end(code: int) -> NoReturn:
-    """End this process now: the interpreter's own end would crash threads that are within XLA."""
+def end_now() -> NoReturn:
+    """End this process as interrupted: the interpreter's own end takes seconds, and would crash threads within XLA."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(code)
+    os._exit(INTERRUPTED)

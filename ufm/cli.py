@@ -8,14 +8,14 @@ import pathlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import jax
 import numpy as np
 import tyro
 
 import ufm
-from ufm._interrupts import INTERRUPTED, exit_with
+from ufm._interrupts import end_now
 from ufm._tables import show
 from ufm.training import CHIEF
 
@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # here, where it can be said what happened
         return code
     except KeyboardInterrupt:
-        return _interrupted(command)
+        _interrupted(command)
     except BrokenPipeError:
         return _unread()
     except (ValueError, OSError) as error:
@@ -286,15 +286,15 @@ def _make_way(name: str, path: pathlib.Path) -> None:
         raise ValueError(f"{name} = {str(path)!r}: {'a folder' if path.is_dir() else 'it cannot be written'}")
 
 
-def _interrupted(command: Any) -> int:
-    """Say what an interrupt leaves behind; the exit code that shells know it by."""
-    exit_with(INTERRUPTED)
+def _interrupted(command: Any) -> NoReturn:
+    """Say what an interrupt leaves behind, and end, whatever interrupts follow."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     left = {
         Train: "nothing was written",
         Sweep: f"the same command goes on from what is stored in {getattr(command, 'store', None)}",
     }
     print("; ".join(["ufm: interrupted", *filter(None, [left.get(type(command))])]), file=sys.stderr)
-    return INTERRUPTED
+    end_now()
 
 
 def _unread() -> int:
