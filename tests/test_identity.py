@@ -91,6 +91,7 @@ MAKERS = [
     lambda x: np.float32(x),
     lambda x: jnp.array([x, 1.0]),
     lambda x: jax.jit(closure(x)),
+    lambda x: functools.cache(closure(x)),
     lambda x: jax.random.key(int(x)),
     lambda x: range(int(x)),
     lambda x: closure(long_array(x)),
@@ -198,7 +199,15 @@ def test_cycles_end():
     assert identity(ring) != identity(other)
 
 
-@pytest.mark.parametrize("make", [threading.Lock, lambda: (x for x in ()), lambda: memoryview(b"a")])
+class Named:
+    def __reduce__(self):
+        return "a_name"
+
+
+HIDDEN = [threading.Lock, lambda: (x for x in ()), lambda: memoryview(b"a"), Named]
+
+
+@pytest.mark.parametrize("make", HIDDEN)
 def test_what_has_hidden_state_is_refused_and_equal_to_itself_alone(make):
     hidden = make()
     for value in (hidden, closure(hidden), [hidden], Loss(hidden)):

@@ -119,7 +119,7 @@ class _Walk:
             return sorted(_Walk().digest(item) for item in value)
         if type(value) in (dict, types.MappingProxyType):
             return [[self.of(key), self.of(item)] for key, item in _in_order(value)]
-        if type(value).__name__ == "PjitFunction":
+        if type(value).__name__ in ("PjitFunction", "_lru_cache_wrapper"):  # which give what they wrap
             return [self.of(value.__wrapped__)]
         return self._object(value)
 
@@ -214,8 +214,15 @@ class _Walk:
         except Exception as error:  # whatever somebody's object raises
             raise Unidentified(f"{shown(value)}: a {type(value).__qualname__}, whose content can't be read") from error
         if isinstance(reduced, str):
-            return [*_names(value), reduced]
+            return self._global(value, reduced)
         return [self.of(list(part) if isinstance(part, Iterator) else part) for part in reduced]
+
+    def _global(self, value, name):
+        """What pickle would take by its name, which tells enough of what an installed package defines."""
+        module = sys.modules.get(getattr(value, "__module__", None) or "")
+        if getattr(module, name, None) is not value or self._package(vars(module)) is None:
+            raise Unidentified(f"{shown(value)}: a {type(value).__qualname__}, whose content can't be read")
+        return [str(value.__module__), name]
 
     def _package_of(self, value):
         """The installed package that defines a function, class or module, else None."""
