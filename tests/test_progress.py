@@ -4,11 +4,13 @@ import sys
 import threading
 import time
 import types
+from concurrent.futures import CancelledError
 
 import pytest
 from rich.console import Console
 
 from ufm import _progress
+from ufm._interrupts import Threads
 from ufm._progress import progress, says, working
 
 NEWS = "loss 1.0e+00  nc1 2.0e+00  nc2 3.0e+00  nc3 4.0e+00  nc4 5.0e+00"
@@ -60,6 +62,33 @@ def test_work_says_what_it_does_and_work_within_it_speaks_in_its_place():
     assert "0:00:0" in lines(console)[0]
     assert "verifying" in lines(console)[0]
     assert "comparing" in [line for line in lines(console) if line.strip()][-1]
+
+
+def shown(console):
+    with progress(1_000, "steps", True, console) as update:
+        update(500, "after")
+    return "500/1000" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("show", [lambda: progress(1_000, "steps", True, terminal(80)), lambda: working("it", True)])
+def test_what_was_given_up_leaves_its_place_to_others_and_takes_none(show):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work():
+        with show():
+            begun.set()
+            go_on.wait(20)
+        with show():
+            raise AssertionError("goes on")
+
+    with Threads(1) as threads:
+        future = threads.submit(work)
+        assert begun.wait(20)
+    assert shown(terminal(80))
+    go_on.set()
+    with pytest.raises(CancelledError):
+        future.result()
+    assert shown(terminal(80))
 
 
 def test_quick_answers_and_files_show_nothing(capsys):

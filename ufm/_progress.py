@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-from ufm._interrupts import ending
+from ufm._interrupts import check, ending
 
 QUIET = 0.7  # seconds before work of unknown length is shown, so that quick answers show nothing
 DRAWN_EVERY = 0.25
@@ -37,27 +37,24 @@ def progress(
     if not _wanted(show) or not _one_shown.acquire(blocking=False):
         yield lambda done, news: None
         return
-    try:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-        columns = (
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-        )
-        bar = _row(columns, console)
-        task = bar.add_task("", total=total, news=COMPILING, rate="")
+    columns = (
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    bar = _row(columns, console)
+    task = bar.add_task("", total=total, news=COMPILING, rate="")
 
-        def update(done: int, news: str) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=done, news=news, rate=f"{speed:,.0f}/s" if speed else "")
+    def update(done: int, news: str) -> None:
+        speed = bar.tasks[0].speed
+        bar.update(task, completed=done, news=news, rate=f"{speed:,.0f}/s" if speed else "")
 
-        with _drawn(bar, console):
-            yield update
-    finally:
-        _one_shown.release()
+    with _drawn(bar, console):
+        yield update
 
 
 @contextlib.contextmanager
@@ -72,16 +69,12 @@ def working(
     if not _wanted(show):
         yield lambda news: None
     elif _one_shown.acquire(blocking=False):
-        try:
-            from rich.progress import SpinnerColumn, TimeElapsedColumn
+        from rich.progress import SpinnerColumn, TimeElapsedColumn
 
-            _bar = _row((SpinnerColumn(), TimeElapsedColumn()), console)
-            _bar.add_task("", total=None, news="")
-            with _speaking(_bar, news) as say, _drawn(_bar, console, quiet):
-                yield say
-        finally:
-            _bar = None
-            _one_shown.release()
+        _bar = _row((SpinnerColumn(), TimeElapsedColumn()), console)
+        _bar.add_task("", total=None, news="")
+        with _speaking(_bar, news) as say, _drawn(_bar, console, quiet):
+            yield say
     else:
         with _speaking(_bar, news) as say:
             yield say
@@ -198,7 +191,7 @@ class _Lines:
 
 @contextlib.contextmanager
 def _drawn(bar: Any, console: Any, quiet: float = 0.0) -> Iterator[None]:
-    """Draw a bar after so many seconds, until the work ends, or is given up."""
+    """Draw a bar after so many seconds, until the work ends or is given up; others may then be shown."""
     drawn, lock = _Lines(bar) if console is None and _in_notebook() else bar, threading.Lock()
     started, over = False, False
 
@@ -210,16 +203,22 @@ def _drawn(bar: Any, console: Any, quiet: float = 0.0) -> Iterator[None]:
                 started = True
 
     def stop() -> None:
-        nonlocal started, over
+        global _bar
+        nonlocal over
         with lock:
+            if over:
+                return
+            over = True
             if started:
                 drawn.stop()
-            started, over = False, True
+        _bar = None
+        _one_shown.release()
 
     timer = threading.Timer(quiet, start)
     timer.daemon = True
     with ending(stop):
         try:
+            check()  # work given up before has no ending any more
             timer.start() if quiet else start()
             yield
         finally:
