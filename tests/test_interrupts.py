@@ -72,10 +72,11 @@ def test_an_interrupt_says_what_it_leaves():
 
 def test_threads_work_in_the_scopes_of_whoever_asks():
     def seen():
-        return {name: getattr(jax.config, name) for name in _interrupts.SCOPES}, np.geterr()["over"]
+        return [getattr(jax.config, name) for name in (*_interrupts.SCOPES, "jax_disable_jit")], np.geterr()["over"]
 
     usual = interruptible(seen)()
-    scopes = jax.enable_x64(True), jax.default_device(jax.devices()[0]), jax.default_matmul_precision("highest")
+    device, precision = jax.default_device(jax.devices()[0]), jax.default_matmul_precision("highest")
+    scopes = jax.enable_x64(True), device, precision, jax.disable_jit()
     with contextlib.ExitStack() as stack:
         for scope in (*scopes, jax.debug_nans(True), np.errstate(over="ignore")):
             stack.enter_context(scope)
