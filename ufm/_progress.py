@@ -209,10 +209,12 @@ def _drawn(bar: Any, console: Any, quiet: float = 0.0) -> Iterator[None]:
             if over:
                 return
             over = True
-            if started:
-                drawn.stop()
-        _bar = None
-        _one_shown.release()
+            try:
+                if started:
+                    drawn.stop()
+            finally:
+                _bar = None
+                _one_shown.release()
 
     timer = threading.Timer(quiet, start)
     timer.daemon = True
