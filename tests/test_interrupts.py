@@ -174,8 +174,9 @@ def test_a_command_says_that_a_sweep_goes_on(tmp_path):
     assert err == f"ufm: interrupted; the same command goes on from what is stored in {store}\n"
 
 
-def test_a_command_ends_at_once_however_often_it_is_interrupted():
-    script = """
+@pytest.mark.parametrize("where", ["Theorems.__call__", "tyro.extras.subcommand_cli_from_dict"])
+def test_a_command_ends_at_once_whenever_and_however_often_it_is_interrupted(where):
+    script = f"""
 import atexit, signal, sys, time
 atexit.register(time.sleep, 600)  # as the interpreter's end may take long
 
@@ -188,7 +189,7 @@ class Impatient:
         sys.__stderr__.flush()
 
 import ufm.cli
-ufm.cli.Theorems.__call__ = lambda self: signal.raise_signal(signal.SIGINT)
+ufm.cli.{where} = lambda *_, **__: signal.raise_signal(signal.SIGINT)
 sys.stderr = Impatient()
 sys.exit(ufm.cli.main(["theorems"]))
 """

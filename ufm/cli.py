@@ -249,10 +249,11 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"ufm {ufm.__version__}")
         return 0
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="ufm", description=ufm.__doc__, args=arguments, sort_subcommands=False
-    )
+    command = None
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="ufm", description=ufm.__doc__, args=arguments, sort_subcommands=False
+        )
         code = command()
         sys.stdout.flush()  # here, where it can be said what happened
         return code
