@@ -264,17 +264,12 @@ def near_a_simplex(K, d, spread, rows=None):
     return np.asarray(rows)[labels] + spread * noise.reshape(-1, d), labels, np.asarray(rows)
 
 
-def gradient_of(name, H, labels, A):
-    """Gradient of a metric in the features (N, d), as somebody's regulariser would take it."""
-
-    def value(H):
-        classifier = jnp.asarray(A, H.dtype)
-        return getattr(ufm.metrics.evaluate(H.T, jnp.asarray(labels), classifier, 0 * classifier[:, 0]), name)
-
-    return np.asarray(jax.grad(value)(jnp.asarray(H)))
+def gradient(weigh, H, labels, A):
+    """Gradient of a weighing of metrics in the features (N, d), as somebody's regulariser would take it."""
+    return np.asarray(jax.jit(jax.grad(lambda H: weigh(ufm.metrics.evaluate(H.T, labels, A, 0 * A[:, 0]))))(H))
 
 
-@pytest.mark.parametrize(("K", "d"), [(4, 6), (4, 3), (5, 12)])
+@pytest.mark.parametrize(("K", "d"), [(4, 6), (4, 3)])
 def test_the_gradient_of_nc1_at_a_simplex_is_that_of_the_trace_at_fixed_rank(K, d):
     # with W and C free of noise between classes, Tr(Cov_W Cov_B⁺) moves by Tr(dCov_W Cov_B⁺) + Tr(Cov_W dCov_B⁺), and
     # dB⁺ = −B⁺ dB B⁺ + B⁺B⁺ dB (1 − BB⁺) + (1 − BB⁺) dB B⁺B⁺ where the rank stays (Golub and Pereyra 1973)
@@ -288,15 +283,14 @@ def test_the_gradient_of_nc1_at_a_simplex_is_that_of_the_trace_at_fixed_rank(K, 
     rest = np.eye(d) - X @ B
     dX = -X @ dB @ X + X @ X @ dB @ rest + rest @ dB @ X @ X
     with jax.enable_x64(True):
-        found = np.sum(gradient_of("nc1", H, labels, A) * step)
+        found = np.sum(gradient(lambda metrics: metrics.nc1, *map(jnp.asarray, (H, labels, A))) * step)
     assert_allclose(found, (np.trace(dW @ X) + np.trace(W @ dX)) / K, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ufm.Metrics._fields)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_every_metric_has_a_finite_gradient_where_features_have_collapsed(name, dtype):
+def test_every_metric_has_a_finite_gradient_where_features_have_collapsed(dtype):
     # integers only, so that sums are exact and distances, spreads and deviations are exactly zero
     rows = np.array([[2.0, -1.0, -1.0, 0.0], [-1.0, 2.0, -1.0, 0.0], [-1.0, -1.0, 2.0, 0.0]])
     H, labels, A = near_a_simplex(3, 4, 0.0, rows)
-    with jax.enable_x64(dtype == np.float64):
-        assert np.all(np.isfinite(gradient_of(name, H.astype(dtype), labels, A)))
+    with jax.enable_x64(dtype == np.float64):  # a sum is finite only where all its terms are
+        assert np.all(np.isfinite(gradient(sum, *map(jnp.asarray, (H.astype(dtype), labels, A.astype(dtype))))))
