@@ -154,7 +154,10 @@ NOT_LOSSES = {
     "convex in words": (declared(convex="no"), r"loss\.convex = 'no'"),
     "an infimum that is none": (declared(infimum=np.nan), r"loss\.infimum = nan"),
     "an infinite infimum": (declared(infimum=lambda K: np.inf), r"loss\.infimum = inf"),
+    "attained in words": (declared(attained="no"), r"loss\.attained = 'no'"),
+    "attained, but what": (declared(attained=True), r"loss\.attained = True: the infimum .*loss\.infimum"),
     "a conjugate of vectors": (declared(conjugate=lambda s, y: s), "its conjugate gives"),
+    "a curvature of matrices": (declared(curvature=lambda z, y: (jnp.diag(z), z)), "its curvature gives"),
 }
 
 
@@ -208,6 +211,44 @@ def test_an_object_with_the_facts_certifies_as_ours_does(loss):
     bound = ufm.lower_bound(problem(loss=loss), q)
     assert bound > 0.1
     assert_allclose(bound, ufm.lower_bound(problem(), q), rtol=1e-12)
+
+
+class CurvedEntropy(PlainEntropy):
+    """With a curvature, which the softmax along its only axis is right for; of one sample."""
+
+    def curvature(self, z, y):
+        p = jax.nn.softmax(z)
+        return p, p
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CurvedTree(CurvedEntropy):
+    """The same as a pytree of the user's own."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bent:
+    """A pytree whose own number is called as a fact is."""
+
+    curvature: float = 1.0
+
+    def __call__(self, z, y):
+        return 0.5 * self.curvature * jnp.sum((z - jax.nn.one_hot(y, len(z))) ** 2)
+
+
+@pytest.mark.parametrize("loss", [CurvedEntropy(), CurvedTree(), Bent()], ids=["plain", "pytree", "a number"])
+def test_the_curvature_of_a_users_loss_is_that_of_each_sample(loss, monkeypatch):
+    loss = losses.as_loss(loss)
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        Z, labels, weights = jnp.asarray(random.normal(size=(3, 5))), jnp.arange(5) % 3, jnp.asarray(random.random(5))
+        wanted = jax.hessian(lambda b: weights @ losses.per_sample(loss, Z + b[:, None], labels))(jnp.zeros(3))
+        if not isinstance(loss, Bent):  # what it declares is used
+            monkeypatch.setattr(losses, "_along_class", None)
+        assert_allclose(losses.curvature_of_shifts(loss, Z, labels, weights), wanted, atol=1e-14)
+        assert_allclose(losses.curvatures_of_shifts(loss, Z, labels, weights), np.diag(wanted), atol=1e-14)
 
 
 def test_facts_that_nobody_declared_are_not_there():

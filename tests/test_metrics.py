@@ -294,3 +294,13 @@ def test_every_metric_has_a_finite_gradient_where_features_have_collapsed(dtype)
     H, labels, A = near_a_simplex(3, 4, 0.0, rows)
     with jax.enable_x64(dtype == np.float64):  # a sum is finite only where all its terms are
         assert np.all(np.isfinite(gradient(sum, *map(jnp.asarray, (H.astype(dtype), labels, A.astype(dtype))))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_metrics_of_features_that_are_not_finite_are_no_collapse(bad):
+    H, labels, A = near_a_simplex(3, 4, 0.1)
+    H[0, 0] = bad
+    with jax.enable_x64(True):
+        found = ufm.metrics.evaluate(jnp.asarray(H.T), jnp.asarray(labels), jnp.asarray(A), jnp.zeros(3))._asdict()
+    known = {"equinorm_A", "accuracy", "nc4"}  # of the classifier alone, and of decisions, which NaN compares false in
+    assert all(np.isnan(value) for name, value in found.items() if name not in known), found

@@ -603,3 +603,9 @@ def test_swept_functions_have_labels_of_their_own():
 def test_options_are_checked_before_anything_runs(options, over, message):
     with pytest.raises(ValueError, match=message):
         ufm.sweep(problem(), {"seed": [0], **over}, ufm.Training(optax.sgd, options, steps=5, snapshots=2))
+
+
+def test_seeds_of_more_than_64_bits_are_kept(tmp_path):
+    table = ufm.sweep(problem(), {"seed": [1, 2**70]}, store=tmp_path / "store")
+    assert table.seed.values.tolist() == ["1", str(2**70)]
+    assert table.equals(ufm.sweep(problem(), {"seed": [1, 2**70]}, store=tmp_path / "store"))

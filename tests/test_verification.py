@@ -2,6 +2,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import tracemalloc
 
 import numpy as np
 import optax
@@ -13,6 +14,7 @@ from zoo import problem
 import ufm
 from ufm.cli import main
 from ufm.theory.registry import THEOREMS, Prediction, Theorem, theorem
+from ufm.verification import _merged
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -189,3 +191,14 @@ def test_a_theorem_of_ones_own_as_the_readme_has_it(capsys):
     finally:
         THEOREMS[:] = known
     assert capsys.readouterr().out == printed
+
+
+def test_merged_classes_are_found_without_an_array_of_all_pairs_of_rows():
+    tracemalloc.start()
+    rows = np.random.default_rng(0).normal(size=(300, 300))
+    rows[[3, 7, 11]] = rows[5]
+    found = _merged(rows, 1.0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == ((3, 5, 7, 11),)
+    assert most < 10 * rows.nbytes

@@ -55,12 +55,12 @@ LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up under
 def relative_gap(problem: Problem, value: float, bound: float) -> float:
     """How far from the minimum a value can be, by a lower bound, in its `unit`: what `certified` and `verify` judge by.
 
-    Infinite where the value's digits are lost.
+    Infinite where the value's digits are lost. A value below its bound is as far off, since rounding put it there.
     """
     if not keeps_digits(problem, value):
         return np.inf
-    gap, size = value - bound, unit(problem, value)
-    return 0.0 if gap <= 0 else float(np.divide(gap, size)) if size > 0 else np.inf
+    gap, size = abs(float(value) - float(bound)), float(unit(problem, value))
+    return gap / size if size > 0 else 0.0 if gap == 0 else np.inf
 
 
 def unit(problem: Problem, value: float) -> float:

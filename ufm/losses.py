@@ -5,8 +5,7 @@ A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `
 `attained`, as a square's is, so that a value may be it up to rounding; `conjugate(slope, label)`, its Fenchel
 conjugate, from which tighter bounds do; and `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d −
 q qᵀ, which a best bias is found faster with. Any function or object of one sample's (logits, label) serves too, with
-the same facts but `curvature` as attributes. Everything works without the optional parts; what cannot be certified then
-says so.
+the same facts as attributes. Everything works without the optional parts; what cannot be certified then says so.
 """
 
 import functools as ft
@@ -189,7 +188,7 @@ class DotRegression(ClassFirst):
 class Custom:
     """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
 
-    `convex`, `infimum`, `attained` and `conjugate` are its own attributes where it has them.
+    `convex`, `infimum`, `attained`, `conjugate` and `curvature` are its own attributes where it has them.
     """
 
     function: Callable | Any = static()
@@ -199,8 +198,8 @@ class Custom:
         return self.function(logits, label)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "conjugate":  # which a loss has or hasn't
-            return self.function.conjugate  # pyright: ignore[reportFunctionMemberAccess]
+        if name in ("conjugate", "curvature"):  # which a loss has or hasn't
+            return getattr(self.function, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
     @property
@@ -250,9 +249,14 @@ def check_loss(loss: Any, num_classes: int) -> None:
     if fault:
         raise ValueError(f"loss = {shown(written)}: {fault}")
     flag("loss.convex", is_convex(loss))
+    attained = flag("loss.attained", getattr(written, "attained", False))
     bound = infimum(loss, num_classes)
-    if not isinstance(bound, Tracer) and not number("loss.infimum", bound) < np.inf:
+    if isinstance(bound, Tracer):
+        return
+    if not number("loss.infimum", bound) < np.inf:
         raise ValueError(f"loss.infimum = {shown(bound)}: a number below which the loss never is, or −∞, is needed")
+    if attained and not bound > -np.inf:
+        raise ValueError("loss.attained = True: the infimum that is attained is needed as loss.infimum")
 
 
 @ft.lru_cache(maxsize=64)
@@ -268,6 +272,10 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
         told = {"it": jax.eval_shape(of(per_sample), logits, shapes, labels)}
         if hasattr(structure.unflatten(shapes), "conjugate"):
             told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, labels)
+        if _declares_curvature(structure.unflatten(shapes)):
+            pair = jax.eval_shape(of(per_sample_curvature), logits, shapes, labels)
+            if [getattr(part, "shape", None) for part in jax.tree.leaves(pair)] != [(num_classes, count)] * 2:
+                return f"of {count} samples its curvature gives {pair}; two vectors of one entry a class are needed"
         for name, found in told.items():
             if getattr(found, "shape", None) != (count,) or not jnp.issubdtype(found.dtype, np.floating):
                 return f"of {count} samples {name} gives {found}; one real number of each is needed"
@@ -293,6 +301,18 @@ def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) ->
     return jax.vmap(loss.conjugate, in_axes=(1, 0))(slopes, labels)
 
 
+def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
+    """Diagonals and vectors (K, N) of a loss that declares its curvature, whichever form it was written in."""
+    if isinstance(loss, ClassFirst):
+        return loss.curvature(logits, labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.vmap(loss.curvature, in_axes=(1, 0), out_axes=1)(logits, labels)
+
+
+def _declares_curvature(loss: Any) -> bool:
+    """Whether it is declared; a number of that name is a user's own parameter."""
+    return callable(getattr(loss, "curvature", None))
+
+
 def is_convex(loss: Any) -> Any:
     """Whether a loss declares itself convex in the logits."""
     return getattr(loss, "convex", False)
@@ -308,8 +328,8 @@ def curvature_of_shifts(
     loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
 ) -> Float[Array, "K K"]:
     """Σ_i w_i ∇²ℓ_i(z_i), the Hessian along what is added to all samples' logits; in memory of order K² + KN."""
-    if hasattr(loss, "curvature"):
-        diagonal, factor = loss.curvature(logits, labels)
+    if _declares_curvature(loss):
+        diagonal, factor = per_sample_curvature(loss, logits, labels)
         return jnp.diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
     return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j), jnp.arange(logits.shape[0]))
 
@@ -318,8 +338,8 @@ def curvatures_of_shifts(
     loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
 ) -> Float[Array, " K"]:
     """The diagonal of `curvature_of_shifts`."""
-    if hasattr(loss, "curvature"):
-        diagonal, factor = loss.curvature(logits, labels)
+    if _declares_curvature(loss):
+        diagonal, factor = per_sample_curvature(loss, logits, labels)
         return (diagonal - factor**2) @ weights
     classes = jnp.arange(logits.shape[0])
     return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)

@@ -163,7 +163,7 @@ def centres(sums: Sums) -> Centres:
     eps = float(jnp.finfo(means.dtype).eps)
     centred = means - jnp.mean(means, axis=0, keepdims=True)
     rounding = 4 * eps * _norm(means)
-    centred = jnp.where(_norm(centred, axis=1)[:, None] > rounding, centred, 0.0)
+    centred = jnp.where(_norm(centred, axis=1)[:, None] <= rounding, 0.0, centred)
     return Centres(sums.count, means, centred, _whitener(centred, rounding), rounding)
 
 
@@ -173,7 +173,7 @@ def _whitener(C, rounding):
     K, d = C.shape
     values, vectors = eigh(C @ C.T if d >= K else C.T @ C)
     floor = jnp.maximum(4 * min(K, d) * jnp.finfo(C.dtype).eps * values[-1], rounding**2)
-    inverse = _over(1.0, jnp.where(values > floor, values, 0.0))
+    inverse = _over(1.0, jnp.where(values <= floor, 0.0, values))
     if d >= K:  # the centred means' Gram is singular: its least eigenvalue is rounding
         inverse = inverse.at[0].set(0.0)
         return inverse[:, None] * (vectors.T @ C)
@@ -304,13 +304,13 @@ def _offset(reached):
 
 
 def _over(x, norm):
-    """X / norm, and zero where the norm is."""
-    return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1.0), 0.0)
+    """X / norm, and zero where the norm is; NaN where that is."""
+    return jnp.where(norm <= 0, 0.0, x / jnp.where(norm <= 0, 1.0, norm))
 
 
 def _ratio(x, y, noise):
     """X / y of non-negative numbers; where y vanishes ∞, or 0 where x is noise too."""
-    return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), jnp.where(x > noise, jnp.inf, 0.0))
+    return jnp.where(y <= 0, jnp.where(x <= noise, 0.0, jnp.inf), x / jnp.where(y <= 0, 1.0, y))
 
 
 def _relative_spread(norms):
@@ -323,7 +323,7 @@ def _norm(X, axis=None):
 
 def _root(x):
     """√x, whose derivative at zero is taken as zero: the metrics that are distances have their kink there."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+    return jnp.where(x <= 0, 0.0, jnp.sqrt(jnp.where(x <= 0, 1.0, x)))
 
 
 def _simplex_distance(X, Y):

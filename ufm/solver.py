@@ -36,6 +36,7 @@ UNBOUNDED = 1e30  # size of a value that no bounded problem has
 NEWTON_STEPS = 100
 DAMPINGS = 14  # tried for a Newton step before giving up
 NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
+HESSIAN_HELD = 2**22  # numbers of the largest arrays while it is formed, by as many rows at a time as that allows
 
 
 @storable
@@ -122,7 +123,7 @@ def minimize(
             other.result()
     for lane in range(count):
         if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
-            _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor)
+            _polish(fun, found, lane, _take(args, np.array([lane])), tol, floor, max(held, found.x.shape[0]))
     return found
 
 
@@ -386,7 +387,7 @@ def _where_over(good, numerator, denominator, otherwise):
     return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), otherwise)
 
 
-def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
+def _polish(fun, found: Solution, lane: int, args, tol, floor, held) -> None:
     """Newton's method on one problem that L-BFGS left unfinished, damped until the step descends.
 
     Curvatures enter by their size, since the valley floor may be concave; directions without any, as rotations are,
@@ -403,7 +404,7 @@ def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
         if _small(jnp.asarray(x)[:, None], f, jnp.asarray(g)[:, None], tol, floor)[0]:
             found.status[lane] = Status.CONVERGED
             break
-        values, vectors = np.linalg.eigh(np.asarray(hessian(x, args)))
+        values, vectors = np.linalg.eigh(np.asarray(hessian(x, args, held)))
         steepest = np.abs(values).max()
         along = vectors.T @ g
         for _ in range(DAMPINGS):
@@ -423,9 +424,14 @@ def _polish(fun, found: Solution, lane: int, args, tol, floor) -> None:
 
 @made_once
 def _derivatives(fun):
-    """Value with gradient, and Hessian, of a single lane."""
+    """Value with gradient, and Hessian, of a single lane whose largest arrays hold so many numbers."""
 
     def value(x, args):
         return fun(x[:, None], args)[0]
 
-    return kept(jax.value_and_grad(value)), kept(jax.jacrev(jax.grad(value)))
+    def hessian(x, args, held):
+        _, pull = jax.vjp(lambda x: jax.grad(value)(x, args), x)
+        coordinates, rows = jnp.arange(x.shape[0]), max(HESSIAN_HELD // held, 1)
+        return jax.lax.map(lambda i: pull((coordinates == i).astype(x.dtype))[0], coordinates, batch_size=rows)
+
+    return kept(jax.value_and_grad(value)), kept(hessian, static_argnums=2)

@@ -36,7 +36,8 @@ def informed_start(reduced: Reduced) -> tuple[Any, Any]:
     slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(at_zero)
     pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
     price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
-    centred, plain = (roots * frame[None] for frame in (jnp.eye(K) - 1.0 / K, jnp.eye(K)))
+    plain = roots * jnp.eye(K)[None]
+    centred = plain - roots / K
     lines = jnp.stack([centred, plain, pull]), jnp.stack([0 * price, 0 * price, price]), jnp.stack([0 * b, 0 * b, b])
     values, sizes, lines = jax.lax.map(lambda line: _coarsely(reduced, price, _line(reduced, *line)), lines)
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)

@@ -327,8 +327,9 @@ def _typed(block: np.ndarray, kind: str) -> np.ndarray:
 
 def _coordinate(column: Sequence[Any]) -> np.ndarray:
     """Values as numbers where they are, otherwise as text, which is numbered where it doesn't tell values apart."""
-    if all(isinstance(value, bool | int | float) for value in column):
-        return np.asarray(column)
+    numbers = all(isinstance(value, bool | int | float) for value in column)
+    if numbers and not (found := np.asarray(column)).dtype.hasobject:  # which integers of more than 64 bits are
+        return found
     entries = [(_label(value), ByContent(value)) for value in column]
     alike: dict[str, list[ByContent]] = {}
     for label, value in entries:

@@ -330,8 +330,8 @@ def _relative(predicted: Any, measured: Any, least: float = GEOMETRY) -> float:
 
 def _merged(A: np.ndarray, size: float) -> tuple[tuple[int, ...], ...]:
     """Groups of two or more classes whose classifier rows coincide, zero ones too."""
-    close = np.linalg.norm(A[:, None] - A[None], axis=2) <= GEOMETRY * size
-    groups = {tuple(int(j) for j in np.flatnonzero(row)) for row in close}
+    close = (np.linalg.norm(A - row, axis=1) <= GEOMETRY * size for row in A)  # never K × K × r numbers
+    groups = {tuple(int(j) for j in np.flatnonzero(near)) for near in close}
     return _sorted_groups(group for group in groups if len(group) > 1)
 
 
