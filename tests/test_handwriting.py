@@ -39,7 +39,8 @@ def test_counts_that_are_not_there_are_refused(study, counts):
 
 
 def test_without_scikit_learn_every_study_says_what_to_install(study, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in ["sklearn", "sklearn.datasets", *(name for name in sys.modules if name.startswith("sklearn."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     for shared in ("handwriting", "networks"):
         monkeypatch.delitem(sys.modules, shared, raising=False)
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (none|`studies`) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
