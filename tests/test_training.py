@@ -206,7 +206,7 @@ def test_schedule_is_log_spaced_with_both_ends_or_as_listed():
         ({"optimizer": 0.1}, "optimizer = 0.1"),
         ({"params": ufm.Params(np.zeros((2, 2)), np.zeros((3, 4)), np.zeros(3))}, "params.H of shape"),
         ({"seed": -1}, "seed = -1"),
-        ({"steps": 10**30}, "steps = 1000000.*between 1 and"),
+        ({"steps": 10**30}, "steps = 1000000.*at least 1 and at most"),
         ({"snapshots": []}, r"snapshots = \[\]"),
         ({"snapshots": "all"}, "snapshots = 'all'"),
         ({"snapshots": [[1, 2]]}, "snapshots = "),
