@@ -475,8 +475,16 @@ def test_a_dask_worker_killed_in_the_middle_loses_nothing(reference, tmp_path):
             os.kill(pids[busy], signal.SIGKILL)
             return finished(path)
 
+        class Slow:  # so that workers have batches left when the first has ended
+            def submit(self, function, *arguments):
+                def slowly():
+                    time.sleep(0.5)
+                    return function(*arguments)
+
+                return client.get_executor().submit(slowly)
+
         killing = aside.submit(kill)
-        same(ufm.sweep(problem(), OVER, store=path, executor=client.get_executor()), reference)
+        same(ufm.sweep(problem(), OVER, store=path, executor=Slow()), reference)
         assert 0 < killing.result() < 5
     same(opened(path), reference)
 
