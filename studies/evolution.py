@@ -98,7 +98,8 @@ def of_model(config: Config, num_classes: int) -> Scene:
     optimizer = optax.sgd(config.rate_model, momentum=0.9)
     steps, run, params = schedule(config.steps, config.frames), None, [problem.init(config.seed)]
     for taken in np.diff(steps).tolist():
-        run = ufm.train(problem, optimizer, taken, config.seed, [taken], resume=run, progress=False)
+        begins: Any = {"seed": config.seed} if run is None else {"resume": run}
+        run = ufm.train(problem, optimizer, taken, snapshots=[taken], progress=False, **begins)
         params.append(run.params)
     return projected("step", steps, [(p.H, p.A, p.b) for p in params], problem.labels)
 
