@@ -128,6 +128,13 @@ def test_a_damaged_archive_is_one_clear_line(tmp_path, capsys):
     assert_refused(capsys, "d.npz: H cannot be read (Bad CRC-32", "measure", tmp_path / "d.npz")
 
 
+def test_a_file_of_something_else_is_named_without_advice_to_unpickle_it(tmp_path, capsys):
+    (tmp_path / "f.npz").write_text("junk")
+    assert run("measure", tmp_path / "f.npz") == 2
+    needed = "not an .npz file, or a damaged one; plain arrays H and labels are needed"
+    assert capsys.readouterr().err == f"ufm: {tmp_path / 'f.npz'}: {needed}\n"
+
+
 def test_arrays_that_are_too_large_are_one_clear_line(tmp_path, capsys):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)})

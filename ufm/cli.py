@@ -309,7 +309,8 @@ def _features(file: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file}: no such file; an .npz file with H and labels is needed")
     with file.open("rb") as stream:
-        archive = _read(f"{file}: not an .npz file of plain arrays", lambda: np.load(stream, allow_pickle=False))
+        needed = f"{file}: not an .npz file, or a damaged one; plain arrays H and labels are needed"
+        archive = _read(needed, lambda: np.load(stream, allow_pickle=False), why=False)  # NumPy would advise pickle
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError(f"{file}: a single array; an .npz file with H and labels is needed")
         absent = {"H", "labels"} - set(archive.files)
@@ -319,14 +320,14 @@ def _features(file: pathlib.Path) -> dict[str, Any]:
         return {key: _read(f"{file}: {key} cannot be read", lambda key=key: archive[key]) for key in keys}
 
 
-def _read(otherwise: str, read: Any) -> Any:
+def _read(otherwise: str, read: Any, why: bool = True) -> Any:
     """What `read` gives, or a ValueError; that an array is too large stays a MemoryError, which says how large."""
     try:
         return read()
     except MemoryError:
         raise
     except Exception as error:  # whatever several libraries raise where a file is damaged
-        raise ValueError(f"{otherwise} ({error})") from error
+        raise ValueError(f"{otherwise} ({error})" if why else otherwise) from error
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:
