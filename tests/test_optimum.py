@@ -363,10 +363,11 @@ def test_wrong_arguments_name_themselves(words, message):
 
 def test_programs_that_are_forgotten_are_made_anew(monkeypatch):
     first = ufm.minimize(problem()).value
-    monkeypatch.setattr(_programs, "_traced", _programs.MOST_PROGRAMS)  # the next to be traced makes room
-    assert ufm.minimize(problem(num_classes=2)).certified
-    assert _programs._traced < _programs.MOST_PROGRAMS
+    monkeypatch.setattr(_programs, "_traced", _programs.MOST_PROGRAMS)
+    _programs._make_room()
+    assert _programs._traced == 1
     assert ufm.minimize(problem()).value == first
+    assert _programs._traced > 1
 
 
 def equations(jaxpr):
