@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 import ufm
 from handwriting import NUM_CLASSES, Digits, split_by_class
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 MACHINES = {"Laplace kernel": "laplace", "Gaussian kernel": "gauss", "no AGOP (Laplace kernel)": None}
 SHOWN = ("nc1", "nc2", "trace_ratio")

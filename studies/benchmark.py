@@ -31,10 +31,11 @@ import tyro
 
 import ufm
 from ufm import plot
-from ufm._blocks import cut, fold, put
-from ufm._tables import number, show
-from ufm.optimum import minimize_all
-from ufm.problem import columns, risk
+from ufm._core.blocks import cut, fold, put
+from ufm._core.tables import number, show
+from ufm.minima.optimum import minimize_all
+from ufm.model.params import columns
+from ufm.model.problem import risk
 
 REST = 0.05  # seconds before a run, in which idle threads of another library stop spinning
 SAME = 1e-4  # relative difference up to which two results are the same
@@ -306,7 +307,8 @@ def vocabulary(config: Config) -> list[Row]:
 MEASURED = {
     "a gradient": """
 import jax, jax.numpy as jnp, ufm
-from ufm.problem import columns, risk
+from ufm.model.params import columns
+from ufm.model.problem import risk
 problem = ufm.Problem(K, d, 1)
 params = columns(ufm.Params(*(jnp.asarray(x, jnp.float32) for x in problem.init(0)[:3])))
 jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, params))

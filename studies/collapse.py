@@ -15,7 +15,7 @@ import tyro
 
 import ufm
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 
 @dataclasses.dataclass(frozen=True)

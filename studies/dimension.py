@@ -19,10 +19,11 @@ import tyro
 import xarray
 from jaxtyping import Array, Float
 
-from ufm import geometry, plot, solver
-from ufm._precision import float64
-from ufm._progress import progress
-from ufm._tables import show
+from ufm import geometry, plot
+from ufm._core.precision import float64
+from ufm._core.progress import progress
+from ufm._core.tables import show
+from ufm.minima import solver
 
 ABSENT = -1e30  # added to the logarithm of what a smaller code lacks
 DEGREE = np.pi / 180

@@ -20,7 +20,7 @@ import ufm
 from handwriting import NUM_CLASSES, split_by_class
 from networks import Architecture, Decays, Look, Recipe
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 PANELS = {
     "objective": "objective",

@@ -21,7 +21,7 @@ import ufm
 from handwriting import NUM_CLASSES, Digits, split_by_class
 from networks import Architecture, Decays, Recipe, Trained
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 SMALL = np.arange(NUM_CLASSES) >= NUM_CLASSES // 2  # the digits of which few samples are given
 CLASSIFIERS = ("learned", "fixed simplex ETF")

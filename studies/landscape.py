@@ -15,7 +15,7 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 from ufm.theory.landscape import escape_curvature, zero_point
 
 

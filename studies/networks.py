@@ -18,8 +18,9 @@ import optax
 
 import ufm
 from handwriting import SIDE, Digits
-from ufm._progress import progress
-from ufm.training import History, schedule
+from ufm._core.progress import progress
+from ufm.metrics.history import History
+from ufm.training import schedule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 
 @dataclasses.dataclass(frozen=True)

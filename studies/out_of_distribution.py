@@ -22,7 +22,7 @@ import ufm
 from handwriting import NUM_CLASSES, SIDE, Digits, split_by_class
 from networks import Architecture, Decays, Recipe, Trained
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 KNOWN = 8  # digits below are trained on, the others held out
 LEAST = 5  # samples that make a group of a decision

@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 
 import ufm
 from ufm import plot
-from ufm._tables import show
+from ufm._core.tables import show
 
 FLOOR = 1e-16  # where zeros are drawn on a log axis
 

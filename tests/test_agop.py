@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ufm._precision import float64
+from ufm._core.precision import float64
 
 
 @pytest.fixture(scope="module")

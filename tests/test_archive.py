@@ -8,7 +8,8 @@ import pytest
 from zoo import problem
 
 import ufm
-from ufm import archive, solver
+from ufm._core import archive
+from ufm.minima import solver
 
 VALUE = {"status": solver.Status.CONVERGED, "problem": problem(), "x": np.arange(40.0)}
 

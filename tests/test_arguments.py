@@ -16,10 +16,10 @@ from zoo import problem
 
 import ufm
 import ufm.plot
-from ufm.constraints import Constraint
-from ufm.losses import ClassFirst
+from ufm.metrics.history import History
+from ufm.model.constraints import Constraint
+from ufm.model.losses import ClassFirst
 from ufm.theory import registry
-from ufm.training import History
 
 WRONG = {
     "text": "p",

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ufm import _blocks
+from ufm._core import blocks
 
 SMALL = {
     "repeats": 1,
@@ -70,7 +70,7 @@ def test_sweeps_are_timed_against_scipy(benchmark):
 
 
 def test_streamed_gradients_are_timed_against_their_products(benchmark, monkeypatch):
-    monkeypatch.setattr(_blocks, "LOGITS_AT_ONCE", 100)
+    monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 100)
     gradient, *memory = benchmark.vocabulary(benchmark.Config(**SMALL))
     assert "objective" in gradient.note
     assert [row.what.split(",")[0] for row in memory] == ["a gradient", "training with a bar"]

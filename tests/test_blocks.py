@@ -9,10 +9,12 @@ from numpy.testing import assert_allclose
 from zoo import ZOO, problem
 
 import ufm
-from ufm import _blocks, _streamed_bound
-from ufm._streamed_bound import norm_bound, shortfall
-from ufm.metrics import evaluate
-from ufm.problem import columns, risk
+from ufm._core import blocks
+from ufm.metrics.definitions import evaluate
+from ufm.minima import streamed_bound
+from ufm.minima.streamed_bound import norm_bound, shortfall
+from ufm.model.params import columns
+from ufm.model.problem import risk
 
 
 @pytest.fixture
@@ -22,32 +24,32 @@ def streamed(monkeypatch):
     def twice(run, at_once=8, kept=False):
         whole = run()
         with monkeypatch.context() as patch:
-            patch.setattr(_blocks, "LOGITS_AT_ONCE", at_once)
+            patch.setattr(blocks, "LOGITS_AT_ONCE", at_once)
             if kept:  # a program is kept by its shapes, of which the size of blocks is none
                 jax.clear_caches()
-            blocks = run()
+            in_blocks = run()
         if kept:
             jax.clear_caches()
-        return whole, blocks
+        return whole, in_blocks
 
     return twice
 
 
-def assert_same(whole, blocks, rtol=1e-12):
-    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=rtol, atol=rtol), whole, blocks)
+def assert_same(whole, in_blocks, rtol=1e-12):
+    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=rtol, atol=rtol), whole, in_blocks)
 
 
 def test_blocks_cover_every_row_once_and_hold_no_more_than_is_allowed(monkeypatch):
-    monkeypatch.setattr(_blocks, "LOGITS_AT_ONCE", 12)
+    monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 12)
     for count in (1, 3, 4, 7, 8):
 
         def step(seen, first, fresh):
             assert fresh.shape[0] <= 12 // 3
             return seen.at[first + jnp.arange(fresh.shape[0])].add(fresh.astype(jnp.int32))
 
-        assert np.all(_blocks.fold(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
-    assert _blocks.fits(4, 3)
-    assert not _blocks.fits(5, 3)
+        assert np.all(blocks.fold(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
+    assert blocks.fits(4, 3)
+    assert not blocks.fits(5, 3)
 
 
 KINDS = {
@@ -74,16 +76,16 @@ def test_objective_and_its_derivatives(name, streamed):
 
             return jax.jit(both)(p, at)
 
-        whole, blocks = streamed(derivatives)
-    assert_same(whole, blocks)
-    (value, gradient), _, _, some = blocks
+        whole, in_blocks = streamed(derivatives)
+    assert_same(whole, in_blocks)
+    (value, gradient), _, _, some = in_blocks
     assert_allclose(some, gradient[1].A, rtol=1e-12, atol=1e-15)
     assert_allclose(value, p.objective(q), rtol=1e-13)
 
 
 def test_gradient_holds_no_array_of_all_logits(monkeypatch):
     # any array of N·K numbers anywhere in the program, inside its loops too, would be a failure
-    monkeypatch.setattr(_blocks, "LOGITS_AT_ONCE", 64)
+    monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 64)
     p = problem(num_classes=11, dim=2, per_class=3)
     with jax.enable_x64(True):
         jaxpr = jax.make_jaxpr(jax.value_and_grad(risk, argnums=1))(p, columns(jax.tree.map(jnp.asarray, p.init(0))))
@@ -139,8 +141,8 @@ def test_certificate(name, streamed):
     p = BOUNDED[name]
     b = np.random.default_rng(0).normal(size=p.num_classes) * p.bias
     points = [q._replace(H=s * q.H) for q in [p.init(3)._replace(b=b)] for s in (0.1, 1.0, 10.0)]
-    whole, blocks = streamed(lambda: [ufm.lower_bound(p, q) for q in points])
-    assert_allclose(blocks, whole, rtol=1e-12 if p.bias_kind == "none" else 1e-8, atol=1e-15)
+    whole, in_blocks = streamed(lambda: [ufm.lower_bound(p, q) for q in points])
+    assert_allclose(in_blocks, whole, rtol=1e-12 if p.bias_kind == "none" else 1e-8, atol=1e-15)
 
 
 def test_rounded_dual_is_a_bound_where_the_bias_is_far_from_best(monkeypatch):
@@ -150,8 +152,8 @@ def test_rounded_dual_is_a_bound_where_the_bias_is_far_from_best(monkeypatch):
     probabilities = np.array([1 - 3 * kappa, kappa, kappa, kappa])
     minimum = -probabilities @ np.log(probabilities)
     best = ufm.minimize(p).params
-    monkeypatch.setattr(_streamed_bound, "BIAS_STEPS", 0)
-    monkeypatch.setattr(_blocks, "LOGITS_AT_ONCE", 8)
+    monkeypatch.setattr(streamed_bound, "BIAS_STEPS", 0)
+    monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 8)
     for size, least in ((0.0, 1 - 1e-9), (1e-3, 0.99), (1.0, 0.0)):
         b = best.b + size * np.random.default_rng(1).normal(size=4)
         bound = ufm.lower_bound(p, best._replace(b=b))
@@ -169,8 +171,8 @@ def spectra(size):
 
 def test_norm_is_bounded_whatever_the_spectrum(monkeypatch):
     # a diagonal matrix is as good as any: the Gaussian start is as likely in every basis
-    monkeypatch.setattr(_streamed_bound, "WIDTH", 4)
-    monkeypatch.setattr(_streamed_bound, "PASSES", 20)
+    monkeypatch.setattr(streamed_bound, "WIDTH", 4)
+    monkeypatch.setattr(streamed_bound, "PASSES", 20)
     size = 500
     for _, values in spectra(size):
         for seed in range(20):
@@ -181,9 +183,9 @@ def test_norm_is_bounded_whatever_the_spectrum(monkeypatch):
 
 def test_shortfall_is_exceeded_as_often_as_it_says(monkeypatch):
     # one pass over a matrix of rank one: θ is λ times the share of a Beta variable, and the proof loses nothing
-    monkeypatch.setattr(_streamed_bound, "WIDTH", 4)
-    monkeypatch.setattr(_streamed_bound, "PASSES", 1)
-    monkeypatch.setattr(_streamed_bound, "FAILURE", 0.3)
+    monkeypatch.setattr(streamed_bound, "WIDTH", 4)
+    monkeypatch.setattr(streamed_bound, "PASSES", 1)
+    monkeypatch.setattr(streamed_bound, "FAILURE", 0.3)
     size, draws = 300, 400
     values = np.zeros(size)
     values[5] = 1.0

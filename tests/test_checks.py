@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from zoo import problem
 
 import ufm
-from ufm import _checks
+from ufm._core import checks
 
 
 class Tensor:
@@ -79,7 +79,7 @@ def test_a_whole_number_of_any_library_is_a_count(three):
     assert ufm.Problem(num_classes=3, dim=4, per_class=[three, 2, 1]).per_class == (3, 2, 1)
     assert_array_equal(ufm.geometry.simplex_etf(three, 4, seed=three), ufm.geometry.simplex_etf(3, 4, seed=3))
     assert_array_equal(p.init(seed=three).H, p.init(seed=3).H)
-    assert _checks.integer("n", three, least=3, most=3) == 3
+    assert checks.integer("n", three, least=3, most=3) == 3
 
 
 COUNTS = {
@@ -134,7 +134,7 @@ def test_arrays_of_any_library_are_measured_and_are_parameters(convert):
 def test_half_precisions_are_widened_and_whole_numbers_are_doubles():
     ones = np.ones((2, 2))
     for half in (ones.astype(np.float16), jnp.asarray(ones, jnp.bfloat16), Tensor(ones.astype(np.float32), half=True)):
-        assert _checks.numeric("x", half).dtype == np.float32
+        assert checks.numeric("x", half).dtype == np.float32
     zeros = ufm.Params(np.zeros((15, 4), int), np.zeros((3, 4), int), np.zeros(3, int))
     assert_allclose(problem().objective(zeros), np.log(3), rtol=1e-15)  # cross-entropy of equal logits
 
@@ -218,7 +218,7 @@ def test_hidden_layers_are_not_ignored():
     ],
 )
 def test_what_memory_cannot_hold_is_said_before_it_is_tried(call, needed, monkeypatch):
-    monkeypatch.setattr(_checks, "_memory", lambda: 2**36)
+    monkeypatch.setattr(checks, "_memory", lambda: 2**36)
     with pytest.raises(ValueError, match=f"which need {needed} of memory; this machine has 64 GiB"):
         call()
 

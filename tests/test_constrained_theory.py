@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import ufm
-from ufm.theory.registry import TOTAL
+from ufm.theory.formulas import TOTAL
 
 CE, SE = ufm.CrossEntropy(), ufm.SquaredError()
 K, D = 4, 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm._tables import number
+from ufm._core.tables import number
 
 SMALL = {"samples": 512, "snapshots": 4}
 PERCEPTRON, CONVOLUTIONAL = {"widths": (128, 128, 64)}, {"widths": (64,), "channels": (16, 32)}

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import ufm
-from ufm._precision import float64
+from ufm._core.precision import float64
 
 
 def test_log_loss_is_that_of_the_problem_however_many_classes_are_absent(study):

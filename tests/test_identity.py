@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from ufm._identity import ByContent, Unidentified, described, identity
+from ufm._core.identity import ByContent, Unidentified, described, identity
 
 FACTOR = 2.0
 

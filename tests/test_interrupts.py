@@ -15,8 +15,10 @@ import optax
 import pytest
 
 import ufm
-from ufm import _interrupts, solver, training
-from ufm._interrupts import Threads, check, ending, interruptible
+from ufm import training
+from ufm._core import interrupts
+from ufm._core.interrupts import Threads, check, ending, interruptible
+from ufm.minima import solver
 
 LONG = 20  # seconds that an answer may take on a busy machine; the work itself takes far more
 SHAPE = ["--num-classes", "3", "--dim", "4", "--per-class", "5", "--lambda-H", "1e-2"]
@@ -72,7 +74,7 @@ def test_an_interrupt_says_what_it_leaves():
 
 def test_threads_work_in_the_scopes_of_whoever_asks():
     def seen():
-        return [getattr(jax.config, name) for name in (*_interrupts.SCOPES, "jax_disable_jit")], np.geterr()["over"]
+        return [getattr(jax.config, name) for name in (*interrupts.SCOPES, "jax_disable_jit")], np.geterr()["over"]
 
     usual = interruptible(seen)()
     device, precision = jax.default_device(jax.devices()[0]), jax.default_matmul_precision("highest")
@@ -114,7 +116,7 @@ def test_training_is_the_same_bits_however_its_calls_are_split(seed, snapshots, 
 
     whole = train()
     monkeypatch.setattr(training, "FIRST_STEPS", 3)
-    monkeypatch.setattr(_interrupts, "GOAL", 0.0)
+    monkeypatch.setattr(interrupts, "GOAL", 0.0)
     split = train()
     for one, other in zip(jax.tree.leaves(whole[1:]), jax.tree.leaves(split[1:]), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -124,7 +126,7 @@ def test_minima_are_the_same_bits_however_iterations_are_split(monkeypatch):
     problem = ufm.Problem(3, 4, [9, 4, 2])
     whole = ufm.minimize(problem)
     monkeypatch.setattr(solver, "FIRST_ITERATIONS", 2)
-    monkeypatch.setattr(_interrupts, "GOAL", 0.0)
+    monkeypatch.setattr(interrupts, "GOAL", 0.0)
     split = ufm.minimize(problem)
     assert (split.value, split.lower_bound, split.steps) == (whole.value, whole.lower_bound, whole.steps)
     np.testing.assert_array_equal(split.means, whole.means)
@@ -155,14 +157,14 @@ def command(*arguments):
 def test_a_script_ends_as_python_ends_it_while_a_program_compiles():
     problem = "ufm.Problem(60, 64, 100, lambda_A=1e-5, lambda_H=1e-6, features=ufm.Nonnegative())"
     code, _, err = answer(f"import ufm; print('go', flush=True); ufm.minimize({problem})")
-    assert code in (_interrupts.INTERRUPTED, -signal.SIGINT)
+    assert code in (interrupts.INTERRUPTED, -signal.SIGINT)
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert "Fatal" not in err
 
 
 def test_a_command_says_that_training_left_nothing():
     code, _, err = answer(command("train", *SHAPE, "--steps", 10**9, "--snapshots", 2))
-    assert code == _interrupts.INTERRUPTED
+    assert code == interrupts.INTERRUPTED
     assert err == "ufm: interrupted; nothing was written\n"
 
 
@@ -170,7 +172,7 @@ def test_a_command_says_that_a_sweep_goes_on(tmp_path):
     store = tmp_path / "s.zarr"
     over = ["--run", "sgd", "--steps", 10**9, "--snapshots", 2, "--over", "learning_rate=0.1,0.2", "--store", store]
     code, _, err = answer(command("sweep", *SHAPE, *over), pathlib.Path(store, "batches", ".zattrs").exists)
-    assert code == _interrupts.INTERRUPTED
+    assert code == interrupts.INTERRUPTED
     assert err == f"ufm: interrupted; the same command goes on from what is stored in {store}\n"
 
 
@@ -194,4 +196,4 @@ sys.stderr = Impatient()
 sys.exit(ufm.cli.main(["theorems"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (_interrupts.INTERRUPTED, "ufm: interrupted\n")
+    assert (done.returncode, done.stderr) == (interrupts.INTERRUPTED, "ufm: interrupted\n")

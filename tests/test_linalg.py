@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ufm import _linalg
-from ufm._precision import float64
+from ufm._core import linalg
+from ufm._core.precision import float64
 
 DECOMPOSITIONS = {
     "eigh": np.linalg.eigh,
@@ -21,7 +21,7 @@ def matrices(*shape):
 
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 def test_decompositions_are_numpys_alone_and_under_vmap(name):
-    X, mine = matrices(2, 3, 5, 5), getattr(_linalg, name)
+    X, mine = matrices(2, 3, 5, 5), getattr(linalg, name)
     with float64():
         alone, inner = mine(jnp.asarray(X[0, 0])), jax.vmap(mine)(jnp.asarray(X[0]))
         both = jax.vmap(jax.vmap(mine))(jnp.asarray(X))
@@ -45,7 +45,7 @@ def test_decompositions_are_numpys_alone_and_under_vmap(name):
 def test_derivatives_are_differences_of_values(name):
     # eigenvalues and singular values are simple here; vectors are summed in squares, which have no sign
     def value(X):
-        return sum(jnp.sum(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(getattr(_linalg, name)(X)))
+        return sum(jnp.sum(jnp.sin(leaf) ** 2) for leaf in jax.tree.leaves(getattr(linalg, name)(X)))
 
     X, step = matrices(3, 4, 4), 1e-6 * matrices(4, 4)
     with float64():
@@ -61,7 +61,7 @@ def test_no_batch_reaches_lapack(name):
     if jax.default_backend() != "cpu":
         pytest.skip("batches are an accelerator's strength")
     with float64():
-        text = jax.jit(jax.vmap(getattr(_linalg, name))).lower(matrices(3, 7, 7)).as_text()
+        text = jax.jit(jax.vmap(getattr(linalg, name))).lower(matrices(3, 7, 7)).as_text()
     calls = [line for line in text.splitlines() if "custom_call @lapack" in line]
     assert calls
     assert not any("tensor<3x" in line for line in calls)

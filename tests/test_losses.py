@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from zoo import LOSSES, problem
 
 import ufm
-from ufm import losses
+from ufm.model import losses
 
 
 def brier(z, y):

@@ -10,7 +10,7 @@ from zoo import features
 
 import ufm
 from ufm import geometry
-from ufm.measurement import Stream
+from ufm.metrics.measurement import Stream
 
 DIRECTIONAL = ("nc1", "nc2", "nc3", "equinorm", "equiangular", "simplex_angle", "trace_ratio", "cdnv")
 

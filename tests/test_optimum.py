@@ -12,14 +12,18 @@ from numpy.testing import assert_allclose
 from zoo import FREE, ZOO, problem
 
 import ufm
-from ufm import _programs
-from ufm.certificate import _bounds, relative_gap
-from ufm.losses import Custom, curvature_of_shifts, curvatures_of_shifts, per_sample
-from ufm.optimum import _finish, minimize_all
-from ufm.problem import columns, risk
-from ufm.reduction import class_means, objective, reduce, relaxed_rank
-from ufm.solver import HESSIAN_HELD, Status, _derivatives, width_of
-from ufm.starts import informed_start
+from ufm._core import programs
+from ufm._core.lanes import width_of
+from ufm.minima.certificate import _bounds, relative_gap
+from ufm.minima.convergence import Status
+from ufm.minima.lane_objective import objective
+from ufm.minima.newton import HESSIAN_HELD, _derivatives
+from ufm.minima.optimum import _finish, minimize_all
+from ufm.minima.reduction import reduce
+from ufm.minima.starts import informed_start
+from ufm.model.losses import Custom, curvature_of_shifts, curvatures_of_shifts, per_sample
+from ufm.model.params import columns
+from ufm.model.problem import class_means, relaxed_rank, risk
 
 CONVEX = {
     "cross-entropy": {"loss": ufm.CrossEntropy()},
@@ -363,11 +367,11 @@ def test_wrong_arguments_name_themselves(words, message):
 
 def test_programs_that_are_forgotten_are_made_anew(monkeypatch):
     first = ufm.minimize(problem()).value
-    monkeypatch.setattr(_programs, "_traced", _programs.MOST_PROGRAMS)
-    _programs._make_room()
-    assert _programs._traced == 1
+    monkeypatch.setattr(programs, "_traced", programs.MOST_PROGRAMS)
+    programs._make_room()
+    assert programs._traced == 1
     assert ufm.minimize(problem()).value == first
-    assert _programs._traced > 1
+    assert programs._traced > 1
 
 
 def equations(jaxpr):

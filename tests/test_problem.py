@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose
 from zoo import ZOO, problem
 
 import ufm
-from ufm.problem import columns, risk
+from ufm.model.params import columns
+from ufm.model.problem import risk
 
 
 def test_objective_is_the_formula():

@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ufm import _programs
-from ufm._programs import kept, made_once
+from ufm._core import programs
+from ufm._core.programs import kept, made_once
 
 
 @pytest.fixture
 def forgotten(monkeypatch):
     calls = []
-    monkeypatch.setattr(_programs, "_traced", 0)
-    monkeypatch.setattr(_programs, "_programs", weakref.WeakSet())
-    monkeypatch.setattr(_programs, "_forget", [lambda: calls.append(0)])
+    monkeypatch.setattr(programs, "_traced", 0)
+    monkeypatch.setattr(programs, "_programs", weakref.WeakSet())
+    monkeypatch.setattr(programs, "_forget", [lambda: calls.append(0)])
     return calls
 
 
@@ -24,7 +24,7 @@ def doubled(traces):
 
 
 def test_programs_beyond_the_most_forget_all_and_are_made_anew(forgotten, monkeypatch):
-    monkeypatch.setattr(_programs, "MOST_PROGRAMS", 3)
+    monkeypatch.setattr(programs, "MOST_PROGRAMS", 3)
     traces = []
     program = doubled(traces)
     for size in (1, 2, 3, 1, 2, 3):
@@ -38,16 +38,16 @@ def test_programs_beyond_the_most_forget_all_and_are_made_anew(forgotten, monkey
 
 
 def test_maps_of_memory_beyond_the_most_forget_all_but_a_few_programs(forgotten, monkeypatch):
-    monkeypatch.setattr(_programs, "FEWEST", 3)
-    monkeypatch.setattr(_programs, "MOST_MAPS", 0)
+    monkeypatch.setattr(programs, "FEWEST", 3)
+    monkeypatch.setattr(programs, "MOST_MAPS", 0)
     program = doubled([])
     for size in range(1, 8):
         program(np.ones(size))
-    assert len(forgotten) == (2 if _programs.MAPS.exists() else 0)
+    assert len(forgotten) == (2 if programs.MAPS.exists() else 0)
 
 
 def test_a_program_that_forgets_all_in_the_midst_of_another_harms_neither(forgotten, monkeypatch):
-    monkeypatch.setattr(_programs, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(programs, "MOST_PROGRAMS", 1)
     inner = doubled([])
     outer = kept(lambda x: inner(x) + inner(x[:1]))
     with ThreadPoolExecutor(4) as pool:
@@ -56,9 +56,9 @@ def test_a_program_that_forgets_all_in_the_midst_of_another_harms_neither(forgot
 
 
 def test_every_program_of_the_package_is_kept():
-    folder = pathlib.Path(_programs.__file__).parent
-    jitted = [file.name for file in folder.rglob("*.py") if "jax.jit" in file.read_text()]
-    assert jitted == ["_programs.py"]
+    package = pathlib.Path(programs.__file__).parent.parent
+    jitted = [str(file.relative_to(package)) for file in package.rglob("*.py") if "jax.jit" in file.read_text()]
+    assert jitted == ["_core/programs.py"]
 
 
 def test_threads_make_a_program_once_and_again_when_it_is_forgotten(forgotten):
@@ -72,6 +72,6 @@ def test_threads_make_a_program_once_and_again_when_it_is_forgotten(forgotten):
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(ask, "aaaa"))) == 1
     assert made == ["a"]
-    _programs._forget[-1]()
+    programs._forget[-1]()
     program("a")
     assert made == ["a", "a"]

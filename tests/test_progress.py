@@ -9,9 +9,9 @@ from concurrent.futures import CancelledError
 import pytest
 from rich.console import Console
 
-from ufm import _progress
-from ufm._interrupts import Threads
-from ufm._progress import progress, says, working
+from ufm._core import progress as bars
+from ufm._core.interrupts import Threads
+from ufm._core.progress import progress, says, working
 
 NEWS = "loss 1.0e+00  nc1 2.0e+00  nc2 3.0e+00  nc3 4.0e+00  nc4 5.0e+00"
 
@@ -51,10 +51,10 @@ def test_work_says_what_it_does_and_work_within_it_speaks_in_its_place():
     console, said = terminal(80), []
     with working("verifying", True, console, quiet=0.0) as say:
         with working(show=True) as inner:
-            said.append(_progress._bar.tasks[0].fields["news"])
+            said.append(bars._bar.tasks[0].fields["news"])
             inner("minimising")
-            said.append(_progress._bar.tasks[0].fields["news"])
-        said.append(_progress._bar.tasks[0].fields["news"])
+            said.append(bars._bar.tasks[0].fields["news"])
+        said.append(bars._bar.tasks[0].fields["news"])
         with progress(3, "points", True) as update:
             update(1, "not beside other work")
         say("comparing")
@@ -106,7 +106,7 @@ def test_notebooks_have_a_line_without_further_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     shell = types.SimpleNamespace(get_ipython=lambda: object())
     monkeypatch.setitem(sys.modules, "IPython", shell)
-    monkeypatch.setattr(_progress, "DRAWN_EVERY", 0.01)
+    monkeypatch.setattr(bars, "DRAWN_EVERY", 0.01)
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     with progress(1_000, "steps") as update:

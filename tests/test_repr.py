@@ -7,7 +7,7 @@ import pytest
 from zoo import ZOO, problem
 
 import ufm
-from ufm._repr import brief
+from ufm._core.repr import brief
 from ufm.theory.registry import Prediction
 
 UNEVEN = problem(num_classes=5, dim=12, per_class=[7, 3, 2, 2, 2], class_weights=np.arange(1.0, 6.0))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from ufm import solver
-from ufm.solver import Status
+from ufm.minima import solver
+from ufm.minima.convergence import Status
 
 
 def quartic(x, args):
@@ -85,7 +85,7 @@ def test_finished_lanes_are_counted():
 
 EVERY_DEVICE = """
 import jax, numpy as np, ufm
-from ufm.optimum import minimize_all
+from ufm.minima.optimum import minimize_all
 decays = np.geomspace(1e-4, 1e-1, 40).tolist()
 found = minimize_all([ufm.Problem(3, 4, [9, 4, 2], lambda_A=d, lambda_H=1e-3) for d in decays], [0] * len(decays))
 print(len(jax.local_devices()), *(best.value.hex() for best in found))

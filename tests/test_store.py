@@ -9,9 +9,9 @@ import pytest
 import xarray
 import zarr
 
-from ufm import store
-from ufm._lock import hold
-from ufm.store import Store
+from ufm._core.lock import hold
+from ufm.sweeps import store
+from ufm.sweeps.store import Store
 
 PARTITION = np.array([[0, 1], [2, 3], [4, -1]])
 ROWS = np.arange(15.0).reshape(5, 3)
@@ -257,5 +257,5 @@ def test_an_unchanged_store_is_left_as_it_is(path):
 
 
 def test_ufm_is_imported_without_unix():
-    code = "import sys, os, jax; sys.modules['fcntl'] = None; del os.uname; import ufm, ufm.store; print('there')"
+    code = "import sys, os, jax; sys.modules['fcntl'] = None; del os.uname; import ufm, ufm.sweeps.store; print('there')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "there\n"

@@ -23,15 +23,17 @@ import zarr
 from zoo import problem
 
 import ufm
-from ufm import _engines, solver, store, sweeps
+from ufm._core import lanes
+from ufm.sweeps import grid as sweeps
+from ufm.sweeps import minimizing, store
 
 DECAYS = np.geomspace(1e-4, 1e-2, 10).tolist()
 OVER = {"lambda_A": DECAYS, "seed": range(4)}
 SMOOTHED = ufm.LabelSmoothing(0.1)
 SCRIPT = """
 import sys, numpy as np, ufm
-from ufm import _engines
-_engines.BATCHES = (8,)
+from ufm.sweeps import minimizing
+minimizing.BATCHES = (8,)
 problem = ufm.Problem(num_classes=3, dim=4, per_class=5, lambda_A=1e-2, lambda_H=1e-2)
 over = {"lambda_A": np.geomspace(1e-4, 1e-2, 10).tolist(), "seed": range(4)}
 ufm.sweep(problem, over, store=sys.argv[1])
@@ -40,13 +42,13 @@ ufm.sweep(problem, over, store=sys.argv[1])
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(_engines, "BATCHES", (8,))
+    monkeypatch.setattr(minimizing, "BATCHES", (8,))
 
 
 @pytest.fixture(scope="module")
 def reference():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_engines, "BATCHES", (8,))
+        patch.setattr(minimizing, "BATCHES", (8,))
         return ufm.sweep(problem(), OVER)
 
 
@@ -238,7 +240,7 @@ def test_training_is_swept_over_what_needs_another_program():
 
 def test_store_is_resumed_and_has_no_objects(reference, tmp_path, monkeypatch):
     path = tmp_path / "s.zarr"
-    solve, calls = _engines.Minimizing.solve, []
+    solve, calls = minimizing.Minimizing.solve, []
 
     def interrupted(*arguments):
         calls.append(0)
@@ -246,8 +248,8 @@ def test_store_is_resumed_and_has_no_objects(reference, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return solve(*arguments)
 
-    monkeypatch.setattr(_engines.Minimizing, "solve", interrupted)
-    monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1], solver.all_places()))
+    monkeypatch.setattr(minimizing.Minimizing, "solve", interrupted)
+    monkeypatch.setattr(lanes, "all_places", functools.partial(lambda places: places[:1], lanes.all_places()))
     with pytest.raises(KeyboardInterrupt):
         ufm.sweep(problem(), OVER, store=path)
     part = opened(path)
@@ -340,7 +342,7 @@ def test_killed_at_any_moment_it_goes_on(reference, tmp_path):
 
 def test_a_store_begun_with_other_versions_is_finished_where_this_is_asked_for(tmp_path, monkeypatch):
     path, over, versions = tmp_path / "s.zarr", {"seed": range(16)}, sweeps.versions
-    monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1], solver.all_places()))
+    monkeypatch.setattr(lanes, "all_places", functools.partial(lambda places: places[:1], lanes.all_places()))
     with monkeypatch.context() as patch:
         patch.setattr(sweeps, "versions", lambda: {**versions(), "jax": "0.1"})
         done_first(1, patch)
@@ -361,7 +363,7 @@ def test_a_store_begun_with_other_versions_is_finished_where_this_is_asked_for(t
 
 def done_first(batches, patch):
     """Interrupt a sweep after some batches."""
-    solve, calls = _engines.Minimizing.solve, []
+    solve, calls = minimizing.Minimizing.solve, []
 
     def interrupted(*arguments):
         calls.append(0)
@@ -369,7 +371,7 @@ def done_first(batches, patch):
             raise KeyboardInterrupt
         return solve(*arguments)
 
-    patch.setattr(_engines.Minimizing, "solve", interrupted)
+    patch.setattr(minimizing.Minimizing, "solve", interrupted)
 
 
 def test_damage_to_a_store_is_said_and_mended(reference, tmp_path):
@@ -400,7 +402,7 @@ def finished(path):
 def test_a_second_process_is_refused_unless_all_is_there(tmp_path):
     path, over = tmp_path / "s.zarr", {"seed": [0]}
     before = ufm.sweep(problem(), over, store=path)
-    hold = f"import ufm._lock, pathlib; lock = ufm._lock.hold(pathlib.Path({str(path / 'batches/done')!r}))"
+    hold = f"import ufm._core.lock, pathlib; lock = ufm._core.lock.hold(pathlib.Path({str(path / 'batches/done')!r}))"
     hold += "; print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
@@ -495,7 +497,7 @@ def test_importing_ufm_imports_nothing_slow():
 
 
 def test_places_give_the_same_bits(reference, monkeypatch):
-    monkeypatch.setattr(solver, "all_places", functools.partial(lambda places: places[:1] * 5, solver.all_places()))
+    monkeypatch.setattr(lanes, "all_places", functools.partial(lambda places: places[:1] * 5, lanes.all_places()))
     same(ufm.sweep(problem(), OVER), reference)
 
 

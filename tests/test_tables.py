@@ -3,7 +3,7 @@ import rich.console
 from zoo import problem
 
 import ufm
-from ufm._tables import html, show, table, text
+from ufm._core.tables import html, show, table, text
 
 
 @pytest.fixture

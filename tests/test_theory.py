@@ -14,8 +14,8 @@ import ufm
 from ufm import geometry, theory
 from ufm.theory import Prediction, cross_entropy, imbalanced_squared_error, squared_error
 from ufm.theory.focal import Margins, focal
+from ufm.theory.formulas import TOTAL
 from ufm.theory.imbalanced_cross_entropy import minority_collapse, total_collapse, two_groups
-from ufm.theory.registry import TOTAL
 
 BIASES = ("none", "free", "regularised")
 

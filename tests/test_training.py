@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose
 from zoo import FREE, ZOO, problem
 
 import ufm
-from ufm import _programs, training
+from ufm import training
+from ufm._core import programs
 from ufm.training import Outcome, schedule
 
 SGD = optax.sgd(0.5, momentum=0.9)
@@ -322,8 +323,8 @@ MAPS = pathlib.Path("/proc/self/maps")
 def test_memory_maps_stay_bounded_whatever_is_trained(monkeypatch):
     jax.clear_caches()
     before = maps()
-    monkeypatch.setattr(_programs, "MOST_MAPS", before + 600)
-    monkeypatch.setattr(_programs, "FEWEST", 4)
+    monkeypatch.setattr(programs, "MOST_MAPS", before + 600)
+    monkeypatch.setattr(programs, "FEWEST", 4)
     most = 0
     for dim in range(5, 17):  # 250 maps each
         ufm.train(problem(dim=dim), SGD, steps=3, snapshots=2)

@@ -5,14 +5,15 @@ from concurrent.futures import CancelledError
 import jax
 import pytest
 
-from ufm import _workers, solver
-from ufm._workers import Workers
+from ufm._core import lanes
+from ufm.sweeps import workers as module
+from ufm.sweeps.workers import Workers
 
 
 @pytest.fixture
 def four_places(monkeypatch):
     places = jax.local_devices()[:1] * 4
-    monkeypatch.setattr(solver, "all_places", lambda: places)
+    monkeypatch.setattr(lanes, "all_places", lambda: places)
 
 
 @pytest.mark.parametrize(("batches", "shares"), [(1, [4]), (3, [1, 1, 2]), (4, [1] * 4), (9, [1] * 4)])
@@ -23,7 +24,7 @@ def test_places_are_shared_out_among_batches(batches, shares, four_places, monke
         meeting.wait()
         seen.append(len(places))
 
-    monkeypatch.setattr(_workers, "rows_of", rows_of)
+    monkeypatch.setattr(module, "rows_of", rows_of)
     with Workers(batches) as workers:
         for future in [workers.submit(rows_of, None, [], []) for _ in shares]:
             future.result()
@@ -39,7 +40,7 @@ def test_what_has_ended_is_told_and_what_has_not_is_given_up(four_places, monkey
             going.set()
             time.sleep(0.001)
 
-    monkeypatch.setattr(_workers, "rows_of", rows_of)
+    monkeypatch.setattr(module, "rows_of", rows_of)
     with Workers(4) as workers:
         running = workers.submit(rows_of, None, [], [])
         assert going.wait(10)

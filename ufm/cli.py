@@ -15,9 +15,9 @@ import numpy as np
 import tyro
 
 import ufm
-from ufm._interrupts import end_now
-from ufm._tables import show
-from ufm.training import CHIEF
+from ufm._core.interrupts import end_now
+from ufm._core.tables import show
+from ufm.metrics.history import CHIEF
 
 UNREAD = 141  # exit code, as shells have it
 USUAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ufm.Problem)}  # pyright: ignore[reportArgumentType]

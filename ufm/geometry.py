@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm._checks import Integer, doubles, flag, integer, room_for
+from ufm._core.checks import Integer, doubles, flag, integer, room_for
 
 
 def simplex_etf(num_classes: Integer, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ufm._interrupts import interruptible
-from ufm._precision import float64
-from ufm._programs import kept
-from ufm.problem import Params, Problem, as_problem, columns, risk
+from ufm._core.interrupts import interruptible
+from ufm._core.precision import float64
+from ufm._core.programs import kept
+from ufm.model.params import Params, columns
+from ufm.model.problem import Problem, as_problem, risk
 
 DENSE_UP_TO = 600  # parameters, up to which the Hessian is formed
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ufm._checks import Integer, Real, choice, instance, integer, listed, real, shown
-from ufm._checks import path as checked_path
-from ufm.metrics import Metrics
+from ufm._core.checks import Integer, Real, choice, instance, integer, listed, real, shown
+from ufm._core.checks import path as checked_path
+from ufm.metrics.definitions import Metrics
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black last, kept for theory
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,8 +35,6 @@ STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-
-
 # of a file that says what made it and is the same each time, by suffix: what names the maker, and what matplotlib adds
 METADATA = {
     ".png": ("Description", {"Software": None}),

@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ufm import archive
-from ufm._checks import MOST_STEPS, Integer, choice, flag, instance, integer, numeric, room_for, shown
-from ufm._identity import ByContent
-from ufm._interrupts import Pace, Threads, check, interruptible
-from ufm._precision import DTYPES, in_precision
-from ufm._programs import kept, made_once
-from ufm._progress import progress as progress_bar
-from ufm._pytree import pytree
-from ufm._repr import brief, call, fields_of
-from ufm.metrics import Metrics, evaluate
-from ufm.problem import Params, Problem, as_problem, columns, feasible, risk
+from ufm._core import archive
+from ufm._core.checks import MOST_STEPS, Integer, choice, flag, instance, integer, numeric, room_for, shown
+from ufm._core.identity import ByContent
+from ufm._core.interrupts import Pace, Threads, check, interruptible
+from ufm._core.precision import DTYPES, in_precision
+from ufm._core.programs import kept, made_once
+from ufm._core.progress import progress as progress_bar
+from ufm._core.repr import brief
+from ufm.metrics.definitions import Metrics, evaluate
+from ufm.metrics.history import CHIEF, History, news
+from ufm.model.params import Params, columns
+from ufm.model.problem import Problem, as_problem, feasible, risk
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
-CHIEF = ("step", "loss", "nc1", "nc2", "nc3", "nc4", "accuracy")  # of a history, in a table
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
 FIRST_STEPS = 64  # to a call, before its pace is known
 MOST_LISTED = 2**63 - 1  # a seed among several, which an array holds
@@ -60,54 +60,6 @@ class TrainingStatus(NamedTuple):
 
 
 @archive.storable
-@pytree
-class History:
-    """Arrays over snapshots, (S,) or (seeds, S) for several seeds.
-
-    Every field of `Metrics` is an attribute: `history.nc1`. After a divergence the rows that follow are absent,
-    or NaN where another seed went on.
-
-    Attributes:
-        step: (S,) optimiser steps taken.
-        loss: the objective.
-        metrics: `Metrics` of arrays.
-    """
-
-    step: Any
-    loss: Any
-    metrics: Metrics
-
-    def __getattr__(self, name: str) -> Any:
-        if name in Metrics._fields:
-            return getattr(self.metrics, name)
-        raise AttributeError(f"History has no {name!r}; it has step, loss, {', '.join(Metrics._fields)}")
-
-    def __repr__(self) -> str:
-        if not isinstance(self.loss, np.ndarray):
-            return call("History", fields_of(self))
-        if not len(self.step):
-            return "History(0 snapshots)"
-        seeds = f" of {len(self.loss)} seeds" if self.loss.ndim == 2 else ""
-        steps = f"{len(self.step)} snapshots{seeds}, steps {self.step[0]} to {self.step[-1]}"
-        return f"History({steps}: {self.last()})"
-
-    def _repr_html_(self) -> str:
-        from ufm._tables import html
-
-        return html(CHIEF, self.rows())
-
-    def last(self) -> str:
-        """Loss and chief metrics at the last snapshot on a line for a log; of several seeds their means."""
-        return _news(*(value[..., -1] for value in (self.loss, *self.metrics)))
-
-    def rows(self, count: int = 8) -> list[list[Any]]:
-        """At most `count` rows of `CHIEF`, evenly spaced, for a table; of several seeds their means."""
-        chosen = np.unique(np.linspace(0, len(self.step) - 1, count).astype(int)) if len(self.step) else []
-        columns = [getattr(self, name) for name in CHIEF[1:]]
-        return [[int(self.step[at]), *(np.mean(column[..., at]) for column in columns)] for at in chosen]
-
-
-@archive.storable
 class Run(NamedTuple):
     """What `train` returns; arrays are NumPy's, with a leading axis where there were several seeds.
 
@@ -136,7 +88,7 @@ class Run(NamedTuple):
         return f"{first}; {_ended(self.status)}\n  {self.history.last()}"
 
     def _repr_html_(self) -> str:
-        from ufm._tables import html
+        from ufm._core.tables import html
 
         return html(CHIEF, self.history.rows(), repr(self))
 
@@ -320,7 +272,7 @@ def _drive(problem, optimizer, carry, batched, steps, looks, progress):
                     records.extend(future.result())
                     pace.told(time.monotonic() - told, whole)
                     told = time.monotonic()
-                    show(reached, _news(*records[-1]) if records else "")
+                    show(reached, news(*records[-1]) if records else "")
             if first and not np.any(np.isfinite(records[first - 1][0])):  # one group behind, whatever the calls
                 break
         for future, _, _ in pending:
@@ -349,11 +301,6 @@ def _ended(status: Any) -> str:
         return str(status)
     outcomes = [each.outcome for each in status]
     return ", ".join(f"{outcomes.count(each)} {each.name.lower()}" for each in Outcome if each in outcomes)
-
-
-def _news(loss, *metrics) -> str:
-    values = {"loss": loss, **dict(zip(Metrics._fields, metrics, strict=True))}
-    return "  ".join(f"{name} {np.mean(values[name]):.1e}" for name in ("loss", "nc1", "nc2", "nc3", "nc4"))
 
 
 def _history(records, looks, first, batched) -> tuple[History, Any]:

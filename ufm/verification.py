@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ufm._checks import instance
-from ufm._interrupts import interruptible
-from ufm._progress import says
-from ufm.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
+from ufm._core.checks import instance
+from ufm._core.interrupts import interruptible
+from ufm._core.progress import says
 from ufm.geometry import gram_distance
-from ufm.measurement import measure
-from ufm.metrics import Metrics
-from ufm.optimum import Optimum, minimize
-from ufm.problem import Params, Problem, as_problem
-from ufm.reduction import class_means
+from ufm.metrics.definitions import Metrics
+from ufm.metrics.measurement import measure
+from ufm.minima.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
+from ufm.minima.optimum import Optimum, minimize
+from ufm.model.params import Params
+from ufm.model.problem import Problem, as_problem, class_means
 from ufm.theory import applicable
 from ufm.theory.registry import Prediction, Theorem
 from ufm.training import Run
@@ -107,17 +107,17 @@ class Report:
         return f"Report on {self.problem!r}\n  {self._title()}; {claims}"
 
     def __rich__(self) -> Any:
-        from ufm._tables import table
+        from ufm._core.tables import table
 
         return table(COLUMNS, self._rows(), self._title(), wrap=False) if self.claims else self._nothing()
 
     def __str__(self) -> str:
-        from ufm._tables import text
+        from ufm._core.tables import text
 
         return text(self.__rich__())
 
     def _repr_html_(self) -> str:
-        from ufm._tables import html, html_text
+        from ufm._core.tables import html, html_text
 
         return html(COLUMNS, self._rows(), self._title()) if self.claims else html_text(self._nothing())
 

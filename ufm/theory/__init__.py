@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from ufm.problem import Problem
+from ufm.model.problem import Problem
 from ufm.theory.registry import THEOREMS, Prediction, Theorem
 
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ufm.losses import LabelSmoothing
-from ufm.problem import Problem
+from ufm.model.losses import LabelSmoothing
+from ufm.model.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)

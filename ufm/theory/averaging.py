@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from ufm.constraints import Sphere
-from ufm.losses import CrossEntropy, LabelSmoothing, SquaredError
-from ufm.problem import Params, Problem
-from ufm.reduction import class_means
-from ufm.theory.registry import Prediction, theorem, weights
+from ufm.model.constraints import Sphere
+from ufm.model.losses import CrossEntropy, LabelSmoothing, SquaredError
+from ufm.model.params import Params
+from ufm.model.problem import Problem, class_means
+from ufm.theory.formulas import weights
+from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:

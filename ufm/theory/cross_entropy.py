@@ -4,19 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ufm.losses import CrossEntropy, LabelSmoothing
-from ufm.problem import Problem
-from ufm.theory.registry import (
-    TOTAL,
-    Prediction,
-    balanced_shape,
-    decay_scale,
-    is_plain,
-    near,
-    theorem,
-    unused_bias,
-    weights,
-)
+from ufm.model.losses import CrossEntropy, LabelSmoothing
+from ufm.model.problem import Problem
+from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, is_plain, near, unused_bias, weights
+from ufm.theory.registry import Prediction, theorem
 
 
 @theorem(

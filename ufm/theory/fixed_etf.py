@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from ufm.constraints import Ball, Fixed, Free, Sphere
-from ufm.losses import CrossEntropy, DotRegression, LabelSmoothing
-from ufm.problem import Problem
+from ufm.model.constraints import Ball, Fixed, Free, Sphere
+from ufm.model.losses import CrossEntropy, DotRegression, LabelSmoothing
+from ufm.model.problem import Problem
 from ufm.theory._margins import margins
 from ufm.theory._scalar import root
-from ufm.theory.registry import COLLAPSED, Prediction, radius_of, same_weights, theorem, weights
+from ufm.theory.formulas import COLLAPSED, radius_of, same_weights, weights
+from ufm.theory.registry import Prediction, theorem
 
 EQUIANGULAR = 1e-9  # relative distance of AAᵀ to a multiple of I − J/K that counts as none
 

@@ -4,20 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from ufm.losses import Focal
-from ufm.problem import Problem
+from ufm.model.losses import Focal
+from ufm.model.problem import Problem
 from ufm.theory._scalar import maximum, root
-from ufm.theory.registry import (
-    TOTAL,
-    Prediction,
-    balanced_shape,
-    decay_scale,
-    is_plain,
-    near,
-    theorem,
-    unused_bias,
-    weights,
-)
+from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, is_plain, near, unused_bias, weights
+from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:

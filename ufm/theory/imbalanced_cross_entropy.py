@@ -4,20 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from ufm.losses import CrossEntropy, LabelSmoothing
-from ufm.problem import Problem
+from ufm.model.losses import CrossEntropy, LabelSmoothing
+from ufm.model.problem import Problem
 from ufm.theory._scalar import newton
-from ufm.theory.registry import (
-    TOTAL,
-    WITHIN,
-    Prediction,
-    decay_scale,
-    factor_norms,
-    is_plain,
-    near,
-    theorem,
-    weights,
-)
+from ufm.theory.formulas import TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, weights
+from ufm.theory.registry import Prediction, theorem
 
 
 def _smooth(problem: Problem) -> float:

@@ -4,21 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ufm.losses import SquaredError
-from ufm.problem import Problem
-from ufm.theory.registry import (
-    NEAR,
-    TOTAL,
-    WITHIN,
-    Prediction,
-    decay_scale,
-    factor_norms,
-    is_plain,
-    near,
-    same_weights,
-    theorem,
-    weights,
-)
+from ufm.model.losses import SquaredError
+from ufm.model.problem import Problem
+from ufm.theory.formulas import NEAR, TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, same_weights, weights
+from ufm.theory.registry import Prediction, theorem
 
 
 def _applies_without_bias(problem: Problem) -> bool:

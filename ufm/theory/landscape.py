@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._precision import float64
-from ufm.constraints import Free
-from ufm.losses import is_convex, per_sample
-from ufm.problem import Params, Problem
-from ufm.reduction import relaxed_rank
+from ufm._core.precision import float64
+from ufm.model.constraints import Free
+from ufm.model.losses import is_convex, per_sample
+from ufm.model.params import Params
+from ufm.model.problem import Problem, relaxed_rank
 from ufm.theory.registry import Prediction, theorem
 
 

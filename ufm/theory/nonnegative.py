@@ -5,22 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from ufm.constraints import Free, Nonnegative
-from ufm.losses import CrossEntropy, LabelSmoothing, SquaredError
-from ufm.problem import Problem
+from ufm.model.constraints import Free, Nonnegative
+from ufm.model.losses import CrossEntropy, LabelSmoothing, SquaredError
+from ufm.model.problem import Problem
 from ufm.theory._margins import margins
+from ufm.theory.formulas import COLLAPSED, TOTAL, WITHIN, decay_scale, near, unused_bias, weights
 from ufm.theory.imbalanced_squared_error import general_orthogonal_frame
-from ufm.theory.registry import (
-    COLLAPSED,
-    TOTAL,
-    WITHIN,
-    Prediction,
-    decay_scale,
-    near,
-    theorem,
-    unused_bias,
-    weights,
-)
+from ufm.theory.registry import Prediction, theorem
 from ufm.theory.squared_error import squared_error
 
 

@@ -4,21 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from ufm.constraints import Ball, Free, MeanBall, Sphere
-from ufm.losses import CrossEntropy, LabelSmoothing
-from ufm.problem import Problem
+from ufm.model.constraints import Ball, Free, MeanBall, Sphere
+from ufm.model.losses import CrossEntropy, LabelSmoothing
+from ufm.model.problem import Problem
 from ufm.theory._margins import margins
 from ufm.theory._scalar import root
-from ufm.theory.registry import (
-    COLLAPSED,
-    TOTAL,
-    Prediction,
-    near,
-    radius_of,
-    theorem,
-    unused_bias,
-    weights,
-)
+from ufm.theory.formulas import COLLAPSED, TOTAL, near, radius_of, unused_bias, weights
+from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ufm.losses import CrossEntropy
-from ufm.problem import Problem
-from ufm.theory.registry import Prediction, is_plain, theorem
+from ufm.model.losses import CrossEntropy
+from ufm.model.problem import Problem
+from ufm.theory.formulas import is_plain
+from ufm.theory.registry import Prediction, theorem
 
 
 def _grams(problem: Problem, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from ufm.constraints import Sphere
-from ufm.losses import CrossEntropy
-from ufm.problem import Problem
-from ufm.theory.registry import Prediction, theorem, weights
+from ufm.model.constraints import Sphere
+from ufm.model.losses import CrossEntropy
+from ufm.model.problem import Problem
+from ufm.theory.formulas import weights
+from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:

@@ -4,19 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ufm.losses import SquaredError
-from ufm.problem import Problem
-from ufm.theory.registry import (
-    TOTAL,
-    Prediction,
-    balanced_shape,
-    decay_scale,
-    factor_norms,
-    is_plain,
-    near,
-    theorem,
-    weights,
-)
+from ufm.model.losses import SquaredError
+from ufm.model.problem import Problem
+from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, factor_norms, is_plain, near, weights
+from ufm.theory.registry import Prediction, theorem
 
 
 @theorem(

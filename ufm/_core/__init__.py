@@ -1,0 +1,1 @@
+"""What knows nothing of the model: arithmetic over lanes, blocks, programs, precision, files, checks."""

@@ -1,0 +1,36 @@
+"""float64 as a scope: what is certified is computed in it, and no global flag of JAX is ever changed."""
+
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+
+DTYPES = {"float32": np.float32, "float64": np.float64}
+
+
+def float64() -> contextlib.AbstractContextManager:
+    """The scope inside which JAX computes in double precision.
+
+    Arrays leave it through `numpy.asarray`: a float64 JAX array used outside would be computed in float32.
+    """
+    return jax.enable_x64(True)
+
+
+def scope(*trees: Any) -> contextlib.AbstractContextManager:
+    """`float64()` where any leaf is a float64 array, else nothing."""
+    double = any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(trees))
+    return float64() if double else contextlib.nullcontext()
+
+
+def in_precision(name: str) -> contextlib.AbstractContextManager:
+    """`float64()` for "float64", else nothing."""
+    return float64() if name == "float64" else contextlib.nullcontext()
+
+
+def to_numpy(tree: Any) -> Any:
+    """Every array leaf as a NumPy array of its own precision."""
+    return jax.tree.map(np.asarray, tree)
+
+
+ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up

@@ -1,0 +1,1 @@
+"""The global optimum: reduce, start, solve, certify, lift."""

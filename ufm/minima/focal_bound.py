@@ -1,0 +1,40 @@
+"""The focal loss's own lower bound on balanced classes, one of a single variable (Zhou et al. 2022)."""
+
+import numpy as np
+
+from ufm._core.precision import ALLOWANCE
+from ufm.model.constraints import Free
+from ufm.model.problem import Problem
+
+
+def focal_bound(problem: Problem) -> float:
+    """min over t ≥ 0 of φ(t) + κ(K−1)t, bounded from below by intervals; −∞ beyond where theory proves it.
+
+    φ, the focal loss where the right logit leads by t, decreases: on [s, t] the sum is at least φ(t) + κ(K−1)s.
+    """
+    K, loss = problem.num_classes, problem.loss
+    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
+    if not (free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
+        return -np.inf
+    weight = 1.0 if problem.class_weights is None else float(problem.class_weights[0])
+    slope = float(np.sqrt(problem.lambda_A * problem.lambda_H * problem.class_counts[0])) * (K - 1) / weight
+    steepest = (1 - 1 / K) ** loss.gamma * ((1 - 1 / K) + loss.gamma * np.log(K) / K)
+    if problem.bias and not slope < min(1.0, steepest):
+        return -np.inf
+    return weight * _least_of_decreasing_plus_line(lambda t: loss.along(t, K), slope)
+
+
+def _least_of_decreasing_plus_line(phi, slope: float, accuracy: float = 1e-10) -> float:
+    """A lower bound on min over t ≥ 0 of φ(t) + slope · t for a decreasing φ ≥ 0, by splitting intervals."""
+    end = phi(np.zeros(1))[0] / slope
+    points = np.concatenate([[0.0], np.geomspace(min(1e-3, end / 2), end, 2000)])
+    left, right = points[:-1], points[1:]
+    while True:
+        best = np.min(phi(right) + slope * right)
+        bounds = phi(right) + slope * left
+        least = bounds.min()
+        if best - least <= accuracy * best or np.max((right - left)[bounds < best]) < 1e-14 * end:
+            return float(least * (1.0 - ALLOWANCE))
+        kept = bounds < best
+        cuts = np.linspace(left[kept], right[kept], 9)
+        left, right = cuts[:-1].ravel(), cuts[1:].ravel()

@@ -1,0 +1,134 @@
+"""L-BFGS over lanes: one evaluation in every lane, and what follows from it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ufm._core.lanes import chosen_lanes, dot
+from ufm._core.programs import kept
+from ufm.minima.convergence import RESOLUTION, small_gradient
+
+MEMORY = 4  # pairs; more cost more per iteration than they save in iterations
+ARMIJO = 1e-4
+MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
+
+
+class _State(NamedTuple):
+    """One batch of lanes: where each is, where it goes, and what it remembers."""
+
+    x: Any
+    f: Any
+    g: Any
+    direction: Any
+    size: Any
+    steps_back: Any
+    changes_back: Any
+    inverse_curvatures: Any
+    scaling: Any
+    rejected: Any
+    steps: Any
+    done: Any
+    slot: Any
+
+
+@kept
+def begin(x) -> _State:
+    """Lanes that have not been evaluated: their first step has no length, and is accepted unless f isn't finite."""
+    n, L = x.shape
+    pairs = jnp.zeros((MEMORY, n, L))
+    return _State(
+        x=x,
+        f=jnp.full(L, jnp.inf, x.dtype),
+        g=jnp.zeros_like(x),
+        direction=jnp.zeros_like(x),
+        size=jnp.zeros(L),
+        steps_back=pairs,
+        changes_back=pairs,
+        inverse_curvatures=jnp.zeros((MEMORY, L)),
+        scaling=jnp.ones(L),
+        rejected=jnp.zeros(L, int),
+        steps=jnp.zeros(L, int),
+        done=jnp.zeros(L, bool),
+        slot=jnp.zeros((), int),
+    )
+
+
+@kept
+def refill(state, x, chosen):
+    """The batch with the chosen lanes begun anew."""
+    new = begin(x)
+    mixed = jax.tree.map(lambda a, b: chosen_lanes(chosen, a, b), new._replace(slot=None), state._replace(slot=None))
+    return mixed._replace(slot=state.slot)
+
+
+def iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
+    """One evaluation in every lane, and what follows from it."""
+    x = state.x + state.size[None] * state.direction
+    f, g = _value_and_grad(fun, x, args)
+    slope, new_slope = dot(state.g, state.direction), dot(g, state.direction)
+    decreased = f <= state.f + ARMIJO * state.size * slope
+    level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
+    accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
+    first_size = 1.0 / jnp.maximum(jnp.sqrt(dot(g, g)), 1.0)
+    next_size = jnp.where(jnp.isinf(state.f), first_size, 1.0)
+    state = _remember(state, chosen_lanes(accepted, x - state.x, 0.0), chosen_lanes(accepted, g - state.g, 0.0))
+    shorter = _shorter(state.size, f - state.f, slope)
+    state = state._replace(
+        x=chosen_lanes(accepted, x, state.x),
+        f=jnp.where(accepted, f, state.f),
+        g=chosen_lanes(accepted, g, state.g),
+        rejected=jnp.where(accepted, 0, state.rejected + 1),
+        steps=jnp.where(state.done, state.steps, state.steps + 1),
+    )
+    direction = _direction(state)
+    direction = chosen_lanes(dot(direction, state.g) < 0, direction, -state.g)
+    stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
+    return state._replace(
+        direction=chosen_lanes(accepted, direction, state.direction),
+        size=jnp.where(accepted, next_size, shorter),
+        done=state.done | small_gradient(state.x, state.f, state.g, tol, floor) | stopped,
+    )
+
+
+def _remember(state: _State, step, change) -> _State:
+    """Keep a pair; where a lane's step was rejected or its curvature is not positive, one without effect."""
+    curvature, squares = dot(step, change), dot(change, change)
+    good = curvature > 1e-12 * jnp.sqrt(squares * dot(step, step))
+    slot = state.slot % MEMORY
+    return state._replace(
+        steps_back=state.steps_back.at[slot].set(step),
+        changes_back=state.changes_back.at[slot].set(change),
+        inverse_curvatures=state.inverse_curvatures.at[slot].set(_where_over(good, 1.0, curvature, 0.0)),
+        scaling=_where_over(good, curvature, squares, state.scaling),
+        slot=state.slot + 1,
+    )
+
+
+def _direction(state: _State):
+    """−B⁻¹ g by the two-loop recursion (Nocedal 1980), newest pair first and then last."""
+    order = [(state.slot - 1 - age) % MEMORY for age in range(MEMORY)]
+    pairs = [(state.steps_back[i], state.changes_back[i], state.inverse_curvatures[i]) for i in order]
+    q, weights = state.g, []
+    for step, change, inverse in pairs:
+        weights.append(inverse * dot(step, q))
+        q = q - weights[-1][None] * change
+    q = state.scaling[None] * q
+    for (step, change, inverse), weight in zip(pairs[::-1], weights[::-1], strict=True):
+        q = q + (weight - inverse * dot(change, q))[None] * step
+    return -q
+
+
+def _shorter(size, rise, slope):
+    """The next trial after a rejected one: the minimum of the parabola through what is known, kept within bounds."""
+    minimum = -0.5 * size * slope / (rise / size - slope)
+    return jnp.where(jnp.isfinite(minimum), jnp.clip(minimum, 0.1 * size, 0.5 * size), 0.1 * size)
+
+
+def _value_and_grad(fun, x, args):
+    value, pull = jax.vjp(lambda x: fun(x, args), x)
+    return value, pull(jnp.ones_like(value))[0]
+
+
+def _where_over(good, numerator, denominator, otherwise):
+    return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), otherwise)

@@ -1,0 +1,277 @@
+"""The global optimum: reduce the problem, solve it, certify the solution, and lift it back."""
+
+import dataclasses
+import functools as ft
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm._core import archive
+from ufm._core.checks import MOST_STEPS, Integer, Real, integer, real
+from ufm._core.interrupts import interruptible
+from ufm._core.lanes import by_batches
+from ufm._core.precision import float64
+from ufm._core.programs import kept
+from ufm._core.progress import working
+from ufm.metrics import definitions as metrics
+from ufm.metrics.definitions import Metrics
+from ufm.minima import solver
+from ufm.minima.bias import biases_at_zero
+from ufm.minima.certificate import lower_bounds, relative_gap, unit
+from ufm.minima.convergence import Status
+from ufm.minima.lane_objective import gradient_norm, objective, plain_objective, unfold
+from ufm.minima.reduction import Reduced, lift, reduce, shape_key, zeros
+from ufm.minima.starts import informed_start, random_start
+from ufm.model.params import Params
+from ufm.model.problem import Problem, as_problem
+
+RANDOM_STARTS = 8  # where a first solution stays uncertified
+FEW_STARTS = 2  # where each takes minutes
+MANY_UP_TO = 2**24  # multiplications of a product of the factors
+SOLVED = 1e-3  # of the gap: what the gradient may leave of it
+ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
+AGREEMENT = 1e-9  # relative, of two starts that found the same value
+
+
+@archive.storable
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """What `minimize` returns; everything in float64.
+
+    Attributes:
+        problem: what was minimised.
+        value: of the objective at `params`.
+        lower_bound: a number that the objective is nowhere below; −∞ where none is known.
+        grad_norm: of the objective at `params`, along the constraints; in the unit of the objective over the unit of
+            the parameters.
+        steps: function evaluations of the solver, of the best start.
+        status: how the solver ended; prints what to try next.
+        certified: whether the gap is at most tol times the value's size, however small the value is. A bound that is
+            only the loss's infimum thus certifies nothing above it. Two kinds of value have a rule of their own. Where
+            the minimum may be that infimum itself (a loss that declares it `attained`, as squared error and dot
+            regression do, and no weight decay on H and A), the gap is relative to at least 10⁻⁴ of the risk at zero
+            logits. And a value below 10⁻²⁹⁰ of any other loss underflows: it is never certified.
+        degenerate: whether the optimum is the zero point, A = H = 0.
+        metrics: `ufm.Metrics` at `params`.
+        starts: how many starting points were tried.
+        agreed: how many of them ended at the best value.
+        seed: of the random starting points.
+        means: (K, r) class means of the features in the reduced dimension r.
+        classifier: (K, r) classifier in the same coordinates.
+        bias: (K,) bias.
+    """
+
+    problem: Problem
+    value: float
+    lower_bound: float
+    grad_norm: float
+    steps: int
+    status: Status
+    certified: bool
+    degenerate: bool
+    metrics: Metrics
+    starts: int
+    agreed: int
+    seed: int
+    means: np.ndarray
+    classifier: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        """value − lower_bound: how far from optimal this can be."""
+        return self.value - self.lower_bound
+
+    @property
+    def params(self) -> Params:
+        """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
+        return lift(self.problem, self.means, self.classifier, self.bias)
+
+    def __repr__(self) -> str:
+        certified = "certified" if self.certified else "not certified"
+        starts = f"{self.agreed} of {self.starts} starts ended there"
+        return (
+            f"Optimum of {self.problem!r}\n"
+            f"  value {self.value:.12g}, gap {self.gap:.1e}, {certified}; {starts}\n"
+            f"  {self.status}"
+        )
+
+    def _repr_html_(self) -> str:
+        from ufm._core.tables import html
+
+        return html(("metric", "value"), self.metrics.known(), repr(self))
+
+    def save(self, path: Any) -> None:
+        """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
+        archive.save(path, self)
+
+
+@interruptible
+def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
+    """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
+
+    Args:
+        problem: whose every factor is bounded by weight decay or a constraint.
+        seed: of the random starting points, which are used where the first solution isn't certified.
+        tol: relative gap that counts as certified (see `Optimum.certified`), dimensionless.
+        max_steps: function evaluations of each start.
+
+    Raises:
+        ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
+            argument.
+    """
+    problem = as_problem(problem)
+    with working() as say:
+        return minimize_all([problem], [seed], tol, max_steps, lambda ended: say("minimising"))[0]
+
+
+def minimize_all(
+    problems: list[Problem],
+    seeds: list[Any],
+    tol: Any = 1e-8,
+    max_steps: Any = 3000,
+    advanced: Any = None,
+    places: Any = None,
+) -> list[Optimum]:
+    """`minimize` of many problems of one `shape_key`, side by side, on the solver's `places`."""
+    seeds = [integer("seed", seed, least=0) for seed in seeds]
+    tol = real("tol", tol, above=0.0)
+    max_steps = integer("max_steps", max_steps, least=2, most=MOST_STEPS)
+    for problem in problems:
+        _check_bounded(problem)
+    if len({shape_key(problem) for problem in problems}) != 1:
+        raise ValueError("problems: all of one shape and kind are needed")
+    told = advanced or (lambda ended: None)
+    with float64():
+        reduced = reduce(problems)
+        x, scale = by_batches(informed_start, reduced, held=reduced.held)
+        reduced = dataclasses.replace(reduced, bias_scale=scale)
+        solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
+        first = solve(problems, reduced, x, advanced=told)
+        candidates = [[(first, lane)] for lane in range(len(problems))]
+        gaps = map(relative_gap, problems, first.value, first.lower_bound)
+        unsettled = np.flatnonzero([not gap <= tol for gap in gaps])
+        if unsettled.size:
+            again = ft.partial(solve, advanced=lambda _: told(len(problems)))
+            _retry(problems, reduced, x, seeds, unsettled, candidates, again)
+        return [_optimum(*of_one, tol) for of_one in zip(problems, seeds, candidates, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Solved:
+    """Lanes of candidates, lanes first."""
+
+    value: np.ndarray
+    lower_bound: np.ndarray
+    grad_norm: np.ndarray
+    steps: np.ndarray
+    status: list[Status]
+    degenerate: np.ndarray
+    metrics: Metrics
+    means: np.ndarray
+    classifier: np.ndarray
+    bias: np.ndarray
+
+
+def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _Solved:
+    """Minimise every lane from x (n, L), compare with the zero point, and certify."""
+    floor = ROUNDING if _holds_zero(reduced) else 0.0
+    held = reduced.held
+    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places, held=held)
+    reached, zero = by_batches(_finish, found.x, reduced, held=held)
+    degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
+    best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
+    params = best["means"], best["classifier"], best["bias"]
+    grad_norm = by_batches(_gradient_norm, params, reduced, held=held)
+    measured = by_batches(_measured, params, reduced.counts, held=held)
+    status = [
+        Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
+        for at_zero, status in zip(degenerate, found.status, strict=True)
+    ]
+    return _Solved(
+        value=best["value"],
+        lower_bound=lower_bounds(problems, reduced, *params),
+        grad_norm=grad_norm,
+        steps=found.steps,
+        status=status,
+        degenerate=degenerate,
+        metrics=measured,
+        **{name: np.moveaxis(best[name], -1, 0) for name in ("means", "classifier", "bias")},
+    )
+
+
+def _holds_zero(reduced: Reduced) -> bool:
+    """Whether the zero point is feasible."""
+    return reduced.features.holds_zero and reduced.classifier.holds_zero
+
+
+@kept
+def _finish(x, reduced):
+    """Parameters and values where the solver ended, and at the zero point with its best bias."""
+    means, A, b = unfold(x, reduced)
+    reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
+    none = zeros(reduced, means.shape[1])
+    at_zero = (none, none, biases_at_zero(reduced))
+    value = plain_objective(at_zero, reduced)
+    value = value if _holds_zero(reduced) else jnp.full_like(value, jnp.inf)
+    return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
+
+
+_gradient_norm = kept(gradient_norm)
+
+
+@kept
+def _measured(params, counts):
+    """Metrics, lane by lane; a program for each shape, whatever the loss."""
+    means, A, b = params
+    return jax.vmap(metrics.of_means, in_axes=-1)(means, counts, A, b)
+
+
+def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
+    """More starts, at random, for the lanes whose first solution is not known to be global."""
+    count = RANDOM_STARTS if reduced.num_classes**2 * reduced.dim <= MANY_UP_TO else FEW_STARTS
+    owners = [lane for lane in lanes for _ in range(count)]
+    many = jax.tree.map(lambda leaf: np.asarray(leaf)[..., owners], reduced)
+    draws = [np.random.default_rng(seeds[lane]).spawn(count) for lane in lanes]
+    starts = random_start(many, x[:, owners], [draw for group in draws for draw in group])
+    solved = solve([problems[lane] for lane in owners], many, starts)
+    for index, owner in enumerate(owners):
+        results[owner].append((solved, index))
+
+
+def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optimum:
+    """The best of a problem's candidates."""
+    values = [float(solved.value[lane]) for solved, lane in candidates]
+    bound = max(float(solved.lower_bound[lane]) for solved, lane in candidates)
+    known = [index for index, value in enumerate(values) if not math.isnan(value)]
+    best = min(known, key=values.__getitem__, default=0)
+    (solved, lane), value = candidates[best], values[best]
+    close = AGREEMENT * unit(problem, value)
+    return Optimum(
+        problem=problem,
+        value=value,
+        lower_bound=bound,
+        grad_norm=float(solved.grad_norm[lane]),
+        steps=int(solved.steps[lane]),
+        status=solved.status[lane],
+        certified=relative_gap(problem, value, bound) <= tol,
+        degenerate=bool(solved.degenerate[lane]),
+        metrics=Metrics(*(entry[lane] for entry in solved.metrics)),
+        starts=len(candidates),
+        agreed=sum(abs(other - value) <= close for other in values),
+        seed=seed,
+        means=solved.means[lane],
+        classifier=solved.classifier[lane],
+        bias=solved.bias[lane],
+    )
+
+
+def _check_bounded(problem: Problem) -> None:
+    for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
+        if not (getattr(problem, name).bounds or getattr(problem, decay) > 0):
+            raise ValueError(
+                f"{decay} = 0 with unbounded {name}: no minimum is attained; weight decay or a bound is needed"
+            )

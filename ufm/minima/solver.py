@@ -1,0 +1,185 @@
+"""Many smooth minimisations at once: L-BFGS over lanes, and Newton's method for what it leaves unfinished.
+
+An array's last axis is the lane, so that elementwise work vectorises over problems. Each iteration evaluates the
+function once in every lane; a lane whose step is rejected shortens it and tries again while the others go on, and a
+lane that has finished makes room for the next problem. The module knows nothing of the model.
+"""
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm._core import lanes
+from ufm._core.interrupts import Pace, Threads, check
+from ufm._core.lanes import take, width_of
+from ufm._core.precision import to_numpy
+from ufm._core.programs import kept, made_once
+from ufm.minima import newton
+from ufm.minima.convergence import Solution, Status, has_converged
+from ufm.minima.lbfgs import begin, iterate, refill
+from ufm.minima.newton import NEWTON_SIZE
+
+FIRST_ITERATIONS = 64  # of a batch, before its pace is known
+REFILL_AT = 2  # a batch stops for new problems when one lane in so many has finished
+SINGLE_THREAD_BELOW = 2**17  # numbers in a batch
+UNBOUNDED = 1e30  # size of a value that no bounded problem has
+
+
+def minimize(
+    fun: Callable[[Any, Any], Any],
+    starts: np.ndarray,
+    args: Any,
+    tol: float = 1e-11,
+    max_steps: int = 3000,
+    floor: float = 0.0,
+    advanced: Callable[[int], None] = lambda done: None,
+    polish: bool = True,
+    places: Sequence[Any] | None = None,
+    held: int = 0,
+) -> Solution:
+    """Minimise `fun(x, args)` from M starting points.
+
+    A lane has converged where Σ|g_i x_i| ≤ tol · min(|f|, ‖x‖²), which bounds the relative error of the value for
+    objectives that grow like ‖x‖²; or where it is below the rounding of f, or below `floor`.
+
+    Args:
+        fun: maps x (n, L) and args to (L,) values, lane by lane; hashable, since programs are kept by it.
+        starts: (n, M) starting points.
+        args: pytree of arrays whose last axis is M.
+        tol: relative, dimensionless.
+        max_steps: evaluations of each lane.
+        floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
+        advanced: is told how many lanes have finished, often and in any of several threads.
+        polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
+        places: a device for each thread that may solve; `lanes.all_places()` where None.
+        held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
+
+    Returns:
+        Solution in the order of the starting points. To be called within `float64()`.
+    """
+    count = starts.shape[1]
+    width = width_of(count, max(held, starts.shape[0]))
+    found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
+    task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
+    first, *others = (places or lanes.all_places())[: -(-count // width)]
+    with Threads(len(others)) as pool, jax.default_device(first):
+        batch = _Batch(task)
+        others = [pool.submit(_alongside, task, place) for place in others]
+        batch.run()
+        for other in others:
+            other.result()
+    for lane in range(count):
+        if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
+            newton.polish(fun, found, lane, take(args, np.array([lane])), tol, floor, max(held, found.x.shape[0]))
+    return found
+
+
+class _Task(NamedTuple):
+    """What the batches of one call share; `waiting` has the lanes that no batch has taken yet."""
+
+    fun: Callable
+    starts: np.ndarray
+    args: Any
+    tol: float
+    floor: float
+    max_steps: int
+    width: int
+    found: Solution
+    waiting: collections.deque
+    advanced: Callable[[int], None]
+
+
+class _Batch:
+    """Lanes that iterate side by side in one thread; one that has finished makes room for the next that waits."""
+
+    def __init__(self, task: _Task):
+        self.task = task
+        taken = _next(task.waiting, task.width)
+        self.owners = np.resize(np.array(taken or [0]), task.width)
+        self.idle = np.arange(task.width) >= len(taken)
+        self.args = take(task.args, self.owners)
+        self.state = begin(task.starts[:, self.owners])._replace(done=jnp.asarray(self.idle))
+        self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
+        self.pace = Pace(FIRST_ITERATIONS)
+
+    def run(self) -> None:
+        task = self.task
+        while not self.idle.all():
+            quota = max(task.width // REFILL_AT, 1) if task.waiting else task.width
+            self.iterate(until=int(self.idle.sum()) + min(quota, int((~self.idle).sum())))
+            fresh = np.flatnonzero(np.asarray(self.state.done) & ~self.idle)
+            _collect(task.found, self.state, self.owners, fresh, task.tol, task.floor)
+            self._tell()
+            taken = _next(task.waiting, len(fresh))
+            refilled = fresh[: len(taken)]
+            self.owners[refilled] = taken
+            self.idle[fresh[len(taken) :]] = True
+            if taken:
+                self.args = take(task.args, self.owners)
+                chosen = np.isin(np.arange(task.width), refilled)
+                self.state = refill(self.state, task.starts[:, self.owners], chosen)
+
+    def iterate(self, until):
+        """Go on until so many lanes are done, a little at a time."""
+        task, done = self.task, -1
+        while done < until:
+            check()
+            begun = time.monotonic()
+            self.state = self.program(
+                self.state, self.args, task.tol, task.floor, task.max_steps, until, self.pace.most
+            )
+            done = int(np.count_nonzero(self.state.done))
+            self.pace.told(time.monotonic() - begun, whole=done < until)
+            self._tell()
+
+    def _tell(self):
+        self.task.advanced(int(np.count_nonzero(self.task.found.steps)))
+
+
+def _alongside(task: _Task, place: Any) -> None:
+    """Another batch, in another thread."""
+    with jax.default_device(place):
+        _Batch(task).run()
+
+
+def _next(waiting: collections.deque, most: int) -> list[int]:
+    """Up to so many lanes from those that wait, which other threads also take from."""
+    taken = []
+    with contextlib.suppress(IndexError):
+        while len(taken) < most:
+            taken.append(waiting.popleft())
+    return taken
+
+
+def _collect(found, state, owners, lanes, tol, floor):
+    """Take what has finished out of the batch."""
+    ended = state.x, state.f, state.steps, has_converged(state.x, state.f, state.g, tol, floor)
+    x, f, steps, converged = (entry[..., lanes] for entry in to_numpy(ended))
+    mine, diverged = owners[lanes], ~(np.abs(f) <= UNBOUNDED)
+    found.x[:, mine], found.value[mine], found.steps[mine] = x, f, steps
+    for owner, unbounded, settled in zip(mine, diverged, converged, strict=True):
+        if unbounded or settled:
+            found.status[owner] = Status.DIVERGED if unbounded else Status.CONVERGED
+
+
+@made_once
+def _program(fun, single_thread):
+    """Iterate until so many lanes are done, or so often; on one core where splitting loops costs more than it saves."""
+
+    def run(state, args, tol, floor, max_steps, until, most):
+        state, _ = jax.lax.while_loop(
+            lambda carry: (jnp.sum(carry[0].done) < until) & (carry[1] > 0),
+            lambda carry: (iterate(fun, carry[0], args, tol, floor, max_steps), carry[1] - 1),
+            (state, most),
+        )
+        return state
+
+    alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+    options = alone if single_thread and jax.default_backend() == "cpu" else None
+    return kept(run, donate_argnums=0, compiler_options=options)

@@ -1,0 +1,1 @@
+"""What is minimised: the problem, its losses, constraints and parameters."""

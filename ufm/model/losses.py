@@ -1,0 +1,405 @@
+"""What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
+
+A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `convex` (in the logits) and
+`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow; whether that is
+`attained`, as a square's is, so that a value may be it up to rounding; `conjugate(slope, label)`, its Fenchel
+conjugate, from which tighter bounds do; and `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d −
+q qᵀ, which a best bias is found faster with. Any function or object of one sample's (logits, label) serves too, with
+the same facts as attributes. Everything works without the optional parts; what cannot be certified then says so.
+"""
+
+import functools as ft
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int
+
+from ufm._core.archive import Absent, storable
+from ufm._core.checks import Real, flag, function, instance, number, real, shown
+from ufm._core.pytree import pytree, set_field, static
+
+MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
+
+
+class ClassFirst:
+    """A loss that also takes many samples at once: logits (K, N) and labels (N,) give (N,).
+
+    The class axis is the first, so that softmax vectorises over samples.
+    """
+
+    convex: bool = True
+    infimum: Any = 0.0
+    attained: bool = False
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        raise NotImplementedError
+
+
+@storable
+@pytree
+class CrossEntropy(ClassFirst):
+    """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained)."""
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample, with all its digits where it is small."""
+        return _cross_entropy(logits, label)
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y."""
+        right = true_logit(slope, label)
+        wrong = _negative_entropy(jnp.where(one_hot(slope, label, bool), 0.0, slope))
+        inside = jnp.maximum(right, -1.0)
+        return wrong + jnp.where(right < -1.0, jnp.inf, jax.scipy.special.xlog1py(1.0 + inside, inside))
+
+    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Twice the softmax p: ∇² = diag p − p pᵀ."""
+        return _softmax_curvature(logits)
+
+
+@storable
+@pytree
+class LabelSmoothing(ClassFirst):
+    """Cross-entropy to the targets (1−α) e_y + α/K (Szegedy et al. 2016). Convex; its infimum is their entropy.
+
+    Args:
+        alpha: α in [0, 1), dimensionless.
+    """
+
+    alpha: Real = 0.1
+
+    def __post_init__(self):
+        set_field(self, "alpha", real("alpha", self.alpha, least=0.0, below=1.0))
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        smooth, sharp = self._weights(logits)
+        return logsumexp(logits) - sharp * true_logit(logits, label) - smooth * jnp.sum(logits, axis=0)
+
+    def infimum(self, num_classes: int) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Entropy of the targets, in nats."""
+        smooth = self.alpha / num_classes
+        right = 1.0 - self.alpha + smooth
+        return jax.scipy.special.entr(jnp.asarray(right)) + (num_classes - 1) * jax.scipy.special.entr(
+            jnp.asarray(smooth)
+        )
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞."""
+        smooth, sharp = self._weights(slope)
+        return _negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
+
+    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Twice the softmax, as of cross-entropy: the targets are linear in the logits."""
+        return _softmax_curvature(logits)
+
+    def _weights(self, logits):
+        alpha = jnp.asarray(self.alpha, logits.dtype)
+        return alpha / logits.shape[0], 1.0 - alpha
+
+
+@storable
+@pytree
+class Focal(ClassFirst):
+    """−(1−p_y)^γ log p_y with p the softmax (Lin et al. 2017). Not convex for γ > 0; infimum 0.
+
+    Args:
+        gamma: γ ≥ 0, dimensionless; 0 is cross-entropy.
+    """
+
+    gamma: Real = 2.0
+    convex = False
+
+    def __post_init__(self):
+        set_field(self, "gamma", real("gamma", self.gamma, least=0.0))
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        right = one_hot(logits, label, bool)
+        log_all = logsumexp(logits)
+        surprise = log_all - true_logit(logits, label)
+        # log(1 − p) from the wrong classes' own sum keeps its digits where p is close to 1
+        log_wrong = logsumexp(jnp.where(right, -jnp.inf, logits)) - log_all
+        return jnp.exp(jnp.asarray(self.gamma, logits.dtype) * log_wrong) * surprise
+
+    def along(self, lead: Any, num_classes: int) -> Any:
+        """The loss where the right logit leads K − 1 equal ones by `lead` (NumPy, float64); it decreases."""
+        surprise = np.log1p((num_classes - 1) * np.exp(-lead))
+        log_wrong = np.log(num_classes - 1.0) - np.logaddexp(np.log(num_classes - 1.0), lead)
+        return np.exp(self.gamma * log_wrong) * surprise
+
+
+@storable
+@pytree
+class SquaredError(ClassFirst):
+    """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours."""
+
+    attained = True
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        return 0.5 * jnp.sum((logits - one_hot(logits, label)) ** 2, axis=0)
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """½‖slope‖² + slope_y."""
+        return 0.5 * jnp.sum(slope**2, axis=0) + true_logit(slope, label)
+
+    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Ones and zeros: ∇² is the identity."""
+        return jnp.ones_like(logits), jnp.zeros_like(logits)
+
+
+@storable
+@pytree
+class DotRegression(ClassFirst):
+    """(z_y − target)²/(2 target): pulls the right logit to a target and sees no other (Yang et al. 2022).
+
+    With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0,
+    attained.
+
+    Args:
+        target: a positive number, in the unit of the logits.
+    """
+
+    target: Real = 1.0
+    attained = True
+
+    def __post_init__(self):
+        set_field(self, "target", real("target", self.target, above=0.0))
+
+    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample."""
+        target = jnp.asarray(self.target, logits.dtype)
+        return (true_logit(logits, label) - target) ** 2 / (2 * target)
+
+    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Target · (s + s²/2) at s = slope_y where all other slopes are zero, elsewhere +∞."""
+        target, right = jnp.asarray(self.target, slope.dtype), true_logit(slope, label)
+        elsewhere = jnp.any((slope != 0) & ~one_hot(slope, label, bool), axis=0)
+        return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
+
+
+@storable
+@pytree
+class Custom:
+    """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
+
+    `convex`, `infimum`, `attained`, `conjugate` and `curvature` are its own attributes where it has them.
+    """
+
+    function: Callable | Any = static()
+
+    def __call__(self, logits: Float[Array, " K"], label: Int[Array, ""]) -> Any:
+        """Loss of one sample."""
+        return self.function(logits, label)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("conjugate", "curvature"):  # which a loss has or hasn't
+            return getattr(self.function, name)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    @property
+    def convex(self) -> bool | Any:
+        """Whether the function declares itself convex in the logits."""
+        return getattr(self.function, "convex", False)
+
+    @property
+    def infimum(self) -> Any:
+        """What the function declares as its infimum; −∞ where it declares nothing."""
+        return getattr(self.function, "infimum", -jnp.inf)
+
+    @property
+    def attained(self) -> bool:
+        """Whether the function declares that its infimum is attained."""
+        return bool(getattr(self.function, "attained", False))
+
+
+OURS = (CrossEntropy, LabelSmoothing, Focal, SquaredError, DotRegression)
+
+
+def as_loss(loss: Any) -> Any:
+    """`loss` as a pytree: a bare callable is wrapped.
+
+    Raises:
+        ValueError: where it is not callable, or has no hash by which its programs could be kept.
+    """
+    function("loss", loss, "an instance such as ufm.CrossEntropy(), or any callable of (logits, label),")
+    if not jax.tree_util.all_leaves([loss]):
+        return loss
+    instance("loss", loss, Hashable, "a hashable object, such as a frozen dataclass,")
+    return Custom(loss)
+
+
+def check_loss(loss: Any, num_classes: int) -> None:
+    """Try a user's loss on shapes, and what it declares; nothing is computed or compiled.
+
+    Raises:
+        ValueError: where it isn't one number a sample that JAX can differentiate, or declares what can't be.
+    """
+    written = loss.function if isinstance(loss, Custom) else loss
+    if type(loss) in OURS or isinstance(written, Absent):
+        return
+    leaves, structure = jax.tree.flatten(loss)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
+    if fault:
+        raise ValueError(f"loss = {shown(written)}: {fault}")
+    flag("loss.convex", is_convex(loss))
+    attained = flag("loss.attained", getattr(written, "attained", False))
+    bound = infimum(loss, num_classes)
+    if isinstance(bound, Tracer):
+        return
+    if not number("loss.infimum", bound) < np.inf:
+        raise ValueError(f"loss.infimum = {shown(bound)}: a number below which the loss never is, or −∞, is needed")
+    if attained and not bound > -np.inf:
+        raise ValueError("loss.attained = True: the infimum that is attained is needed as loss.infimum")
+
+
+@ft.lru_cache(maxsize=64)
+def _fault(structure, shapes, num_classes: int, dtype) -> str:
+    """What is wrong with a loss of these leaves; empty where nothing is."""
+    count = num_classes + 1  # of samples: another number than that of classes
+    logits, labels = jax.ShapeDtypeStruct((num_classes, count), dtype), jax.ShapeDtypeStruct((count,), np.int32)
+
+    def of(evaluate):
+        return lambda logits, leaves, labels: evaluate(structure.unflatten(leaves), logits, labels)
+
+    try:
+        told = {"it": jax.eval_shape(of(per_sample), logits, shapes, labels)}
+        if hasattr(structure.unflatten(shapes), "conjugate"):
+            told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, labels)
+        if _declares_curvature(structure.unflatten(shapes)):
+            pair = jax.eval_shape(of(per_sample_curvature), logits, shapes, labels)
+            if [getattr(part, "shape", None) for part in jax.tree.leaves(pair)] != [(num_classes, count)] * 2:
+                return f"of {count} samples its curvature gives {pair}; two vectors of one entry a class are needed"
+        for name, found in told.items():
+            if getattr(found, "shape", None) != (count,) or not jnp.issubdtype(found.dtype, np.floating):
+                return f"of {count} samples {name} gives {found}; one real number of each is needed"
+        jax.eval_shape(jax.grad(lambda *given: jnp.sum(of(per_sample)(*given))), logits, shapes, labels)
+    except Exception as error:  # whatever a user's code raises
+        reason = " ".join(str(error).partition("\n\n")[0].split())
+        return (
+            "JAX must be able to trace and differentiate it, as it is where it is written with jax.numpy; it raised "
+            f"{type(error).__name__}: {reason}"
+        )
+    return ""
+
+
+def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
+    """Losses (N,) of N samples, whichever form the loss was written in."""
+    return loss(logits, labels) if isinstance(loss, ClassFirst) else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
+
+
+def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) -> Any:
+    """Conjugates (N,) of a loss that has one, whichever form it was written in."""
+    if isinstance(loss, ClassFirst):
+        return loss.conjugate(slopes, labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.vmap(loss.conjugate, in_axes=(1, 0))(slopes, labels)
+
+
+def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
+    """Diagonals and vectors (K, N) of a loss that declares its curvature, whichever form it was written in."""
+    if isinstance(loss, ClassFirst):
+        return loss.curvature(logits, labels)  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.vmap(loss.curvature, in_axes=(1, 0), out_axes=1)(logits, labels)
+
+
+def _declares_curvature(loss: Any) -> bool:
+    """Whether it is declared; a number of that name is a user's own parameter."""
+    return callable(getattr(loss, "curvature", None))
+
+
+def is_convex(loss: Any) -> Any:
+    """Whether a loss declares itself convex in the logits."""
+    return getattr(loss, "convex", False)
+
+
+def infimum(loss: Any, num_classes: int) -> Any:
+    """Declared greatest lower bound of one sample's loss; −∞ where none is declared."""
+    bound = getattr(loss, "infimum", -jnp.inf)
+    return bound(num_classes) if callable(bound) else bound
+
+
+def curvature_of_shifts(
+    loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
+) -> Float[Array, "K K"]:
+    """Σ_i w_i ∇²ℓ_i(z_i), the Hessian along what is added to all samples' logits; in memory of order K² + KN."""
+    if _declares_curvature(loss):
+        diagonal, factor = per_sample_curvature(loss, logits, labels)
+        return jnp.diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
+    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j), jnp.arange(logits.shape[0]))
+
+
+def curvatures_of_shifts(
+    loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
+) -> Float[Array, " K"]:
+    """The diagonal of `curvature_of_shifts`."""
+    if _declares_curvature(loss):
+        diagonal, factor = per_sample_curvature(loss, logits, labels)
+        return (diagonal - factor**2) @ weights
+    classes = jnp.arange(logits.shape[0])
+    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
+
+
+def _along_class(loss, logits, labels, weights, j):
+    """A column (K,) of `curvature_of_shifts`."""
+    slopes = jax.grad(lambda shift: jnp.sum(weights * per_sample(loss, logits + shift[:, None], labels)))
+    direction = (jnp.arange(logits.shape[0]) == j).astype(logits.dtype)
+    return jax.jvp(slopes, (jnp.zeros_like(direction),), (direction,))[1]
+
+
+def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any = None) -> Array:
+    """e_y along the first axis, in the shape of `logits`."""
+    classes = jnp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
+    return (classes == label[None]).astype(dtype or logits.dtype)
+
+
+def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    """z_y; by a sum over a mask where classes are few, since that vectorises on a CPU, and a gather does not."""
+    if logits.shape[0] > MASKED_CLASSES:
+        return jnp.take_along_axis(logits, label[None], axis=0)[0]
+    return jnp.sum(jnp.where(one_hot(logits, label, bool), logits, 0.0), axis=0)
+
+
+@jax.custom_jvp
+def _cross_entropy(logits, label):
+    """m + log(e^{−m} + Σ_{j≠y} e^{z_j − max z}) with the deficit m = max z − z_y ≥ 0."""
+    _, wrong, deficit = _odds(logits, label)
+    return deficit + jnp.log1p(wrong + jnp.expm1(-deficit))
+
+
+@_cross_entropy.defjvp
+def _cross_entropy_jvp(primals, tangents):
+    (logits, label), (moved, _) = primals, tangents
+    odds, wrong, deficit = _odds(logits, label)
+    total = wrong + jnp.exp(-deficit)
+    # p_y − 1 as minus the others' sum, which doesn't cancel
+    slopes = jnp.where(one_hot(logits, label, bool), -wrong[None], odds) / total[None]
+    return _cross_entropy(logits, label), jnp.sum(slopes * moved, axis=0)
+
+
+def _odds(logits, label):
+    """e^{z_j − max z} of the wrong classes and zero of the right one, their sum, and the deficit max z − z_y."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    odds = jnp.where(one_hot(logits, label, bool), 0.0, jnp.exp(logits - top[None]))
+    return odds, jnp.sum(odds, axis=0), top - true_logit(logits, label)
+
+
+def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:
+    """Log Σ_j exp z_j over the first axis, without overflow; an entry may be −∞, not all of them."""
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
+    return top + jnp.log(jnp.sum(jnp.exp(logits - top[None]), axis=0))
+
+
+def _softmax_curvature(logits):
+    probabilities = jax.nn.softmax(logits, axis=0)
+    return probabilities, probabilities
+
+
+def _negative_entropy(q):
+    """Σ q log q over the first axis; +∞ off the simplex, whose sum is trusted to be kept by the caller."""
+    return jnp.sum(jnp.where(q < 0, jnp.inf, -jax.scipy.special.entr(jnp.maximum(q, 0.0))), axis=0)

@@ -1,0 +1,276 @@
+"""What is minimised: a loss, weight decay and constraints over free features, classifier and bias."""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from ufm._core.archive import storable
+from ufm._core.blocks import fits
+from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
+from ufm._core.precision import float64, scope
+from ufm._core.programs import kept
+from ufm._core.pytree import pytree, set_field, static
+from ufm._core.repr import call, unusual
+from ufm.model.constraints import Fixed, Free, as_constraint
+from ufm.model.losses import CrossEntropy, LabelSmoothing, as_loss, check_loss
+from ufm.model.params import Params, columns
+from ufm.model.streamed_loss import squared_norm, streamed_loss, weighted_losses
+
+MOST_SAMPLES = 2**53  # that a float64 counts
+SMALLEST_DECAY, LARGEST_DECAY = 1e-100, 1e100  # but for zero: squares of quotients stay finite
+
+
+@storable
+@pytree
+class Problem:
+    """An unconstrained features model.
+
+    Minimise over features H (N, d), classifier A (K, d) and bias b (K,), with logits Z = H Aᵀ + 1bᵀ,
+
+        f = (1/N) Σ_i w_{y_i} loss(Z_i, y_i) + λ_A/2 ‖A‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖².
+
+    Shapes, kinds of loss, constraint and bias are static; every number (λ, smoothing, gamma, radius, class
+    weight) is traced, so that changing it never compiles again.
+
+    Args:
+        num_classes: K ≥ 2.
+        dim: d ≥ 1, the dimension of the features.
+        per_class: samples of each class, one positive integer or K of them.
+        loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
+            or any callable of (logits, label) that JAX can differentiate; it may declare `convex`, `infimum`,
+            `attained` and `conjugate` (see `ufm.model.losses`).
+        lambda_A: weight decay λ_A of the classifier; as the others 0, or from 1e-100 to 1e100.
+        lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
+            the half differ.
+        lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
+        bias: whether there is one.
+        class_weights: K positive numbers w_k, or None for ones. They are not normalised.
+        features: where rows of H may be: `Free()`, `Sphere(radius)`, `Ball(radius)`, `MeanBall(radius)` or
+            `Nonnegative()`.
+        classifier: where rows of A may be: one of these, or `Fixed(matrix)`.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+
+    num_classes: Integer = static()
+    dim: Integer = static()
+    per_class: Integer | Sequence[int] | Any = static()
+    loss: Any = CrossEntropy()
+    lambda_A: Real = 5e-4
+    lambda_H: Real = 5e-4
+    lambda_b: Real = 0.0
+    bias: bool | Any = static(default=True)
+    class_weights: Any = None
+    features: Any = Free()
+    classifier: Any = Free()
+    bias_kind: str = static(default="", init=False)
+
+    def __post_init__(self):
+        set_field(self, "num_classes", integer("num_classes", self.num_classes, least=2))
+        set_field(self, "dim", integer("dim", self.dim, least=1))
+        room_for(f"num_classes = {self.num_classes}, dim = {self.dim}: A (K, d)", self.num_classes * (self.dim + 1))
+        set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
+        set_field(self, "loss", as_loss(self.loss))
+        check_loss(self.loss, self.num_classes)
+        for name in ("lambda_A", "lambda_H", "lambda_b"):
+            set_field(self, name, _decay(name, getattr(self, name)))
+        set_field(self, "bias", flag("bias", self.bias))
+        if self.lambda_b > 0 and not self.bias:
+            raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
+        set_field(self, "class_weights", _class_weights(self.class_weights, self.num_classes))
+        if isinstance(self.features, Fixed):
+            raise ValueError("features = Fixed: features are what is minimised over; only a classifier can be fixed")
+        for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
+            constraint = as_constraint(name, getattr(self, name))
+            if getattr(self, decay) > 0 and not constraint.decays:
+                raise ValueError(
+                    f"{decay} = {getattr(self, decay)!r}: the norm of {name} under {type(constraint).__name__} "
+                    f"is fixed, so its weight decay is a constant; {decay} = 0 is needed"
+                )
+        if isinstance(self.classifier, Fixed) and self.classifier.matrix.shape != (self.num_classes, self.dim):
+            raise ValueError(
+                f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"
+            )
+        set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
+
+    def __repr__(self) -> str:
+        return call("Problem", unusual(self, always=("loss", "lambda_A", "lambda_H")))
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """(K,) samples of each class."""
+        return np.broadcast_to(np.asarray(self.per_class), (self.num_classes,))
+
+    @property
+    def num_samples(self) -> int:
+        """N, samples in all."""
+        return int(self.class_counts.sum())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int32 labels: classes in order."""
+        room_for(f"labels of {self.num_samples} samples", self.num_samples, itemsize=4)
+        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_counts)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes have equally many samples and one weight."""
+        same_weight = self.class_weights is None or np.ptp(self.class_weights) == 0
+        return bool(np.ptp(self.class_counts) == 0 and same_weight)
+
+    def init(self, seed: Integer = 0, scale: Real = 1.0) -> Params:
+        """Random feasible parameters: entries of H and A normal with variance scale²/d, no bias.
+
+        Args:
+            seed: a non-negative integer; the same seed gives the same bits.
+            scale: of a row's norm, dimensionless.
+
+        Returns:
+            Params in float64.
+
+        Raises:
+            ValueError: for a wrong argument, or where memory can't hold the features.
+        """
+        self.check_room()
+        random = np.random.default_rng(integer("seed", seed, least=0))
+        spread = real("scale", scale, least=0.0) / np.sqrt(self.dim)
+        H = spread * random.normal(size=(self.num_samples, self.dim))
+        A = spread * random.normal(size=(self.num_classes, self.dim))
+        with float64():
+            kept = feasible(self, Params(jnp.asarray(H.T), jnp.asarray(A), np.zeros(self.num_classes)))
+            return jax.tree.map(np.asarray, columns(kept))
+
+    def check_room(self) -> None:
+        """Refuse features (N, d) that memory can't hold, before it is tried."""
+        N, d = self.num_samples, self.dim
+        room_for(f"per_class = {shown(self.per_class)}, dim = {d}: features H of shape ({N}, {d})", N * d)
+
+    def objective(self, params: Params | Any) -> Any:
+        """F at the parameters, in nats (cross-entropies) or squared units (squared error).
+
+        Computed in float64 where a parameter is float64. Inside a transformed function (jit, grad, vmap) it
+        is traced like any other.
+
+        Raises:
+            ValueError: where a shape is not the problem's.
+        """
+        params = self.check_params(params)
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, params))):
+            return risk(self, columns(params))
+        with scope(params):
+            return np.asarray(_objective(self, params))[()]
+
+    def check_params(self, params: Params | Any) -> Params:
+        """`params` as arrays of one precision, float64 where any is, where their shapes are the problem's.
+
+        Lists, data frames and torch tensors are converted; traced arrays are left as they are.
+
+        Raises:
+            ValueError: naming the parameter that has another shape or no real numbers, with what is needed.
+        """
+        parts = tuple(instance("params", params, (tuple, list), "ufm.Params(H, A, b)"))
+        if len(parts) not in (3, 4):
+            raise ValueError(f"params of {len(parts)} parts: ufm.Params(H, A, b) is needed")
+        shapes = {
+            "H": (self.num_samples, self.dim),
+            "A": (self.num_classes, self.dim),
+            "b": (self.num_classes,),
+        }
+        if len(parts) == 4 and not (isinstance(parts[3], tuple | list) and len(parts[3]) == 0):
+            raise ValueError(f"params.W = {shown(parts[3])}: (), since there are no hidden layers, is needed")
+        checked: dict[str, Any] = {
+            name: numeric(f"params.{name}", part) for name, part in zip(shapes, parts, strict=False)
+        }
+        for name, shape in shapes.items():
+            if checked[name].shape != shape:
+                raise ValueError(f"params.{name} of shape {checked[name].shape}: {shape} is needed")
+        return Params(**_of_one_precision(checked))
+
+    def finite_params(self, params: Params | Any) -> Params:
+        """`params` in float64, refused where one is NaN or infinite."""
+        checked = self.check_params(params)
+        H, A, b = (doubles(f"params.{name}", getattr(checked, name)) for name in ("H", "A", "b"))
+        return Params(H, A, b)
+
+
+def as_problem(problem: Any) -> Problem:
+    """`problem` where it is one; else a ValueError."""
+    return instance("problem", problem, Problem, "a ufm.Problem")
+
+
+def _of_one_precision(arrays: dict[str, Any]) -> dict[str, Any]:
+    """NumPy arrays in float64 where one is, or holds whole numbers; float32 and traced ones as they are."""
+    if all(array.dtype == np.float32 or isinstance(array, Tracer) for array in arrays.values()):
+        return arrays
+    return {
+        name: array if isinstance(array, Tracer) else np.asarray(array, np.float64) for name, array in arrays.items()
+    }
+
+
+def risk(problem: Problem, params: Params) -> Float[Array, ""]:
+    """F at parameters whose H is (d, N): columns are what jitted code holds, for the softmax's sake."""
+    H, A, b, _ = params
+    decay = problem.lambda_A * jnp.sum(A**2) + problem.lambda_H * squared_norm(H) + problem.lambda_b * jnp.sum(b**2)
+    if fits(problem.num_samples, problem.num_classes):
+        return jnp.mean(weighted_losses(problem, params, jnp.asarray(problem.labels))) + 0.5 * decay
+    return streamed_loss(H, A, b, problem) + 0.5 * decay
+
+
+def feasible(problem: Problem, params: Params) -> Params:
+    """The nearest parameters that keep the constraints, for an H of columns."""
+    shares = np.repeat(1.0 / (problem.num_classes * problem.class_counts), problem.class_counts)
+    return params._replace(
+        H=problem.features.project(params.H, axis=0, shares=shares), A=problem.classifier.project(params.A, axis=1)
+    )
+
+
+@kept
+def _objective(problem, params):
+    return risk(problem, columns(params))
+
+
+def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
+    if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
+        return integer("per_class", value, least=1, most=MOST_SAMPLES // num_classes)
+    needed = f"a positive integer, or {num_classes} of them,"
+    counts = listed("per_class", value, needed)
+    if len(counts) != num_classes:
+        raise ValueError(f"per_class = {shown(value)}: {needed} is needed")
+    return tuple(integer("per_class", count, least=1, most=MOST_SAMPLES // num_classes) for count in counts)
+
+
+def _decay(name: str, value: Any) -> float:
+    """A weight decay whose products and quotients with others neither overflow nor underflow."""
+    decay = real(name, value, least=0.0)
+    if decay and not SMALLEST_DECAY <= decay <= LARGEST_DECAY:
+        raise ValueError(f"{name} = {decay!r}: 0 or a number from {SMALLEST_DECAY:g} to {LARGEST_DECAY:g} is needed")
+    return decay
+
+
+def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:
+    if value is None:
+        return None
+    needed = f"{num_classes} positive, finite numbers"
+    weights = doubles("class_weights", value, (num_classes,), needed)
+    if not np.all(weights > 0):
+        raise ValueError(f"class_weights = {shown(value)}: {needed} are needed")
+    return weights.copy()  # what the caller's array becomes is none of the problem's business
+
+
+def relaxed_rank(problem: Problem) -> int:
+    """Dimensions from which the convex relaxation over H Aᵀ is attained: d at least this, and no bad minimum exists."""
+    centred = isinstance(problem.loss, CrossEntropy | LabelSmoothing) or problem.bias_kind == "free"
+    return problem.num_classes - centred
+
+
+def class_means(problem: Problem, H: Any) -> np.ndarray:
+    """(K, d) means of the features of each class, in float64."""
+    starts = np.concatenate([[0], np.cumsum(problem.class_counts)[:-1]])
+    return np.add.reduceat(np.asarray(H, np.float64), starts, axis=0) / problem.class_counts[:, None]

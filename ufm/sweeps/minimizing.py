@@ -1,0 +1,61 @@
+"""`ufm.minimize` at the points of a grid."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ufm.metrics.definitions import Metrics
+from ufm.minima.convergence import Status
+from ufm.minima.optimum import Optimum, minimize_all
+from ufm.minima.reduction import least_dim, shape_key
+from ufm.sweeps.points import Field, Point, param_fields, param_values
+
+BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
+HELD_IN_BATCH = 2**20  # numbers of a factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Minimizing:
+    """`ufm.minimize` of batches of one shape."""
+
+    tol: Any = 1e-8
+    max_steps: Any = 3000
+    params: bool = False
+    option_names = ()
+    precision = "float64"
+    states = tuple(status.name.lower() for status in Status)
+
+    def key(self, point: Point) -> Any:
+        """What the points of a batch share."""
+        return shape_key(point.problem)
+
+    def batch_size(self, point: Point) -> int:
+        """Points of a batch."""
+        held = point.problem.num_classes * least_dim(point.problem)
+        return next((size for size in BATCHES if size * held <= HELD_IN_BATCH), BATCHES[-1])
+
+    def fields(self, points: Sequence[Point], taken: Sequence[str]) -> list[Field]:
+        """Data variables."""
+        floats = [Field(name) for name in ("value", "lower_bound", "gap", "grad_norm")]
+        counts = [Field(name, "int64") for name in ("steps", "starts", "agreed")]
+        flags = [Field(name, "bool") for name in ("certified", "degenerate")]
+        metrics = [Field(name) for name in Metrics._fields]
+        extra = param_fields(points) if self.params else []
+        return [*floats, *counts, Field("status", "status"), *flags, *metrics, *extra]
+
+    def coords(self) -> dict[str, Any]:
+        """Coordinates beside the grid's."""
+        return {}
+
+    def solve(self, points: Sequence[Point], advanced: Callable[[int], None], places: Any) -> list[dict[str, Any]]:
+        """Values of the data variables at each point."""
+        problems, seeds = [point.problem for point in points], [point.seed for point in points]
+        found = minimize_all(problems, seeds, self.tol, self.max_steps, advanced, places)
+        return [self._values(best) for best in found]
+
+    def _values(self, best: Optimum) -> dict[str, Any]:
+        names = ("value", "lower_bound", "gap", "grad_norm", "steps", "starts", "agreed", "certified", "degenerate")
+        values = {name: getattr(best, name) for name in names}
+        status = self.states.index(best.status.name.lower())
+        extra = param_values(best.params) if self.params else {}
+        return {**values, "status": status, **best.metrics._asdict(), **extra}

@@ -1,0 +1,177 @@
+"""`ufm.train` at the points of a grid."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ufm._core.archive import storable
+from ufm._core.checks import MOST_STEPS, Integer, choice, integer, shown
+from ufm._core.identity import ByContent
+from ufm._core.precision import DTYPES
+from ufm.metrics.definitions import Metrics
+from ufm.sweeps.points import Field, Point, param_fields, param_values
+from ufm.training import Outcome, Run, schedule, train
+
+WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
+MOST_RUNS = 64  # in a batch
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@storable
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training in a sweep: what `ufm.train` is to be called with at every point.
+
+    Args:
+        optimizer: a function that makes an optax optimiser from options, such as `optax.sgd`; importable by name
+            where other processes are to call it.
+        options: its keyword arguments. Those swept over by name take the grid's values instead.
+        steps: number of optimiser steps.
+        snapshots: how many, log-spaced, or a list of steps.
+        precision: "float32" or "float64".
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+
+    optimizer: Callable[..., Any] | Any
+    options: Mapping[str, Any] | Any = dataclasses.field(default_factory=dict)
+    steps: Integer = 2000
+    snapshots: int | Sequence[int] | Any = 100
+    precision: str | Any = "float32"
+
+    def __post_init__(self):
+        options = _parameters(self.optimizer)
+        if not isinstance(self.options, Mapping):
+            raise ValueError(f"options = {shown(self.options)}: a table of the optimizer's options by name is needed")
+        object.__setattr__(self, "options", dict(self.options))
+        for name, value in self.options.items():
+            if name not in options:
+                raise ValueError(f"options: no {name!r} among those of the optimizer, {', '.join(options)}")
+            if isinstance(value, str) and not isinstance(options[name].default, str | None):
+                raise ValueError(f"options: {name} = {shown(value)}: text is none of its values")
+        choice("precision", self.precision, tuple(DTYPES))
+        schedule(integer("steps", self.steps, least=1, most=MOST_STEPS), self.snapshots)
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Names of the optimiser's options, which can be swept over."""
+        return tuple(_parameters(self.optimizer))
+
+
+def check_complete(training: Training, swept: Sequence[str]) -> None:
+    """Refuse to begin where an option without a default is neither given nor swept over."""
+    for name, parameter in _parameters(training.optimizer).items():
+        needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        if needed and name not in training.options and name not in swept:
+            raise ValueError(f"options: {name!r} is missing, which the optimizer has no default for")
+
+
+def _parameters(optimizer: Any) -> Mapping[str, inspect.Parameter]:
+    """Options of a function that makes optimisers."""
+    if not callable(optimizer):
+        raise ValueError(f"optimizer = {shown(optimizer)}: a function of options, such as optax.sgd, is needed")
+    try:
+        return inspect.signature(optimizer).parameters
+    except (ValueError, TypeError):
+        raise ValueError(f"optimizer = {shown(optimizer)}: a function whose options have names is needed") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """`ufm.train` at one point after the other; points that differ in traced numbers share a program."""
+
+    training: Training
+    swept: tuple[str, ...]
+    params: bool = False
+    states = tuple(outcome.name.lower() for outcome in Outcome)
+
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """Options that can be swept over."""
+        return self.training.option_names
+
+    @property
+    def precision(self) -> str:
+        """Of the computation."""
+        return self.training.precision
+
+    def key(self, point: Point) -> Any:
+        """What the points of a batch share."""
+        traced, fixed = self._options(point)
+        return jax.tree.structure(point.problem), *traced, *((name, ByContent(value)) for name, value in fixed.items())
+
+    def batch_size(self, point: Point) -> int:
+        """Points of a batch."""
+        of = point.problem
+        work = 6.0 * of.num_samples * of.num_classes * of.dim * int(self.training.steps)
+        return int(np.clip(WORK_IN_BATCH / work, 1, MOST_RUNS))
+
+    def fields(self, points: Sequence[Point], taken: Sequence[str]) -> list[Field]:
+        """Data variables; the objective is called `objective` where the kind of loss is swept over."""
+        shape = (len(self._steps),)
+        self_named = "objective" if "loss" in taken else "loss"
+        history = [Field(name, dims=("snapshot",), shape=shape) for name in (self_named, *Metrics._fields)]
+        return [*history, Field("status", "status"), *(param_fields(points) if self.params else [])]
+
+    def coords(self) -> dict[str, Any]:
+        """Coordinates beside the grid's."""
+        return {"step": ("snapshot", np.asarray(self._steps))}
+
+    def solve(self, points: Sequence[Point], advanced: Callable[[int], None], places: Any) -> list[dict[str, Any]]:
+        """Values of the data variables at each point."""
+        values = []
+        for point in points:
+            advanced(len(values))
+            values.append(self._values(self._train(point)))
+        return values
+
+    @property
+    def _steps(self) -> list[int]:
+        return schedule(int(self.training.steps), self.training.snapshots)
+
+    def _options(self, point: Point) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options that are traced numbers, and those that are not."""
+        options = {**self.training.options, **point.options}
+        traced = {n: v for n, v in sorted(options.items()) if n in self.swept and isinstance(v, float)}
+        return traced, {name: value for name, value in sorted(options.items()) if name not in traced}
+
+    def _train(self, point: Point) -> Run:
+        traced, fixed = self._options(point)
+        halves = (_Half(name, self.training.optimizer, traced, fixed) for name in ("init", "update"))
+        optimizer = optax.GradientTransformationExtraArgs(*halves)
+        how = self.training
+        return train(
+            point.problem, optimizer, how.steps, point.seed, how.snapshots, precision=how.precision, progress=False
+        )
+
+    def _values(self, run: Run) -> dict[str, Any]:
+        status = self.states.index(run.status.outcome.name.lower())
+        loss = {"loss": run.history.loss, "objective": run.history.loss}
+        extra = param_values(run.params) if self.params else {}
+        return {**loss, **run.history.metrics._asdict(), "status": status, **extra}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Half:
+    """`init` or `update` of an optimiser whose traced numbers are in its state."""
+
+    name: str
+    optimizer: Any
+    traced: dict[str, Any]
+    fixed: dict[str, Any]
+
+    def __getstate__(self):
+        """Its content, without the numbers themselves, so that one program serves many of them."""
+        return self.name, self.optimizer, tuple(self.traced), self.fixed
+
+    def __call__(self, *arguments, **extra):
+        names = inspect.signature(self.optimizer).parameters
+        static = tuple(name for name in names if name not in self.traced)
+        made = optax.inject_hyperparams(self.optimizer, static_args=static)(**self.fixed, **self.traced)
+        return getattr(made, self.name)(*arguments, **extra)

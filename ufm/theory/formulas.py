@@ -1,0 +1,89 @@
+"""Formulas that several theorems share."""
+
+from typing import Any
+
+import numpy as np
+
+from ufm.metrics.definitions import Metrics
+from ufm.model.constraints import Free
+from ufm.model.problem import Problem
+
+NEAR = 1e-6  # relative distance to a threshold within which only the value is predicted
+WITHIN = {"nc1": 0.0, "trace_ratio": 0.0}  # metrics where a loss is convex and not everything is zero
+COLLAPSED = dict.fromkeys(Metrics._fields, 0.0) | {"accuracy": 1.0}  # metrics of a simplex ETF and its dual classifier
+TOTAL = "c at total collapse"  # c = √(λ_A λ_H) from which the minimiser is the zero point
+
+
+def decay_scale(problem: Problem) -> float:
+    """c = √(λ_A λ_H): the price of a unit of ‖H Aᵀ‖_*."""
+    return float(np.sqrt(problem.lambda_A * problem.lambda_H))
+
+
+def is_plain(problem: Problem, *losses: Any) -> bool:
+    """Whether both factors are free and decayed, and the loss is one of those named."""
+    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
+    return free and problem.lambda_A > 0 and problem.lambda_H > 0 and isinstance(problem.loss, losses)
+
+
+def radius_of(side: Any) -> float:
+    """Of a sphere or ball; infinite without constraint."""
+    return np.inf if isinstance(side, Free) else float(side.radius)
+
+
+def weights(problem: Problem) -> np.ndarray:
+    """(K,) class weights, ones where there are none."""
+    return np.ones(problem.num_classes) if problem.class_weights is None else problem.class_weights
+
+
+def same_weights(problem: Problem) -> bool:
+    """Whether all class weights are one number w; then f/w is the unweighted objective with decays λ/w."""
+    return bool(np.ptp(weights(problem)) == 0)
+
+
+def near(x: float, threshold: float) -> bool:
+    """Whether x is so close to a threshold that a computed minimiser can't tell on which side it is.
+
+    Factors vanish there like the square root of the distance.
+    """
+    return bool(abs(x - threshold) <= NEAR * abs(threshold))
+
+
+def factor_norms(problem: Problem, singular_values: Any) -> dict[str, Any]:
+    """Norms of the factors of a Z = H Aᵀ with these singular values.
+
+    The least decay of factors of Z is c‖Z‖_*, half of it on either side: λ_A‖A‖² = λ_H‖H‖² = c‖Z‖_*.
+    """
+    values = np.sort(np.asarray(singular_values, np.float64))[::-1]
+    price = decay_scale(problem) * np.sum(values)
+    return {
+        "singular_values": values,
+        "norm_A": float(np.sqrt(price / problem.lambda_A)),
+        "norm_H": float(np.sqrt(price / problem.lambda_H)),
+    }
+
+
+def balanced_shape(problem: Problem, simplex: float, common: float = 0.0) -> dict[str, Any]:
+    """Everything about the factors of Z whose class means are (s₀ P + s₁ J/K)/√n, P = I − J/K.
+
+    Z has the singular values s₀ (K − 1 times) and s₁, and A = √(λ_H n/λ_A) H̄, with AAᵀ ∝ G = s₀ P + s₁ J/K: a simplex
+    ETF for s₁ = 0, an orthogonal frame for s₁ = s₀. The metrics centre the means, and P G P = s₀ P is the simplex
+    again, so every metric is that of an ETF except self-duality, which sees A as it is: the cosine between A and the
+    centred C is ⟨A, C⟩/‖A‖‖C‖ = √((K−1)s₀/((K−1)s₀ + s₁)).
+    """
+    K = problem.num_classes
+    gram = simplex * (np.eye(K) - 1 / K) + common / K
+    cosine = np.sqrt((K - 1) * simplex / ((K - 1) * simplex + common))
+    shape = factor_norms(problem, [simplex] * (K - 1) + [common] * (common > 0))
+    return shape | {
+        "gram_A": gram,
+        "gram_H": gram,
+        "norms_A": np.full(K, shape["norm_A"] / np.sqrt(K)),
+        "norms_H": np.full(K, shape["norm_H"] / np.sqrt(problem.num_samples)),
+        "metrics": COLLAPSED | {"self_duality": float(np.sqrt(2 - 2 * cosine))},
+    }
+
+
+def unused_bias(problem: Problem) -> dict[str, Any]:
+    """A bias that the optimum doesn't use: 0 where it is decayed, any multiple of 1 where it is free."""
+    zero = np.zeros(problem.num_classes)
+    return {"none": {}, "regularised": {"bias": zero}, "free": {"centred_bias": zero}}[problem.bias_kind]
