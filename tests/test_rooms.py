@@ -14,9 +14,9 @@ LEVELS = (
     ("cli",),
     ("sweeps",),
     ("verification",),
-    ("minima", "training", "hessian", "theory", "plot"),
+    ("minima", "training", "hessian", "theory"),
     ("model", "metrics"),
-    ("geometry",),
+    ("geometry", "plot"),
     ("_core",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -60,7 +60,9 @@ def test_modules_form_no_circle():
         dotted = ".".join(("ufm", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
         graph[dotted] = set(imported(file))
     modules = set(graph)
-    edges = {name: {m for i in found for m in (i, i.rpartition(".")[0]) if m in modules} for name, found in graph.items()}
+    edges = {
+        name: {m for i in found for m in (i, i.rpartition(".")[0]) if m in modules} for name, found in graph.items()
+    }
     while leaves := {name for name, needed in edges.items() if not needed & (edges.keys() - {name})}:
         edges = {name: needed for name, needed in edges.items() if name not in leaves}
     assert not edges, sorted(edges)

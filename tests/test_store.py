@@ -257,5 +257,7 @@ def test_an_unchanged_store_is_left_as_it_is(path):
 
 
 def test_ufm_is_imported_without_unix():
-    code = "import sys, os, jax; sys.modules['fcntl'] = None; del os.uname; import ufm, ufm.sweeps.store; print('there')"
+    code = (
+        "import sys, os, jax; sys.modules['fcntl'] = None; del os.uname; import ufm, ufm.sweeps.store; print('there')"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "there\n"

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ufm._core.checks import Integer, Real, choice, instance, integer, listed, real, shown
+from ufm._core.checks import Integer, Real, instance, integer, listed, real, shown
 from ufm._core.checks import path as checked_path
-from ufm.metrics.definitions import Metrics
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black last, kept for theory
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -87,7 +86,7 @@ def collapse(
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
-    metrics = [choice("metrics", name, Metrics._fields) for name in listed("metrics", metrics, "a list of four names")]
+    metrics = [instance("metrics", name, str, "names") for name in listed("metrics", metrics, "a list of four names")]
     if len(metrics) != 4:
         raise ValueError(f"metrics = {metrics}: four names are needed")
     _check_histories(histories, metrics)
@@ -115,8 +114,13 @@ def _check_histories(histories: Any, metrics: Sequence[str]) -> None:
     needed = 'histories by name, such as {"SGD": run.history},'
     instance("histories", histories, Mapping, needed)
     for name, history in histories.items():
-        if not isinstance(name, str) or not all(hasattr(history, field) for field in ("step", *metrics)):
+        if not isinstance(name, str) or not hasattr(history, "step"):
             raise ValueError(f"histories = {shown(histories)}: {needed} are needed")
+        for metric in metrics:
+            if not hasattr(history, metric):
+                raise ValueError(
+                    f"metrics: {metric!r} is not in {name!r}; a name of a metric, as in ufm.Metrics, is needed"
+                )
 
 
 def trace(axis: Any, history: Any, metric: str, colour: str, label: str) -> np.ndarray:
