@@ -1,4 +1,9 @@
-"""Arguments as people pass them: normalised, or a ValueError that names the argument, its value and what is legal."""
+"""Arguments as people pass them: normalised, or a ValueError that names the argument, its value and what is legal.
+
+A public function is annotated by what it is meant for (`problem: Problem`, `steps: Integer`), and passes each argument
+through one of these functions, so that whatever else comes, of a wrong type too, is a ValueError. Those who check types
+as the program runs leave the arguments of public functions to them (tests/typechecker.py).
+"""
 
 import math
 import numbers
@@ -12,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-# annotations of what people pass: they inform, and these functions check, so that a wrong type too is a ValueError
-Integer = int | Any
-Real = float | Any
+Integer = int  # or any library's whole number
+Real = float  # or any library's real number
 SHOWN = 80  # characters of a value in an error
 MOST_STEPS = 2**31 - 1  # of a loop, which compiled code counts in 32 bits
 

@@ -67,7 +67,7 @@ class History:
         return [[int(self.step[at]), *(np.mean(column[..., at]) for column in columns)] for at in chosen]
 
 
-def known_snapshots(loss: np.ndarray) -> np.ndarray:
+def known_snapshots(loss: np.ndarray) -> Any:
     """Snapshots before the loss (..., S) stopped being a number."""
     return np.logical_and.accumulate(np.isfinite(loss), axis=-1).sum(axis=-1)
 
