@@ -93,13 +93,13 @@ def of_model(config: Config, num_classes: int) -> Scene:
     """Gradient descent on the model in K−1 dimensions."""
     print(f"training: the model, K = {num_classes}", file=sys.stderr)
     problem = ufm.Problem(
-        num_classes, num_classes - 1, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
+        num_classes, num_classes - 1, per_class=config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
     )
     optimizer = optax.sgd(config.rate_model, momentum=0.9)
     steps, run, params = schedule(config.steps, config.frames), None, [problem.init(config.seed)]
     for taken in np.diff(steps).tolist():
         begins: Any = {"seed": config.seed} if run is None else {"resume": run}
-        run = ufm.train(problem, optimizer, taken, snapshots=[taken], progress=False, **begins)
+        run = ufm.train(problem, optimizer, steps=taken, snapshots=[taken], progress=False, **begins)
         params.append(run.params)
     return projected("step", steps, [(p.H, p.A, p.b) for p in params], problem.labels)
 

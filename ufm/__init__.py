@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from ufm import console as console
 from ufm import geometry as geometry
 from ufm._core.archive import load as load
 from ufm._core.status import Status as Status

@@ -16,7 +16,7 @@ import tyro
 
 import ufm
 from ufm._core.interrupts import end_now
-from ufm._core.tables import show
+from ufm.console import show
 from ufm.metrics.history import CHIEF
 
 UNREAD = 141  # exit code, as shells have it
@@ -132,8 +132,10 @@ class Train:
         self._check_files()
         sgd = optax.sgd(self.rate, momentum=self.momentum)
         optimizer = optax.adam(self.rate) if self.optimizer == "adam" else sgd
-        run = ufm.train(problem, optimizer, self.steps, self.seed, self.snapshots, precision=self.precision)
-        show(CHIEF, run.history.rows(), run.ended())
+        run = ufm.train(
+            problem, optimizer, steps=self.steps, seed=self.seed, snapshots=self.snapshots, precision=self.precision
+        )
+        show(CHIEF, run.history.rows(), caption=run.ended())
         if self.save is not None:
             run.save(self.save)
         if self.figure is not None:
@@ -166,7 +168,7 @@ class Measure:
         """Print the table."""
         metrics = ufm.measure(**_features(self.file))
         found = [(name, value) for name, value in metrics._asdict().items() if value is not None]
-        show(["metric", "value"], found, str(self.file))
+        show(["metric", "value"], found, caption=str(self.file))
         return 0
 
 
@@ -227,7 +229,7 @@ class Sweep:
         over = _grid(self.over)
         with _workers(self.workers) as executor:
             problem, run = self.problem.problem(), self._run()
-            table = ufm.sweep(problem, over, run, self.store, executor, versions=self.versions)
+            table = ufm.sweep(problem, over, run=run, store=self.store, executor=executor, versions=self.versions)
         _summarise(table, str(self.store))
         return 0
 
@@ -237,7 +239,9 @@ class Sweep:
         import optax
 
         options = {"learning_rate": self.rate, **({"momentum": 0.9} if self.run == "sgd" else {})}
-        return ufm.Training(getattr(optax, self.run), options, self.steps, self.snapshots, self.precision)
+        return ufm.Training(
+            getattr(optax, self.run), options, steps=self.steps, snapshots=self.snapshots, precision=self.precision
+        )
 
 
 COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Theorems, "sweep": Sweep}
@@ -399,7 +403,8 @@ def _summarise(table: Any, title: str) -> None:
         status.append(f"{int(found['certified'].sum())} certified")
     numbers = {name: values[np.isfinite(values)] for name, values in found.items() if values.dtype != bool}
     rows = [[n, *np.quantile(v, (0.0, 0.5, 1.0)).tolist()] for n, v in numbers.items() if v.size]
-    show(["quantity", "least", "median", "largest"], rows, f"{title}: {final.status.size} points, {', '.join(status)}")
+    caption = f"{title}: {final.status.size} points, {', '.join(status)}"
+    show(["quantity", "least", "median", "largest"], rows, caption=caption)
 
 
 def _states(table: Any) -> zip:

@@ -148,7 +148,13 @@ class Trainer:
         optimizer = optax.GradientTransformationExtraArgs(*halves)
         how = self.training
         return train(
-            point.problem, optimizer, how.steps, point.seed, how.snapshots, precision=how.precision, progress=False
+            point.problem,
+            optimizer,
+            steps=how.steps,
+            seed=point.seed,
+            snapshots=how.snapshots,
+            precision=how.precision,
+            progress=False,
         )
 
     def _values(self, run: Run) -> dict[str, Any]:
