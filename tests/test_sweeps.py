@@ -23,7 +23,8 @@ import zarr
 from zoo import problem
 
 import ufm
-from ufm._core import lanes
+from ufm._core import identity, lanes
+from ufm.minima import optimum
 from ufm.sweeps import grid as sweeps
 from ufm.sweeps import minimizing, store
 
@@ -32,8 +33,8 @@ OVER = {"lambda_A": DECAYS, "seed": range(4)}
 SMOOTHED = ufm.LabelSmoothing(0.1)
 SCRIPT = """
 import sys, numpy as np, ufm
-from ufm.sweeps import minimizing
-minimizing.BATCHES = (8,)
+from ufm.minima import optimum
+optimum.BATCHES = (8,)
 problem = ufm.Problem(num_classes=3, dim=4, per_class=5, lambda_A=1e-2, lambda_H=1e-2)
 over = {"lambda_A": np.geomspace(1e-4, 1e-2, 10).tolist(), "seed": range(4)}
 ufm.sweep(problem, over, store=sys.argv[1])
@@ -42,13 +43,13 @@ ufm.sweep(problem, over, store=sys.argv[1])
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(minimizing, "BATCHES", (8,))
+    monkeypatch.setattr(optimum, "BATCHES", (8,))
 
 
 @pytest.fixture(scope="module")
 def reference():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minimizing, "BATCHES", (8,))
+        patch.setattr(optimum, "BATCHES", (8,))
         return ufm.sweep(problem(), OVER)
 
 
@@ -77,6 +78,7 @@ def test_dataset_says_what_made_it(reference):
     assert "jax" in reference.attrs["versions"]
     assert reference.attrs["precision"] == "float64"
     assert reference.attrs["command"]
+    assert all(variable.attrs["long_name"] for variable in reference.data_vars.values())
     states = dict(zip(reference.status.flag_values, reference.status.flag_meanings.split(), strict=True))
     assert states == {-1: "pending", 0: "converged", 1: "max_steps", 2: "diverged"}
     assert set(ufm.Metrics._fields) < set(reference)
@@ -227,6 +229,15 @@ def test_training_is_swept_over_its_options(tmp_path, monkeypatch):
     assert (table.status.sel(learning_rate=1e9) == 1).all()
     assert (table.status.sel(learning_rate=0.5) == 0).all()
     xarray.testing.assert_identical(opened(tmp_path / "s.zarr"), table)
+
+
+def test_the_content_of_an_optimiser_is_found_once_for_all_points_of_a_batch(monkeypatch):
+    found, digest = [], identity.identity
+    monkeypatch.setattr(identity, "identity", lambda value: found.append(type(value)) or digest(value))
+    training = ufm.Training(optax.sgd, {"momentum": 0.9}, steps=40, snapshots=5)
+    table = ufm.sweep(problem(), {"learning_rate": [0.1, 0.2, 0.5, 1.0]}, run=training)
+    assert found.count(optax.GradientTransformationExtraArgs) == 1
+    assert len(np.unique(table.loss.values[:, -1])) == 4
 
 
 def test_training_is_swept_over_what_needs_another_program():

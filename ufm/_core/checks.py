@@ -85,14 +85,27 @@ def listed(name: str, value: Any, needed: str) -> list[Any]:
 
     Text, and what has no order or no length, is refused.
     """
-    unordered = str | bytes | bytearray | Mapping | Set | type
-    try:
-        entries = None if isinstance(value, unordered) or not hasattr(value, "__len__") else list(value)
-    except TypeError:  # an array without axes
-        entries = None
-    if entries is None or getattr(value, "ndim", 1) != 1:
+    found = entries(value)
+    if found is None or getattr(value, "ndim", 1) != 1:
         raise ValueError(f"{name} = {shown(value)}: {needed} is needed")
-    return entries
+    return found
+
+
+def entries(value: Any, ordered: bool = True) -> list[Any] | None:
+    """The entries of a list, an array's first axis or a view; None of text, tables, and what has none.
+
+    Args:
+        value: whatever came.
+        ordered: whether sets and what can be read only once have none either.
+    """
+    if isinstance(value, str | bytes | bytearray | Mapping | type):
+        return None
+    if ordered and (isinstance(value, Set) or not hasattr(value, "__len__")):
+        return None
+    try:
+        return list(value)
+    except TypeError:  # a number, or an array without axes
+        return None
 
 
 def path(name: str, value: Any) -> pathlib.Path:
