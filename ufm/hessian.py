@@ -1,6 +1,7 @@
 """The landscape's curvature: the Hessian's smallest eigenvalue at any parameters, and its direction."""
 
 import functools as ft
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +43,8 @@ def curvature(problem: Problem, params: Params) -> Curvature:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = as_problem(problem).finite_params(params)
-    x = np.concatenate([params.H.ravel(), params.A.ravel(), *([params.b] if problem.bias else [])])
+    matrices = [getattr(params, factor.name).ravel() for factor in problem.factors()]
+    x = np.concatenate([*matrices, *([params.b] if problem.bias else [])])
     with float64():
         value, vector = _smallest(problem, x)
     return Curvature(float(value), _unpack(problem, vector))
@@ -50,9 +52,11 @@ def curvature(problem: Problem, params: Params) -> Curvature:
 
 def _unpack(problem: Problem, x: Any) -> Params:
     """Parameters of one vector, which holds no bias where the problem has none."""
-    N, K, d = problem.num_samples, problem.num_classes, problem.dim
-    H, A, b = x[: N * d].reshape(N, d), x[N * d : (N + K) * d].reshape(K, d), x[(N + K) * d :]
-    return Params(H, A, b if problem.bias else np.zeros(K))
+    parts, begin = {}, 0
+    for factor in problem.factors():
+        end = begin + math.prod(factor.shape)
+        parts[factor.name], begin = x[begin:end].reshape(factor.shape), end
+    return Params(**parts, b=x[begin:] if problem.bias else np.zeros(problem.num_classes))
 
 
 def _smallest(problem, x):
