@@ -320,7 +320,7 @@ jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, para
 """,
     "training with a bar": """
 import optax, ufm
-run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps, snapshots=2, progress=True)
+run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps=steps, snapshots=2, progress=True)
 assert run.status is ufm.Status.FINISHED
 """,
 }
@@ -433,7 +433,7 @@ def same(quantity: str, ours: float, theirs: float) -> str:
 
 def train(problem: ufm.Problem, config: Config, snapshots: int) -> ufm.Params:
     """What the training rows time."""
-    return ufm.train(problem, optimizer(config), config.steps, snapshots=snapshots, progress=False).params
+    return ufm.train(problem, optimizer(config), steps=config.steps, snapshots=snapshots, progress=False).params
 
 
 @ft.cache

@@ -97,7 +97,7 @@ def data(config: Config) -> xarray.Dataset:
     run = ufm.train(
         problem,
         optax.sgd(config.rate, momentum=0.9),
-        config.steps,
+        steps=config.steps,
         seed=list(range(config.seeds)),
         snapshots=150,
         params=start,

@@ -73,7 +73,7 @@ def train(config: Config) -> dict[str, ufm.Run]:
     """The three runs."""
     optimizer = optax.sgd(config.rate, momentum=config.momentum)
     return {
-        name: ufm.train(problem, optimizer, config.steps, config.seed, config.snapshots)
+        name: ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
         for name, problem in problems(config).items()
     }
 

@@ -27,8 +27,8 @@ from ufm.model.losses import LabelSmoothing as LabelSmoothing
 from ufm.model.losses import SquaredError as SquaredError
 from ufm.model.params import Params as Params
 from ufm.model.problem import Problem as Problem
-from ufm.sweeps.grid import Training as Training
 from ufm.sweeps.grid import sweep as sweep
+from ufm.sweeps.trainer import Training as Training
 from ufm.theory import theorems as theorems
 from ufm.training import Run as Run
 from ufm.training import train as train

@@ -28,7 +28,7 @@ class Curvature(NamedTuple):
 
 
 @interruptible
-def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
+def curvature(problem: Problem, params: Params) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
     Dense for up to 600 parameters, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
