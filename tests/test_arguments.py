@@ -68,6 +68,7 @@ RECORDS = (
     "Params",
     "Report",
     "Run",
+    "Verdict",
 )  # that functions return; they hold what they're given
 
 
@@ -110,7 +111,7 @@ def register(**words):
         """What it says."""
 
     registry.theorem(**words)(prediction)
-    registry.THEOREMS.pop()
+    registry.THEOREMS.popitem()
 
 
 TABLE = {
@@ -208,9 +209,8 @@ TABLE = {
     "plot.save_data": Call(ufm.plot.save_data, {"arrays": {}, "path": "file"}, {"arrays": EMPTY, "path": NAME}),
     "theory.registry.theorem": Call(
         register,
-        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "limit": None, "identity": None},
-        dict.fromkeys(("name", "paper", "assumes"), NAME)
-        | {"applies": FUNCTION, "limit": FUNCTION | NONE, "identity": FUNCTION | NONE},
+        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len},
+        dict.fromkeys(("name", "paper", "assumes"), NAME) | {"applies": FUNCTION, "checks": FUNCTION},
     ),
 }
 

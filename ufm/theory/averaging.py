@@ -1,5 +1,7 @@
 """Global minimality by averaging: replacing features by their class means never raises the objective."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ufm.model.constraints import Sphere
@@ -7,7 +9,9 @@ from ufm.model.losses import CrossEntropy, LabelSmoothing, SquaredError
 from ufm.model.params import Params
 from ufm.model.problem import Problem, class_means
 from ufm.theory.formulas import weights
-from ufm.theory.registry import Prediction, theorem
+from ufm.theory.registry import Check, Found, Prediction, theorem
+
+ROUNDING = 1e-12  # of objectives of order one, and relative to larger ones
 
 
 def _applies(problem: Problem) -> bool:
@@ -15,7 +19,21 @@ def _applies(problem: Problem) -> bool:
     return known and not isinstance(problem.features, Sphere)
 
 
-def _identity(problem: Problem, params: Params) -> dict[str, tuple[float, float]]:
+def _checks(problem: Problem, found: Found) -> Iterator[Check]:
+    """The fall of the objective at the parameters found and at random ones: arithmetic alone decides."""
+    for where, params in (("here", found.params), ("at random", problem.init(seed=1))):
+        predicted, measured = _falls(problem, params)
+        scale = max(abs(float(problem.objective(params))), 1.0)
+        yield Check(
+            f"fall of the objective, {where}",
+            predicted=predicted,
+            measured=measured,
+            error=abs(measured - predicted) / scale,
+            tolerance=ROUNDING,
+        )
+
+
+def _falls(problem: Problem, params: Params) -> tuple[float, float]:
     """f(H, A, b) − f(H̄, A, b), from the divergence and as measured."""
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     b = b if problem.bias else np.zeros_like(b)
@@ -24,7 +42,7 @@ def _identity(problem: Problem, params: Params) -> dict[str, tuple[float, float]
     share = weights(problem)[problem.labels] / problem.num_samples
     predicted = share @ divergence + 0.5 * problem.lambda_H * np.sum((H - H_bar) ** 2)
     before, after = (problem.objective(Params(X, A, b)) for X in (H, H_bar))
-    return {"fall of the objective": (float(predicted), float(before - after))}
+    return float(predicted), float(before - after)
 
 
 def _divergence(problem: Problem, Z: np.ndarray, Z_bar: np.ndarray) -> np.ndarray:
@@ -40,7 +58,7 @@ def _divergence(problem: Problem, Z: np.ndarray, Z_bar: np.ndarray) -> np.ndarra
     paper="E & Wojtowytsch 2022; Zhu et al. 2021",
     assumes="cross-entropy, label smoothing or squared error; features not on a sphere; any counts",
     applies=_applies,
-    identity=_identity,
+    checks=_checks,
 )
 def averaging(problem: Problem) -> Prediction:
     """Replacing features by class means lowers the objective by a Bregman divergence; at an optimum NC1 = 0.

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ufm.geometry import gram_distance
 from ufm.metrics.definitions import Metrics
 from ufm.model.constraints import Free
 from ufm.model.problem import Problem
@@ -46,6 +47,12 @@ def near(x: float, threshold: float) -> bool:
     Factors vanish there like the square root of the distance.
     """
     return bool(abs(x - threshold) <= NEAR * abs(threshold))
+
+
+def distance_to_gram(rows: np.ndarray, gram: np.ndarray) -> float:
+    """Scale-free distance of the Gram of rows (K, r) to another Gram (K, K)."""
+    values, vectors = np.linalg.eigh(gram)
+    return gram_distance(rows, vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def factor_norms(problem: Problem, singular_values: Any) -> dict[str, Any]:
