@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools as ft
+import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +36,7 @@ class Curvature(NamedTuple):
 def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
-    Where the samples of each class coincide and where dimensions are unused, fewer coordinates hold the eigenvector.
+    Where the samples of each group coincide and where dimensions are unused, fewer coordinates hold the eigenvector.
     Dense for up to 600 of them, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
     not considered: on a sphere it is the curvature of the ambient objective.
 
@@ -62,9 +64,9 @@ def dense_curvature(problem: Problem, params: Params) -> Curvature | None:
 class _Coordinates:
     """Orthonormal coordinates of a space that is sure to hold an eigenvector of the smallest eigenvalue.
 
-    Let the samples of each class coincide. To second order a move v of features that leaves class means as they are
-    costs λ_H/2 ‖v‖² + (w_k/2N) Σ_i ⟨Av_i, ∇²ℓ_k Av_i⟩; all samples of the class moving by one v_i/‖v_i‖, scaled to ‖v‖,
-    cost no more for the best i. So the smallest eigenvalue is one of moves of whole classes.
+    Let the samples of each group coincide. To second order a move v of features that leaves their means as they are
+    costs λ_H/2 ‖v‖² + (w_k/2N) Σ_i ⟨Av_i, ∇²ℓ_k Av_i⟩; all samples of the group moving by one v_i/‖v_i‖, scaled to ‖v‖,
+    cost no more for the best i. So the smallest eigenvalue is one of moves of whole groups.
 
     Let H and A use s of d dimensions. The Hessian is block diagonal in the dimensions used and each of the others,
     which all have one block: one unused dimension stands for them.
@@ -86,24 +88,33 @@ class _Coordinates:
 
 def _coordinates(problem: Problem, params: Params) -> _Coordinates:
     H, counts, labels = _moving(problem, params.H)
-    basis = _dimensions(np.vstack([H, params.A]))
+    basis = _dimensions(np.vstack([H, getattr(params, _reader(problem))]))
     free: Any = {"features": Free(), "classifier": Free(), "lambda_H": 0.0}
-    if len(H) < problem.num_samples:  # the mean is over classes instead
-        share = counts * (problem.num_classes / problem.num_samples)
-        free |= {
-            "per_class": 1,
-            "class_weights": share * (1.0 if problem.class_weights is None else problem.class_weights),
-        }
+    if len(H) < problem.num_samples:  # the mean is over groups instead
+        weights = problem.group_weights * counts * (problem.num_groups / problem.num_samples)
+        free |= {"per_class": 1, "class_weights": weights}
     groups, sizes = dataclasses.replace(problem, dim=len(basis), **free), np.sqrt(counts)
-    start = _packed(groups, sizes[:, None] * (H @ basis.T), params.A @ basis.T, params.b)
-    return _Coordinates(groups, sizes, labels, basis, start)
+    within = _turned(problem, params._replace(H=sizes[:, None] * H), basis.T)
+    return _Coordinates(groups, sizes, labels, basis, _packed(groups, within))
+
+
+def _reader(problem: Problem) -> str:
+    """The name of the factor that H meets: both have the features' dimensions as coordinates of their rows."""
+    return problem.factors()[1].name
+
+
+def _turned(problem: Problem, params: Params, axes: np.ndarray) -> Params:
+    """Parameters whose features' dimensions are turned by `axes` (from, to)."""
+    name = _reader(problem)
+    return params._replace(**{"H": params.H @ axes, name: getattr(params, name) @ axes})
 
 
 def _moving(problem: Problem, H: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows that move by themselves, how many samples each stands for, and which of them each sample is: (N,)."""
-    first = np.cumsum(problem.class_counts) - problem.class_counts
-    if np.array_equal(H, H[first][problem.labels]):
-        return H[first], problem.class_counts, problem.labels
+    counts = problem.group_counts
+    first, labels = np.cumsum(counts) - counts, np.repeat(np.arange(problem.num_groups), counts)
+    if np.array_equal(H, H[first][labels]):
+        return H[first], counts, labels
     return H, np.ones(problem.num_samples), np.arange(problem.num_samples)
 
 
@@ -118,21 +129,26 @@ def _curvature(problem: Problem, params: Params, within: _Coordinates) -> Curvat
     """The smallest eigenpair, as parameters of the problem as posed."""
     with float64():
         value, vector = _smallest((within.groups, within.sizes, problem.lambda_H), within.start)
-    scaled, A, b = _unpacked(within.groups, vector)
-    H = (scaled / within.sizes[:, None]) @ within.basis
-    return Curvature(float(value), Params(H[within.labels], A @ within.basis, b))
+    found = _unpacked(within.groups, vector)
+    found = _turned(problem, found._replace(H=found.H / within.sizes[:, None]), within.basis)
+    return Curvature(float(value), found._replace(H=found.H[within.labels]))
 
 
-def _packed(problem: Problem, H: Any, A: Any, b: Any) -> np.ndarray:
+def _packed(problem: Problem, params: Params) -> np.ndarray:
     """One vector of all parameters, without a bias where the problem has none."""
-    return np.concatenate([H.ravel(), A.ravel(), *([b] if problem.bias else [])])
+    factors = [np.ravel(getattr(params, factor.name)) for factor in problem.factors()]
+    return np.concatenate([*factors, *([params.b] if problem.bias else [])])
 
 
-def _unpacked(problem: Problem, x: Any) -> tuple[Any, Any, Any]:
-    """H, A and b of one vector."""
-    N, K, d = problem.num_samples, problem.num_classes, problem.dim
-    H, A, b = x[: N * d].reshape(N, d), x[N * d : (N + K) * d].reshape(K, d), x[(N + K) * d :]
-    return H, A, b if problem.bias else np.zeros(K)
+def _unpacked(problem: Problem, x: Any) -> Params:
+    """Parameters of one vector."""
+    factors = problem.factors()
+    ends = list(itertools.accumulate(math.prod(factor.shape) for factor in factors))
+    parts = {
+        factor.name: x[end - math.prod(factor.shape) : end].reshape(factor.shape)
+        for factor, end in zip(factors, ends, strict=True)
+    }
+    return Params(b=x[ends[-1] :] if problem.bias else np.zeros(problem.num_classes), **parts)
 
 
 def _smallest(model, x):
@@ -153,8 +169,9 @@ def _smallest(model, x):
 def _value(model, x):
     """The objective at coordinates x; features decay in their own, whatever number of samples moves together."""
     groups, sizes, decay = model
-    scaled, A, b = _unpacked(groups, x)
-    return risk(groups, columns(Params(scaled / sizes[:, None], A, b))) + 0.5 * decay * jnp.sum(scaled**2)
+    params = _unpacked(groups, x)
+    moved = params._replace(H=params.H / sizes[:, None])
+    return risk(groups, columns(moved)) + 0.5 * decay * jnp.sum(params.H**2)
 
 
 @kept

@@ -216,7 +216,7 @@ def _of_optimum(best: Optimum) -> Found:
 def _of_run(run: Run) -> Found:
     problem = run.problem
     if np.ndim(run.params.H) != 2:
-        raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify one of them at a time")
+        raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify(run[i]) speaks of the i-th")
     params = problem.finite_params(run.params)
     value, bound = float(problem.objective(params)), lower_bound(problem, params)
     gap = relative_gap(problem, value, bound)

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from ufm.model.problem import Problem
+from ufm.theory.formulas import is_about as is_about
 from ufm.theory.formulas import is_plain as is_plain
 from ufm.theory.registry import THEOREMS, Prediction, Theorem, module_of
 from ufm.theory.registry import Check as Check

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._core.precision import float64
-from ufm.model.constraints import Free
-from ufm.model.losses import is_convex, per_sample
+from ufm.model.losses import facts_of, per_sample
 from ufm.model.params import Params
 from ufm.model.problem import Problem, relaxed_rank
+from ufm.theory.formulas import is_plain
 from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, theorem
 
 CRITICAL = 1e-9  # of a gradient, relative: rounding of solvers and of training in float64
@@ -50,8 +50,7 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
     """U = −∂(risk)/∂Z, (N, K)."""
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     logits = H @ A.T + (b if problem.bias else 0.0)
-    weight = np.ones(problem.num_classes) if problem.class_weights is None else problem.class_weights
-    share = weight[problem.labels] / problem.num_samples
+    share = problem.class_weights[problem.labels] / problem.num_samples
     with float64():
 
         def risk(Z: Any) -> Any:
@@ -95,9 +94,8 @@ def _checks(problem: Problem, found: Found) -> Iterator[Check]:
 
 
 def _applies(problem: Problem) -> bool:
-    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
-    decayed = problem.lambda_A > 0 and problem.lambda_H > 0
-    return free and decayed and is_convex(problem.loss) and problem.balanced and problem.dim >= relaxed_rank(problem)
+    convex = is_plain(problem) and bool(facts_of(problem.loss).convex)
+    return convex and problem.balanced and problem.dim >= relaxed_rank(problem)
 
 
 @theorem(

@@ -261,15 +261,15 @@ def theorem(
 
 
 def module_of(predict: Callable[[Problem], Prediction]) -> str:
-    """Where a prediction was written."""
-    return getattr(predict, "__module__", "")
+    """Where a prediction was written; empty where that is in no module."""
+    return getattr(predict, "__module__", None) or ""
 
 
 def _check_free(name: str, module: str) -> None:
     """Refuse a name that another module's theorem has."""
     owner = module_of(THEOREMS[name].predict) if name in THEOREMS else module
     if owner != module:
-        raise ValueError(f"name = {name!r}: a theorem of {owner} has it; another name is needed")
+        raise ValueError(f"name = {name!r}: a theorem of {owner or 'no module'} has it; another name is needed")
 
 
 def _text(name: str, value: Any) -> str:
