@@ -34,6 +34,7 @@ from ufm.training import Run as Run
 from ufm.training import train as train
 from ufm.verification import Claim as Claim
 from ufm.verification import Report as Report
+from ufm.verification import Verdict as Verdict
 from ufm.verification import predict as predict
 from ufm.verification import verify as verify
 
