@@ -86,13 +86,15 @@ def data(config: Config) -> xarray.Dataset:
     values = np.full((3, len(temperatures), len(splits)), np.nan)
     gaps = np.full_like(values, np.nan)
     for index, kind in enumerate((ufm.Ball, ufm.MeanBall, ufm.Sphere)):
-        problem = ufm.Problem(K, config.dim, config.per_class, features=kind(1.0), classifier=kind(1.0), **held)
+        problem = ufm.Problem(
+            K, config.dim, per_class=config.per_class, features=kind(1.0), classifier=kind(1.0), **held
+        )
         radii = [(float(np.sqrt(t * s)), float(np.sqrt(t / s))) for t in temperatures for s in splits]
         table = ufm.sweep(problem, {("features.radius", "classifier.radius"): radii})
         values[index], gaps[index] = (table[name].values.reshape(values.shape[1:]) for name in ("value", "gap"))
     ratios = np.unique(np.geomspace(1, 1000, config.ratios).round()).astype(int)
     spheres = {"features": ufm.Sphere(config.radius), "classifier": ufm.Sphere(config.radius)}
-    even = ufm.Problem(K, config.dim, 1, **spheres, **held)
+    even = ufm.Problem(K, config.dim, per_class=1, **spheres, **held)
     uneven = [
         ufm.minimize(dataclasses.replace(even, per_class=[int(r)] * (K - K // 2) + [1] * (K // 2))) for r in ratios
     ]
@@ -126,7 +128,7 @@ def draw(runs: dict[str, ufm.Run], table: xarray.Dataset) -> plot.Figure:
     made, axes = plot.figure(2, 3, width=14.0, height=7.5)
     for axis, name in zip(axes[0], ("nc1", "nc2", "nc3"), strict=True):
         for colour, (label, run) in zip(plot.COLOURS, runs.items(), strict=False):
-            plot.trace(axis, run.history, name, colour, label)
+            plot.trace(axis, run.history, metric=name, colour=colour, label=label)
         axis.set(xscale="log", yscale="log", xlabel="step", title=plot.LABELS[name])
     axes[0, 0].legend(title="norms held by")
     minima, geometry, gaps = axes[1]

@@ -18,7 +18,7 @@ import ufm
 import ufm.plot
 from ufm.metrics.history import History
 from ufm.model.constraints import Constraint
-from ufm.model.losses import ClassFirst
+from ufm.model.losses import Loss
 from ufm.theory import registry
 
 WRONG = {
@@ -244,7 +244,7 @@ def public():
             yield name, parameters(thing)
         if not inspect.isclass(thing):
             continue
-        of_arrays = issubclass(thing, ClassFirst | Constraint)
+        of_arrays = issubclass(thing, Loss | Constraint)
         for method, function in vars(thing).items():
             kind = classmethod if of_arrays else (classmethod | type(public))
             if isinstance(function, kind) and not method.startswith("_"):

@@ -10,6 +10,7 @@ from zoo import features
 
 import ufm
 from ufm import geometry
+from ufm.metrics.definitions import LONG_NAMES
 from ufm.metrics.measurement import Stream
 
 DIRECTIONAL = ("nc1", "nc2", "nc3", "equinorm", "equiangular", "simplex_angle", "trace_ratio", "cdnv")
@@ -236,6 +237,12 @@ def test_a_line_of_metrics_says_what_is_known():
     line = f"nc1 {m.nc1:.1e}  nc2 {m.nc2:.1e}  nc3 {m.nc3:.1e}  nc4 {m.nc4:.1e}  accuracy {m.accuracy:.4f}"
     assert str(m) == line
     assert str(ufm.measure(H, labels)) == line.split("  nc3")[0]
+
+
+def test_everything_in_a_history_has_a_text_for_labels_of_its_own():
+    names = ("step", "loss", *ufm.metrics.Metrics._fields)
+    assert tuple(LONG_NAMES) == names
+    assert len(set(LONG_NAMES.values())) == len(names)
 
 
 def test_stream_refuses_what_it_cannot_use():

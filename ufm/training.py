@@ -22,8 +22,8 @@ from ufm._core.progress import progress as progress_bar
 from ufm._core.repr import brief
 from ufm.metrics.definitions import Metrics, evaluate
 from ufm.metrics.history import CHIEF, History, news
-from ufm.model.params import Params, columns
-from ufm.model.problem import Problem, as_problem, feasible, risk
+from ufm.model.params import Columns, Params, columns, rows
+from ufm.model.problem import Problem, along_constraints, as_problem, feasible, risk
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
@@ -98,7 +98,7 @@ class Run(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    params: Params
+    params: Columns
     state: Any
 
 
@@ -117,7 +117,7 @@ def train(
     """Minimise by full-batch gradient steps, and record every metric on the way.
 
     The gradient is projected to the constraints' tangent space, the optimiser steps, and the result is put
-    back on the constraint. The optimiser sees `Params` whose H is (d, N): features in columns. An optimiser's
+    back on the constraint. The optimiser sees the fields of `Params` with features in columns, H (d, N). An optimiser's
     `weight_decay` adds to the problem's own.
 
     Args:
@@ -149,7 +149,7 @@ def train(
         carry = _start(problem, optimizer, seed, batched, params, resume, DTYPES[precision])
         carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, progress)
         history, status = _history(records, looks, first, batched)
-        final = jax.tree.map(np.asarray, _rows(carry.params))
+        final = jax.tree.map(np.asarray, rows(carry.params))
         state = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(carry.state))
     return Run(problem, final, history, status, state, first + done, seed, precision)
 
@@ -224,13 +224,13 @@ def _start(problem, optimizer, seed, batched, params, resume, dtype) -> _Carry:
     return _Carry(params, jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state))
 
 
-def _drawn(problem, seed, batched) -> Params:
+def _drawn(problem, seed, batched) -> Columns:
     """Random parameters of each seed, with H in columns."""
     starts = [columns(problem.init(int(each))) for each in np.atleast_1d(seed)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *starts) if batched else starts[0]
 
 
-def _given(problem, params, seed, batched) -> Params:
+def _given(problem, params, seed, batched) -> Columns:
     """Somebody's parameters where their shapes are the problem's, with H in columns."""
     if not batched:
         return columns(problem.check_params(params))
@@ -240,7 +240,7 @@ def _given(problem, params, seed, batched) -> Params:
     if lengths != {wanted}:
         raise ValueError(f"params with leading axes of {sorted(lengths)}: {wanted}, one entry a seed, are needed")
     each = [problem.check_params((*(leaf[i] for leaf in stacked), *deeper)) for i in range(*wanted)]
-    return _rows(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+    return columns(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
 def _drive(problem, optimizer, carry, batched, steps, looks, progress):
@@ -320,11 +320,6 @@ def _history(records, looks, first, batched) -> tuple[History, Any]:
     return history, statuses if batched else statuses[0]
 
 
-def _rows(params: Params) -> Params:
-    """H with its last two axes exchanged."""
-    return params._replace(H=np.swapaxes(params.H, -1, -2))
-
-
 @made_once
 def _compiled(single_thread: bool):
     """The two programs of a run.
@@ -358,10 +353,7 @@ def _step(problem, optimizer, carry: _Carry) -> _Carry:
     value, gradient = jax.value_and_grad(risk, argnums=1)(problem, params)
     # all gradients before any update: XLA then updates in place instead of copying the features at every step
     gradient = jax.lax.optimization_barrier(gradient)
-    gradient = gradient._replace(
-        H=problem.features.tangent(params.H, gradient.H, axis=0),
-        A=problem.classifier.tangent(params.A, gradient.A, axis=1),
-    )
+    gradient = along_constraints(problem, params, gradient)
     updates, state = optax.with_extra_args_support(optimizer.value).update(
         gradient, state, params, value=value, grad=gradient, value_fn=ft.partial(risk, problem)
     )

@@ -66,7 +66,7 @@ class Config:
 
 def posed(config: Config, per_class: Any, **words: Any) -> ufm.Problem:
     """A problem of the trained one's classes and dimensions."""
-    return ufm.Problem(config.num_classes, config.dim, per_class, **words)
+    return ufm.Problem(config.num_classes, config.dim, per_class=per_class, **words)
 
 
 def trained(config: Config) -> ufm.Problem:
@@ -110,7 +110,7 @@ def decayed(problem: ufm.Problem, pairs: list[tuple[float, float]]) -> list[ufm.
 
 def grown(config: Config) -> dict[str, tuple[ufm.Problem, ufm.Problem]]:
     """A problem, and the same with more samples or other dimensions at the same minimum, by what is other."""
-    small = ufm.Problem(config.num_classes, 64, 10, lambda_A=5e-3, lambda_H=5e-5)
+    small = ufm.Problem(config.num_classes, 64, per_class=10, lambda_A=5e-3, lambda_H=5e-5)
     changes = ({"per_class": 1000}, {"per_class": 100_000}, {"dim": 10}, {"dim": 4096})
     return {
         ", ".join(f"{name} = {value}" for name, value in words.items()): (

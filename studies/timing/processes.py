@@ -12,13 +12,13 @@ MEASURED = {
 import jax, jax.numpy as jnp, ufm
 from ufm.model.params import columns
 from ufm.model.problem import risk
-problem = ufm.Problem(K, d, 1)
+problem = ufm.Problem(K, d, per_class=1)
 params = columns(ufm.Params(*(jnp.asarray(x, jnp.float32) for x in problem.init(0)[:3])))
 jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, params))
 """,
     "training with a bar": """
 import optax, ufm
-run = ufm.train(ufm.Problem(K, d, 1), optax.sgd(0.5), steps, snapshots=2, progress=True)
+run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps, snapshots=2, progress=True)
 assert run.status.outcome is ufm.training.Outcome.FINISHED
 """,
 }

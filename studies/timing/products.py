@@ -11,7 +11,7 @@ import ufm
 from timing.problems import Config
 from timing.race import OURS, Timed, same
 from ufm._core.blocks import cut, fold, put
-from ufm.model.params import columns
+from ufm.model.params import columns, rows
 from ufm.model.problem import risk
 
 
@@ -50,7 +50,7 @@ class Streamed:
     """A gradient of training as large as a vocabulary, and the matrix products of its blocks."""
 
     def __init__(self, config: Config):
-        self.problem = ufm.Problem(config.vocabulary, config.vocabulary_dim, 1)
+        self.problem = ufm.Problem(config.vocabulary, config.vocabulary_dim, per_class=1)
         self.params = columns(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.problem.init(0)))
         self.compiled = jax.jit(jax.value_and_grad(risk, argnums=1))
 
@@ -65,7 +65,7 @@ class Streamed:
     def agreement(self, timed: dict[str, Timed]) -> str:
         """A note that the objective is the problem's."""
         value, _ = timed[OURS].result
-        return same("objective", float(value), float(self.problem.objective(columns(self.params))))
+        return same("objective", float(value), float(self.problem.objective(rows(self.params))))
 
 
 @jax.jit

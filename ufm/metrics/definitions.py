@@ -83,6 +83,25 @@ class Metrics(NamedTuple):
         return [(name, value) for name, value in self._asdict().items() if value is not None]
 
 
+# What a label of a plot or of a variable says of each metric, and of what stands beside them in a history.
+LONG_NAMES = {
+    "step": "optimiser steps",
+    "loss": "objective",
+    "nc1": "NC1: within-/between-class variability Tr(Σ_W Σ_B†)/K",
+    "nc2": "NC2: distance of the class means to a simplex ETF",
+    "nc3": "NC3: misalignment of classifier and class means",
+    "nc4": "NC4: disagreement with the nearest class centre",
+    "equinorm": "spread of the class means' norms",
+    "equinorm_A": "spread of the classifier's row norms",
+    "equiangular": "spread of the cosines between class means",
+    "simplex_angle": "mean |cos + 1/(K−1)| between class means",
+    "self_duality": "distance of the classifier to the class means, each of norm 1",
+    "trace_ratio": "within-/between-class variability Tr Σ_W / Tr Σ_B",
+    "cdnv": "class-distance normalised variance",
+    "accuracy": "accuracy on these samples",
+}
+
+
 class Sums(NamedTuple):
     """First pass over the features: counts (K,) and class sums (K, d). Adds up over batches."""
 
