@@ -20,7 +20,7 @@ from ufm._core.precision import DTYPES, in_precision
 from ufm._core.programs import kept, made_once
 from ufm._core.progress import progress as progress_bar
 from ufm._core.repr import brief
-from ufm.metrics.definitions import Metrics, evaluate
+from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.history import CHIEF, History, news
 from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_problem, feasible, risk
@@ -374,7 +374,7 @@ def _record(problem, batched, params, count):
 
     def one(params):
         b = params.b if problem.bias else jnp.zeros_like(params.b)
-        metrics = evaluate(params.H, jnp.asarray(problem.labels), params.A, b)
+        metrics = of_columns(params.H, jnp.asarray(problem.labels), len(problem.class_counts), params.A, b)
         return jnp.stack([risk(problem, params), *metrics])
 
     of_one = jax.vmap(one, out_axes=1) if batched else one
