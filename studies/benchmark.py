@@ -34,7 +34,7 @@ from ufm import plot
 from ufm._core.blocks import cut, fold, put
 from ufm._core.tables import number, show
 from ufm.minima.optimum import minimize_all
-from ufm.model.params import columns
+from ufm.model.params import columns, rows
 from ufm.model.problem import risk
 
 REST = 0.05  # seconds before a run, in which idle threads of another library stop spinning
@@ -153,7 +153,7 @@ class Row:
 def training(config: Config) -> list[Row]:
     """Gradient descent with momentum: against PyTorch, against its matrix products alone, and what recording costs."""
     problem = ufm.Problem(
-        config.num_classes, config.dim, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
+        config.num_classes, config.dim, per_class=config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
     )
     ours = ft.partial(train, problem, config, 2)
     return [
@@ -202,7 +202,7 @@ def certified(config: Config) -> list[Row]:
 
 def growth(config: Config) -> list[Row]:
     """Minimisation as samples and dimensions grow: the solve stays the same, the lifting grows apart from it."""
-    small = ufm.Problem(config.num_classes, 64, 10, lambda_A=5e-3, lambda_H=5e-5)
+    small = ufm.Problem(config.num_classes, 64, per_class=10, lambda_A=5e-3, lambda_H=5e-5)
     rows = []
     for words in ({"per_class": 1000}, {"per_class": 100_000}, {"dim": 10}, {"dim": 4096}):
         n = words.get("per_class", 10)
@@ -223,7 +223,12 @@ def spheres(config: Config) -> list[Row]:
         free = decays(config, counts, config.batch)
         round_ = [
             ufm.Problem(
-                config.num_classes, config.dim, counts, features=ufm.Sphere(r), classifier=ufm.Sphere(r), **held
+                config.num_classes,
+                config.dim,
+                per_class=counts,
+                features=ufm.Sphere(r),
+                classifier=ufm.Sphere(r),
+                **held,
             )
             for r in radii
         ]
@@ -247,7 +252,7 @@ def largest_gap(timed: dict[str, Any]) -> str:
 
 def sweeps(config: Config) -> list[Row]:
     """A grid of certified points, per point: against one batch, without store and bar, a small grid; and imports."""
-    problem = ufm.Problem(config.num_classes, config.dim, config.per_class)
+    problem = ufm.Problem(config.num_classes, config.dim, per_class=config.per_class)
     over = {
         "lambda_A": np.geomspace(1e-5, 1e-2, config.sweep_side).tolist(),
         "lambda_H": np.geomspace(5e-7, 5e-5, config.sweep_side).tolist(),
@@ -288,35 +293,35 @@ def sweeps(config: Config) -> list[Row]:
 
 def vocabulary(config: Config) -> list[Row]:
     """As many classes as a vocabulary has words: a gradient against the matrix products of its blocks; peak memory."""
-    problem = ufm.Problem(config.vocabulary, config.vocabulary_dim, 1)
+    problem = ufm.Problem(config.vocabulary, config.vocabulary_dim, per_class=1)
     params = columns(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), problem.init(0)))
     gradient = jax.jit(jax.value_and_grad(risk, argnums=1))
     peers = {"products": ft.partial(streamed_products, params.H, params.A)}
     timed = race(peers, ft.partial(gradient, problem, params), config.repeats_vocabulary, peers_compile=True)
-    value = same("objective", float(timed["ufm"].result[0]), float(problem.objective(columns(params))))
+    value = same("objective", float(timed["ufm"].result[0]), float(problem.objective(rows(params))))
     size = f"K = N = {config.vocabulary:,}"
-    rows = [compared(f"gradient, {size}: products", timed, at_most(1.25), value)]
+    found = [compared(f"gradient, {size}: products", timed, at_most(1.25), value)]
     words = f"{config.vocabulary}, {config.vocabulary_dim}, {config.vocabulary_steps}"
     for what, code in MEASURED.items():
         seconds, peak = map(float, python(code + PEAK, words).split()[-2:])
         note = f"at most 1.5 GB is the goal, {'met' if peak <= 1.5 else 'missed'}; {number(seconds)} s with compiling"
-        rows.append(Row(f"{what}, {size}: {peak:.2f} GB resident", note))
-    return rows
+        found.append(Row(f"{what}, {size}: {peak:.2f} GB resident", note))
+    return found
 
 
 MEASURED = {
     "a gradient": """
 import jax, jax.numpy as jnp, ufm
-from ufm.model.params import columns
+from ufm.model.params import columns, rows
 from ufm.model.problem import risk
-problem = ufm.Problem(K, d, 1)
+problem = ufm.Problem(K, d, per_class=1)
 params = columns(ufm.Params(*(jnp.asarray(x, jnp.float32) for x in problem.init(0)[:3])))
 jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, params))
 """,
     "training with a bar": """
 import optax, ufm
-run = ufm.train(ufm.Problem(K, d, 1), optax.sgd(0.5), steps, snapshots=2, progress=True)
-assert run.status.outcome is ufm.training.Outcome.FINISHED
+run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps, snapshots=2, progress=True)
+assert run.status is ufm.Status.FINISHED
 """,
 }
 # VmHWM, since ru_maxrss counts what the parent process held when it forked
@@ -617,7 +622,7 @@ def pseudoinverse_nc1(H: np.ndarray, labels: np.ndarray) -> float:
 def decays(config: Config, counts: Any, number: int) -> list[ufm.Problem]:
     """Problems that differ in the classifier's decay."""
     return [
-        ufm.Problem(config.num_classes, config.dim, counts, lambda_A=float(decay), lambda_H=5e-6)
+        ufm.Problem(config.num_classes, config.dim, per_class=counts, lambda_A=float(decay), lambda_H=5e-6)
         for decay in np.geomspace(1e-5, 1e-2, number)
     ]
 

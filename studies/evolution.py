@@ -93,7 +93,7 @@ def of_model(config: Config, num_classes: int) -> Scene:
     """Gradient descent on the model in K−1 dimensions."""
     print(f"training: the model, K = {num_classes}", file=sys.stderr)
     problem = ufm.Problem(
-        num_classes, num_classes - 1, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
+        num_classes, num_classes - 1, per_class=config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
     )
     optimizer = optax.sgd(config.rate_model, momentum=0.9)
     steps, run, params = schedule(config.steps, config.frames), None, [problem.init(config.seed)]

@@ -86,13 +86,15 @@ def data(config: Config) -> xarray.Dataset:
     values = np.full((3, len(temperatures), len(splits)), np.nan)
     gaps = np.full_like(values, np.nan)
     for index, kind in enumerate((ufm.Ball, ufm.MeanBall, ufm.Sphere)):
-        problem = ufm.Problem(K, config.dim, config.per_class, features=kind(1.0), classifier=kind(1.0), **held)
+        problem = ufm.Problem(
+            K, config.dim, per_class=config.per_class, features=kind(1.0), classifier=kind(1.0), **held
+        )
         radii = [(float(np.sqrt(t * s)), float(np.sqrt(t / s))) for t in temperatures for s in splits]
         table = ufm.sweep(problem, {("features.radius", "classifier.radius"): radii})
         values[index], gaps[index] = (table[name].values.reshape(values.shape[1:]) for name in ("value", "gap"))
     ratios = np.unique(np.geomspace(1, 1000, config.ratios).round()).astype(int)
     spheres = {"features": ufm.Sphere(config.radius), "classifier": ufm.Sphere(config.radius)}
-    even = ufm.Problem(K, config.dim, 1, **spheres, **held)
+    even = ufm.Problem(K, config.dim, per_class=1, **spheres, **held)
     uneven = [
         ufm.minimize(dataclasses.replace(even, per_class=[int(r)] * (K - K // 2) + [1] * (K // 2))) for r in ratios
     ]

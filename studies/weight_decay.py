@@ -43,7 +43,7 @@ class Config:
 
 def data(config: Config) -> xarray.Dataset:
     """The sweep, with what theory says of each point and the norms of both factors."""
-    problem = ufm.Problem(config.num_classes, config.dim, config.per_class)
+    problem = ufm.Problem(config.num_classes, config.dim, per_class=config.per_class)
     decays = np.geomspace(config.smallest, config.largest, config.points)
     table = ufm.sweep(problem, {"lambda_A": decays, "lambda_H": decays}, store=config.store, params=True)
     predicted = [

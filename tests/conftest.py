@@ -1,7 +1,10 @@
 import importlib.util
+import os
 import pathlib
 import random
+import shutil
 import sys
+import tempfile
 
 import hypothesis
 import jax
@@ -14,6 +17,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("ufm", deadline=None, derandomize=True, max_examples=20, database=None)
 hypothesis.settings.load_profile("ufm")
+
+
+def pytest_configure(config):
+    """What one process of the session has compiled the others read, from a folder that is gone with the session.
+
+    Where whoever calls names a folder, as xdist's controller does to its workers, that one is used.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="ufm-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        jax.config.update("jax_compilation_cache_dir", folder)  # of this process, which has imported JAX already
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_addoption(parser):
@@ -33,7 +49,7 @@ def programs():
     """Forget compiled programs when a process has many: each maps memory, and Linux lets it 65,530 times only."""
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > 15_000:
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 25_000:
         jax.clear_caches()
 
 

@@ -18,7 +18,7 @@ import ufm
 import ufm.plot
 from ufm.metrics.history import History
 from ufm.model.constraints import Constraint
-from ufm.model.losses import ClassFirst
+from ufm.model.losses import Loss
 from ufm.theory import registry
 
 WRONG = {
@@ -68,6 +68,7 @@ RECORDS = (
     "Params",
     "Report",
     "Run",
+    "Status",
 )  # that functions return; they hold what they're given
 
 
@@ -208,7 +209,22 @@ TABLE = {
         {"histories": EMPTY, "unit": TEXT},
     ),
     "plot.save": Call(ufm.plot.save, {"made": Figure(), "path": "file.png", "command": None}, {"command": TEXT | NONE}),
+    "plot.write": Call(
+        ufm.plot.write,
+        {"made": Figure(), "path": "file.png", "data": {}, "command": None},
+        {"data": EMPTY, "command": TEXT | NONE},
+    ),
     "plot.save_data": Call(ufm.plot.save_data, {"arrays": {}, "path": "file"}, {"arrays": EMPTY, "path": NAME}),
+    "console.show": Call(
+        ufm.console.show,
+        {"header": ["a"], "rows": [[1]], "caption": None},
+        {"rows": {"[]"}, "caption": TEXT | NONE},
+    ),
+    "console.progress": Call(
+        ufm.console.progress,
+        {"total": 3, "unit": "steps", "show": False},
+        {"total": {"0", "10**30"}, "unit": TEXT, "show": NONE | TRUE},
+    ),
     "theory.registry.theorem": Call(
         register,
         {"name": "a", "paper": "b", "assumes": "c", "applies": len, "limit": None, "identity": None},
@@ -232,12 +248,12 @@ def public():
             yield name, parameters(thing)
         if not inspect.isclass(thing):
             continue
-        of_arrays = issubclass(thing, ClassFirst | Constraint)
+        of_arrays = issubclass(thing, Loss | Constraint)
         for method, function in vars(thing).items():
             kind = classmethod if of_arrays else (classmethod | type(public))
             if isinstance(function, kind) and not method.startswith("_"):
                 yield f"{name}.{method}", parameters(getattr(thing, method))
-    for module in (ufm.geometry, ufm.plot):
+    for module in (ufm.console, ufm.geometry, ufm.plot):
         for name, thing in vars(module).items():
             if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
                 yield f"{module.__name__.removeprefix('ufm.')}.{name}", parameters(thing)

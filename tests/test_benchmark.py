@@ -112,7 +112,7 @@ def test_groups_are_in_the_help_and_unknown_ones_are_refused(benchmark):
 
 def torch_row(benchmark, config, peers):
     problem = benchmark.ufm.Problem(
-        config.num_classes, config.dim, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
+        config.num_classes, config.dim, per_class=config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
     )
     ours = functools.partial(benchmark.train, problem, config, 2)
     return benchmark.against_torch("torch", problem, ours, getattr(benchmark, peers), config, benchmark.at_least(1))

@@ -22,7 +22,7 @@ def make(counts=(5,) * K, dim=D, loss=CE, features=None, classifier=None, decays
     """A problem with decays (λ_H, λ_A) and no bias."""
     kinds = {"features": features or ufm.Free(), "classifier": classifier or ufm.Free()}
     decay = {"lambda_H": decays[0], "lambda_A": decays[1]}
-    return ufm.Problem(len(counts), dim, counts, loss, **{"bias": False, **kinds, **decay, **words})
+    return ufm.Problem(len(counts), dim, per_class=counts, loss=loss, **{"bias": False, **kinds, **decay, **words})
 
 
 def said(problem, name):

@@ -15,7 +15,7 @@ def test_log_loss_is_that_of_the_problem_however_many_classes_are_absent(study):
         found = np.asarray(dimension.log_loss(x, (np.array([tau]), absent)))
     H, A = np.sqrt(tau) * dimension.unit_rows(x, padded)[:, :K, :, 0]
     sphere = ufm.Sphere(np.sqrt(tau))
-    problem = ufm.Problem(K, d, 1, lambda_A=0.0, lambda_H=0.0, bias=False, features=sphere, classifier=sphere)
+    problem = ufm.Problem(K, d, per_class=1, lambda_A=0.0, lambda_H=0.0, bias=False, features=sphere, classifier=sphere)
     assert_allclose(found, np.log(problem.objective(ufm.Params(H, A, np.zeros(K)))), rtol=1e-13)
 
 

@@ -109,7 +109,7 @@ def test_work_of_other_threads_stays_there():
 @pytest.mark.parametrize("snapshots", [6, [0, 3, 50], [7, 40]])
 @pytest.mark.parametrize("seed", [0, [0, 1]])
 def test_training_is_the_same_bits_however_its_calls_are_split(seed, snapshots, monkeypatch):
-    problem, optimizer = ufm.Problem(3, 4, [9, 4, 2]), optax.sgd(0.5, momentum=0.9)
+    problem, optimizer = ufm.Problem(3, 4, per_class=[9, 4, 2]), optax.sgd(0.5, momentum=0.9)
 
     def train():
         return ufm.train(problem, optimizer, 50, seed, snapshots)
@@ -123,7 +123,7 @@ def test_training_is_the_same_bits_however_its_calls_are_split(seed, snapshots, 
 
 
 def test_minima_are_the_same_bits_however_iterations_are_split(monkeypatch):
-    problem = ufm.Problem(3, 4, [9, 4, 2])
+    problem = ufm.Problem(3, 4, per_class=[9, 4, 2])
     whole = ufm.minimize(problem)
     monkeypatch.setattr(solver, "FIRST_ITERATIONS", 2)
     monkeypatch.setattr(interrupts, "GOAL", 0.0)
@@ -155,7 +155,7 @@ def command(*arguments):
 
 
 def test_a_script_ends_as_python_ends_it_while_a_program_compiles():
-    problem = "ufm.Problem(60, 64, 100, lambda_A=1e-5, lambda_H=1e-6, features=ufm.Nonnegative())"
+    problem = "ufm.Problem(60, 64, per_class=100, lambda_A=1e-5, lambda_H=1e-6, features=ufm.Nonnegative())"
     code, _, err = answer(f"import ufm; print('go', flush=True); ufm.minimize({problem})")
     assert code in (interrupts.INTERRUPTED, -signal.SIGINT)
     assert err.rstrip().endswith("KeyboardInterrupt")

@@ -81,12 +81,56 @@ def test_conjugate_obeys_fenchel_with_equality_at_the_gradient(loss, seed):
         Z, W = jnp.asarray(random.normal(size=(4, 6)) * 3), jnp.asarray(random.normal(size=(4, 6)) * 3)
         y = jnp.asarray(random.integers(0, 4, 6))
         slope = jax.grad(lambda Z: jnp.sum(losses.per_sample(loss, Z, y)))(Z)
-        conjugate = np.asarray(loss.conjugate(slope, y))
+        conjugate = loss.conjugate(slope.T, y)
         # ℓ(z) + ℓ*(∇ℓ(z)) = ⟨∇ℓ(z), z⟩, and ≥ at any other point
         equal = losses.per_sample(loss, Z, y) + conjugate - jnp.sum(slope * Z, axis=0)
         above = losses.per_sample(loss, W, y) + conjugate - jnp.sum(slope * W, axis=0)
         assert_allclose(equal, 0.0, atol=1e-11)
         assert np.all(np.asarray(above) >= -1e-11)
+
+
+OURS = [ufm.CrossEntropy(), ufm.LabelSmoothing(0.3), ufm.Focal(1.5), ufm.SquaredError(), ufm.DotRegression(2.0)]
+
+
+@pytest.mark.parametrize("loss", OURS, ids=lambda loss: type(loss).__name__)
+def test_logits_are_rows_wherever_a_loss_is_called(loss):
+    # as many samples as classes, where the two axes could be taken for one another
+    random = np.random.default_rng(0)
+    Z, y = random.normal(size=(4, 4)), np.array([2, 0, 0, 3])
+    each = [loss(z, label) for z, label in zip(Z, y, strict=True)]
+    assert loss(Z, y).dtype == np.float64
+    assert_allclose(loss(Z, y), each, rtol=1e-14)
+    assert_allclose(loss(Z.reshape(2, 2, 4), y.reshape(2, 2)), np.reshape(each, (2, 2)), rtol=1e-14)
+    with jax.enable_x64(True):
+        assert_allclose(jax.jit(loss)(Z, y), each, rtol=1e-14)
+        assert_allclose(jax.vmap(loss)(Z, y), each, rtol=1e-14)
+        assert_allclose(jax.vmap(jax.grad(loss))(Z, y), jax.grad(lambda Z: jnp.sum(loss(Z, y)))(Z), rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in OURS if hasattr(loss, "conjugate")], ids=lambda x: type(x).__name__)
+def test_the_declared_curvature_is_the_second_derivative(loss):
+    random = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        Z, y = jnp.asarray(random.normal(size=(3, 4))), jnp.asarray([2, 0, 3])
+        diagonal, vector = loss.curvature(Z, y)
+        found = jax.vmap(jnp.diag)(diagonal) - vector[:, :, None] * vector[:, None]
+        assert_allclose(found, jax.vmap(jax.hessian(loss))(Z, y), atol=1e-13)
+
+
+@pytest.mark.parametrize("label", [np.zeros(3), np.zeros(4, int), 0], ids=["halves", "too many", "one"])
+def test_labels_that_are_not_one_whole_number_a_row_are_refused(label):
+    with pytest.raises(ValueError, match="label of shape"):
+        ufm.CrossEntropy()(np.zeros((3, 4)), label)
+
+
+def test_what_a_user_writes_over_a_loss_of_ours_is_used():
+    class Halved(ufm.CrossEntropy):
+        def __call__(self, logits, label):
+            return 0.5 * super().__call__(logits, label)
+
+    with jax.enable_x64(True):
+        Z, y = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6))), jnp.arange(6) % 4
+        assert_allclose(losses.per_sample(Halved(), Z, y), 0.5 * losses.per_sample(ufm.CrossEntropy(), Z, y))
 
 
 def test_conjugate_is_infinite_off_the_simplex():

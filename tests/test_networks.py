@@ -21,7 +21,7 @@ def test_batches_estimate_the_objective_of_the_model(study):
     networks = study("networks")
     network, X = network_of(networks, widths=(5,), num_classes=3, linear=True)
     labels = np.repeat(np.arange(3, dtype=np.int32), 4)
-    problem = ufm.Problem(3, 5, 4, lambda_A=0.3, lambda_H=0.02, lambda_b=0.1)
+    problem = ufm.Problem(3, 5, per_class=4, lambda_A=0.3, lambda_H=0.02, lambda_b=0.1)
     network = network._replace(b=jnp.asarray(RNG.normal(size=3), jnp.float32))
     decays = (0.0, 0.3, 0.1, 0.02)
     order = RNG.permutation(12)

@@ -3,6 +3,7 @@ import types
 import numpy as np
 import optax
 import pytest
+import xarray
 from zoo import problem
 
 import ufm
@@ -41,12 +42,34 @@ def test_saved_figures_say_what_made_them_and_nothing_else(suffix, tmp_path):
     made, _ = plot.figure(1, 1)
     files = [tmp_path / f"{name}{suffix}" for name in ("one", "two")]
     for file in files:
-        plot.save(made, file, "a command")
+        plot.save(made, file, command="a command")
     assert files[0].read_bytes() == files[1].read_bytes()
     assert b"a command; ufm " in files[0].read_bytes()
     for name in ("one.bmp", "one"):
         with pytest.raises(ValueError, match=r"path = .*one.*: a name that ends in .png, .pdf, .svg is needed"):
             plot.save(made, tmp_path / name)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_figure_and_its_data_are_written_and_said(labelled, tmp_path, capsys):
+    axes = {"rate": [0.1, 0.5], "kind": ["a", "b", "c"]}
+    values = np.arange(6.0).reshape(2, 3)
+    data = xarray.Dataset({"nc1": (("rate", "kind"), values)}, axes) if labelled else {"nc1": values, **axes}
+    file = tmp_path / "folder" / "figure.svg"
+    plot.write(plot.figure(1, 1)[0], file, data=data, command="a command")
+    assert capsys.readouterr().out == f"wrote {file} and {file.with_suffix('.npz')}\n"
+    with np.load(file.with_suffix(".npz")) as written:
+        assert set(written) == {"nc1", "rate", "kind", "command", "versions"}
+        assert np.array_equal(written["nc1"], values)
+        assert written["kind"].tolist() == axes["kind"]
+        assert written["command"] == "a command"
+    assert b"a command; ufm " in file.read_bytes()
+
+
+def test_data_that_would_need_pickle_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"data: 'x' has entries of any type"):
+        plot.write(plot.figure(1, 1)[0], tmp_path / "figure.png", data={"x": [None, "a"]})
+    assert not list(tmp_path.iterdir())
 
 
 def of_seeds(**metrics):
@@ -69,6 +92,7 @@ def test_several_seeds_are_drawn_by_mean_and_range():
             assert (at.min(), at.max()) == pytest.approx((least, most))
         (mark,) = (line for line in axis.get_lines()[1:] if len(line.get_xdata()))
         assert mark.get_xdata()[0] == 2  # from where both have no error
+        assert mark.get_ydata()[0] == axis.get_lines()[0].get_ydata()[1]
     assert "mean and range of 2 seeds" in made.legends[0].get_texts()[0].get_text()
 
 

@@ -16,7 +16,7 @@ LEVELS = (
     ("verification",),
     ("minima", "training", "hessian", "theory"),
     ("model", "metrics"),
-    ("geometry", "plot"),
+    ("geometry", "plot", "console"),
     ("_core",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -3,7 +3,8 @@ import rich.console
 from zoo import problem
 
 import ufm
-from ufm._core.tables import html, show, table, text
+from ufm._core.tables import html, table, text
+from ufm.console import show
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_a_report_is_the_same_text_everywhere(where, request):
 
 def test_cells_in_brackets_are_not_markup(capsys):
     rows = [["[bold]", "[nan nan nan]", "[/x]"]]
-    show(["name", "[a]", "b"], rows, "[red]title")
+    show(["name", "[a]", "b"], rows, caption="[red]title")
     drawn = capsys.readouterr().out, text(table(["name", "[a]", "b"], rows, "[red]title"))
     for each in drawn:
         assert all(word in each for word in ("[bold]", "[nan nan nan]", "[/x]", "[red]title", "[a]"))

@@ -720,9 +720,11 @@ def test_every_theorem_says_where_it_is_from_and_what_it_needs():
 
 def test_nothing_is_claimed_outside_the_assumptions():
     sphere = ufm.Sphere(1.0)
-    on_spheres = ufm.Problem(3, 4, 5, lambda_A=0.0, lambda_H=0.0, features=sphere, classifier=sphere, bias=False)
+    on_spheres = ufm.Problem(
+        3, 4, per_class=5, lambda_A=0.0, lambda_H=0.0, features=sphere, classifier=sphere, bias=False
+    )
     own = make(lambda logits, label: -logits[label], [5] * 3, 4, 1e-2)
-    undecayed = ufm.Problem(3, 4, 5, lambda_H=0.0)
+    undecayed = ufm.Problem(3, 4, per_class=5, lambda_H=0.0)
     for problem in (on_spheres, own, undecayed):
         assert predictions(problem) == {}
     # balanced cross-entropy in too few dimensions: whether all collapses, nothing else

@@ -16,7 +16,7 @@ import tyro
 
 import ufm
 from ufm._core.interrupts import end_now
-from ufm._core.tables import show
+from ufm.console import show
 from ufm.metrics.history import CHIEF
 
 UNREAD = 141  # exit code, as shells have it
@@ -133,14 +133,14 @@ class Train:
         sgd = optax.sgd(self.rate, momentum=self.momentum)
         optimizer = optax.adam(self.rate) if self.optimizer == "adam" else sgd
         run = ufm.train(problem, optimizer, self.steps, self.seed, self.snapshots, precision=self.precision)
-        show(CHIEF, run.history.rows(), str(run.status))
+        show(CHIEF, run.history.rows(), caption=run.ended())
         if self.save is not None:
             run.save(self.save)
         if self.figure is not None:
             from ufm import plot
 
             plot.save(plot.collapse({self.problem.loss: run.history}), self.figure)
-        return 0 if run.status.outcome.name == "FINISHED" else 1
+        return 0 if run.status is ufm.Status.FINISHED else 1
 
     def _check_files(self) -> None:
         """Whether what is asked for can be written, before it is computed."""
@@ -166,7 +166,7 @@ class Measure:
         """Print the table."""
         metrics = ufm.measure(**_features(self.file))
         found = [(name, value) for name, value in metrics._asdict().items() if value is not None]
-        show(["metric", "value"], found, str(self.file))
+        show(["metric", "value"], found, caption=str(self.file))
         return 0
 
 
@@ -399,7 +399,8 @@ def _summarise(table: Any, title: str) -> None:
         status.append(f"{int(found['certified'].sum())} certified")
     numbers = {name: values[np.isfinite(values)] for name, values in found.items() if values.dtype != bool}
     rows = [[n, *np.quantile(v, (0.0, 0.5, 1.0)).tolist()] for n, v in numbers.items() if v.size]
-    show(["quantity", "least", "median", "largest"], rows, f"{title}: {final.status.size} points, {', '.join(status)}")
+    caption = f"{title}: {final.status.size} points, {', '.join(status)}"
+    show(["quantity", "least", "median", "largest"], rows, caption=caption)
 
 
 def _states(table: Any) -> zip:

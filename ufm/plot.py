@@ -2,15 +2,17 @@
 
 import io
 import itertools
+import os
 import pathlib
 import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ufm._core.checks import Integer, Real, instance, integer, listed, real, shown
@@ -51,10 +53,19 @@ class NotebookFigure(Figure):
         return file.getvalue()
 
 
-def figure(rows: Integer, columns: Integer, width: Real = 9.0, height: Real = 6.0) -> tuple[Figure, Any]:
-    """An empty figure in the house's style and its (rows, columns) array of axes; sizes in inches.
+def figure(rows: Integer, columns: Integer, *, width: Real = 9.0, height: Real = 6.0) -> tuple[Figure, np.ndarray]:
+    """An empty figure in the house's style and its (rows, columns) array of axes.
 
     A notebook shows it where it ends a cell.
+
+    Args:
+        rows: of panels.
+        columns: of panels.
+        width: in inches.
+        height: in inches.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
     """
     import matplotlib
 
@@ -68,6 +79,7 @@ def figure(rows: Integer, columns: Integer, width: Real = 9.0, height: Real = 6.
 def collapse(
     histories: Mapping[str, Any] | Any,
     metrics: Sequence[str] | Any = ("nc1", "nc2", "nc3", "nc4"),
+    *,
     unit: str | Any = "step",
 ) -> Figure:
     """NC1–NC4 against steps, one panel a metric and one line a history.
@@ -78,8 +90,8 @@ def collapse(
     marks where the last of them has zero error. A seed that diverged is in neither from then on, and there is no dot.
 
     Args:
-        histories: by name; each has `step` (S,), the metrics, (S,) or (seeds, S), and, where the mark is wanted,
-            `accuracy`.
+        histories: by name; each has, as an attribute or a variable, `step` (S,), the metrics, (S,) or (seeds, S), and,
+            where the mark is wanted, `accuracy`: a `History`, or a dataset of a run.
         metrics: four of the fields of `ufm.Metrics`.
         unit: what `step` counts.
 
@@ -92,16 +104,15 @@ def collapse(
     _check_histories(histories, metrics)
     instance("unit", unit, str, "a text")
     made, axes = figure(2, 2)
-    for axis, name in zip(axes.flat, metrics, strict=True):
-        for colour, (label, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
-            drawn = trace(axis, history, name, colour, label)
+    for axis, metric in zip(axes.flat, metrics, strict=True):
+        for colour, (name, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
+            seen = trace(axis, history, metric=metric, colour=colour, label=name)
             start = terminal_phase(history)
-            if start is not None and drawn[start]:
-                value = axis.get_lines()[-1].get_ydata()[np.sum(drawn[:start])]
-                axis.plot(history.step[start], value, "o", color=colour, ms=6, mec="white", zorder=3)
-        axis.set(xlabel=unit, title=LABELS.get(name, name))
+            if start is not None and seen.drawn[start]:
+                axis.plot(seen.step[start], seen.centre[start], "o", color=colour, ms=6, mec="white", zorder=3)
+        axis.set(xlabel=unit, title=LABELS.get(metric, metric))
         if any(len(line.get_xdata()) for line in axis.get_lines()):  # a log axis cannot be drawn empty
-            axis.set(xscale="log", yscale="linear" if name == "nc4" else "log")
+            axis.set(xscale="log", yscale="linear" if metric == "nc4" else "log")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(axes[0, 0].plot([], [], "o", color="#555555", ms=6, mec="white")[0])
     made.legend(
@@ -123,26 +134,54 @@ def _check_histories(histories: Any, metrics: Sequence[str]) -> None:
                 )
 
 
-def trace(axis: Any, history: Any, metric: str, colour: str, label: str) -> np.ndarray:
-    """Draw a metric against steps for log axes, without step 0 and what isn't positive; only NC4 may be zero.
+class Curve(NamedTuple):
+    """A metric over snapshots as it is drawn, masked where it can't be.
 
-    Of several seeds it draws mean and range, as `collapse` says.
+    Attributes:
+        step: (S,).
+        centre: (S,) the metric; of several seeds its mean, geometric on log axes.
+        least: (S,) of the seeds.
+        most: (S,) of the seeds.
+        seeds: how many.
+    """
+
+    step: np.ndarray
+    centre: np.ma.MaskedArray
+    least: np.ma.MaskedArray
+    most: np.ma.MaskedArray
+    seeds: int
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """(S,) whether a snapshot can be drawn."""
+        return ~np.ma.getmaskarray(self.centre)
+
+
+def _curve(history: Any, metric: str) -> Curve:
+    """What log axes can show of a metric: not step 0, and nothing that isn't positive; only NC4 may be zero."""
+    steps, values = np.asarray(history.step), np.atleast_2d(np.asarray(getattr(history, metric), float))
+    legal = (steps > 0)[None] & np.isfinite(values) & ((values > 0) | (metric == "nc4"))
+    seen = np.ma.masked_array(values, ~legal)
+    if len(seen) == 1:
+        return Curve(steps, seen[0], seen[0], seen[0], 1)
+    centre = seen.mean(axis=0) if metric == "nc4" else np.ma.exp(np.ma.log(seen).mean(axis=0))
+    return Curve(steps, centre, seen.min(axis=0), seen.max(axis=0), len(seen))
+
+
+def trace(axis: Axes, history: Any, *, metric: str, colour: str, label: str) -> Curve:
+    """Draw a metric against steps for log axes; of several seeds mean and range, as `collapse` says.
 
     Returns:
-        Which snapshots are drawn.
+        What is drawn.
     """
-    steps, values = np.asarray(history.step), np.atleast_2d(np.asarray(getattr(history, metric), float))
-    legal = (steps > 0) & np.isfinite(values) & ((values > 0) | (metric == "nc4"))
-    drawn = np.any(legal, axis=0)
-    steps, seen = steps[drawn], np.ma.masked_array(values, ~legal)[:, drawn]
+    found = _curve(history, metric)
+    steps, centre, least, most = (np.asarray(values[found.drawn]) for values in found[:4])
+    if found.seeds > 1:
+        axis.fill_between(steps, least, most, color=colour, alpha=0.2, lw=0)
+        label = f"{label}, mean and range of {found.seeds} seeds"
     alone = "." if len(steps) == 1 else None  # a line needs two points
-    line = np.asarray(seen[0])
-    if len(seen) > 1:
-        line = np.asarray(seen.mean(axis=0) if metric == "nc4" else np.ma.exp(np.ma.log(seen).mean(axis=0)))
-        axis.fill_between(steps, seen.min(axis=0), seen.max(axis=0), color=colour, alpha=0.2, lw=0)
-        label = f"{label}, mean and range of {len(seen)} seeds"
-    axis.plot(steps, line, color=colour, lw=1.6, marker=alone, label=label)
-    return np.asarray(drawn)
+    axis.plot(steps, centre, color=colour, lw=1.6, marker=alone, label=label)
+    return found
 
 
 def terminal_phase(history: Any) -> int | None:
@@ -159,7 +198,26 @@ def terminal_phase(history: Any) -> int | None:
     return int(known[known > wrong[-1]][0] if wrong.size else known[0])
 
 
-def save(made: Figure | Any, path: Any, command: str | Any = None) -> None:
+def write(
+    made: Figure | Any, path: str | os.PathLike[str] | Any, *, data: Mapping[str, Any] | Any, command: str | Any = None
+) -> None:
+    """Write a figure, and its data beside it; and print which files these are.
+
+    Args:
+        made: the figure.
+        path: where to, with the suffix .png, .pdf or .svg; the data goes into an .npz of the same name.
+        data: what is drawn: arrays by name, or an `xarray.Dataset`, of which coordinates and variables are kept.
+        command: that made it; by default the one being run.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+    arrays = _arrays("data", data)
+    save(made, path, command=command)
+    print(f"wrote {path} and {_save_arrays(arrays, path, command)}")
+
+
+def save(made: Figure | Any, path: str | os.PathLike[str] | Any, *, command: str | Any = None) -> None:
     """Write a figure that names the command and the versions that made it, and nothing that varies by itself.
 
     Args:
@@ -190,11 +248,35 @@ def suffix(name: str, path: Any) -> str:
     return ending
 
 
-def save_data(arrays: Mapping[str, Any] | Any, path: Any) -> None:
-    """Write the data of a figure beside it, as an .npz of the same name, with the command and versions that made it."""
-    made_by = {"command": this_command(), "versions": versions()}
-    instance("arrays", arrays, Mapping, "a mapping of names to arrays")
-    np.savez(checked_path("path", path).with_suffix(".npz"), **arrays, **made_by)  # pyright: ignore[reportArgumentType]
+def save_data(arrays: Mapping[str, Any] | Any, path: str | os.PathLike[str] | Any) -> None:
+    """Write the data of a figure beside it, as an .npz of the same name, with the command and versions that made it.
+
+    Args:
+        arrays: by name, or an `xarray.Dataset`, of which coordinates and variables are kept.
+        path: of the figure.
+
+    Raises:
+        ValueError: naming the argument, its value and what is legal.
+    """
+    _save_arrays(_arrays("arrays", arrays), path, None)
+
+
+def _arrays(name: str, data: Any) -> dict[str, np.ndarray]:
+    """Data as arrays that a file without pickle holds, by name."""
+    instance(name, data, Mapping, "a mapping of names to arrays, or an xarray.Dataset,")
+    arrays = {str(key): np.asarray(value) for key, value in getattr(data, "variables", data).items()}
+    for key, array in arrays.items():
+        if array.dtype == object:
+            raise ValueError(f"{name}: {key!r} has entries of any type; an array of numbers or texts is needed")
+    return arrays
+
+
+def _save_arrays(arrays: dict[str, np.ndarray], path: Any, command: str | None) -> pathlib.Path:
+    """Write arrays beside a figure, and say where."""
+    made_by: dict[str, Any] = {"command": command or this_command(), "versions": versions()}
+    file = checked_path("path", path).with_suffix(".npz")
+    np.savez(file, **{**arrays, **made_by})
+    return file
 
 
 def this_command() -> str:

@@ -1,7 +1,6 @@
 """Tables for people: rich draws them, in colour where a terminal can; notebooks get HTML."""
 
 import io
-import sys
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -11,24 +10,14 @@ from ufm._core.repr import brief
 WIDTH = 128  # of a table that goes to a file, a pipe or a string
 
 
-def show(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """Print a table to standard output."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, markup=False, emoji=False)
-    if title is not None:
-        console.print(title, soft_wrap=True, highlight=False)
-    console.print(table(columns, rows))
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, wrap: bool = True) -> Any:
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, wrap: bool = True) -> Any:
     """A rich table: the first column to the left, numbers to the right; long cells wrap, if they may."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=None if title is None else Text(title), box=box.SIMPLE_HEAD, title_justify="left")
-    for index, name in enumerate(columns):
+    for index, name in enumerate(header):
         made.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=index == 0 or not wrap)
     for row in rows:
         made.add_row(*(Text(_cell(value)) for value in row))  # as Text, since [nan nan] would be a tag of rich's
@@ -45,10 +34,10 @@ def text(drawn: Any) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
-def html(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> str:
+def html(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> str:
     """The same table for a notebook; a title keeps its lines."""
     body = "".join(_line("td", map(_cell, row)) for row in rows)
-    drawn = f"<table><thead>{_line('th', columns)}</thead><tbody>{body}</tbody></table>"
+    drawn = f"<table><thead>{_line('th', header)}</thead><tbody>{body}</tbody></table>"
     return drawn if title is None else html_text(title) + drawn
 
 

@@ -40,8 +40,8 @@ from ufm.model.losses import (
     DotRegression,
     Focal,
     SquaredError,
+    facts_of,
     infimum,
-    is_convex,
     per_sample,
     per_sample_conjugate,
 )
@@ -134,7 +134,7 @@ def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, 
     """`lower_bound` of many problems side by side, from class means and classifiers (K, d, L) and biases (K, L)."""
     if isinstance(reduced.loss, Focal):
         return np.array([focal_bound(problem) for problem in problems])
-    if not is_convex(reduced.loss):
+    if not facts_of(reduced.loss).convex:
         return np.full(len(problems), -np.inf)
     with float64():
         if fits(reduced.num_classes, reduced.num_classes):

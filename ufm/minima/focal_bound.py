@@ -16,7 +16,7 @@ def focal_bound(problem: Problem) -> float:
     free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
     if not (free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
         return -np.inf
-    weight = 1.0 if problem.class_weights is None else float(problem.class_weights[0])
+    weight = float(problem.class_weights[0])
     slope = float(np.sqrt(problem.lambda_A * problem.lambda_H * problem.class_counts[0])) * (K - 1) / weight
     steepest = (1 - 1 / K) ** loss.gamma * ((1 - 1 / K) + loss.gamma * np.log(K) / K)
     if problem.bias and not slope < min(1.0, steepest):

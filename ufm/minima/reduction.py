@@ -109,7 +109,7 @@ def reduce(problems: list[Problem]) -> Reduced:
         return jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1, dtype=np.float64)[None], *trees)
 
     counts = lanes(lambda problem: problem.class_counts)
-    class_weights = lanes(lambda p: np.ones(p.num_classes) if p.class_weights is None else p.class_weights)
+    class_weights = lanes(lambda problem: problem.class_weights)
     return Reduced(
         num_classes=first.num_classes,
         dim=least_dim(first),

@@ -32,12 +32,20 @@ class Constraint:
         decays: whether weight decay on the rows makes sense.
         bounds: whether the rows are bounded without weight decay.
         holds_zero: whether zero rows are allowed.
+        rotatable: whether rotating all rows alike leads from what is allowed to what is allowed.
+        cone: whether what is allowed stays so when scaled by a positive number.
+        fixed: whether there is one choice alone, so that nothing is trained.
+        radius: of the rows' norms, where the constraint is about one; None where it isn't.
         slack: columns that the solver's variables have beside the rows' own.
     """
 
     decays: bool = True
     bounds: bool = False
     holds_zero: bool = True
+    rotatable: bool = True
+    cone: bool = True
+    fixed: bool = False
+    radius: Any = None
     slack: int = 0
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
@@ -93,6 +101,7 @@ class _Round(Constraint):
 
     radius: Any
     bounds = True
+    cone = False
 
     def __post_init__(self):
         set_field(self, "radius", real("radius", self.radius, above=0.0))
@@ -258,6 +267,8 @@ class MeanBall(_Round):
 class Nonnegative(Constraint):
     """Every entry is at least zero: features after a ReLU."""
 
+    rotatable = False
+
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """Nearest feasible rows."""
         return jnp.maximum(rows, 0.0)
@@ -293,6 +304,9 @@ class Fixed(Constraint):
     decays = False
     bounds = True
     holds_zero = False
+    rotatable = False
+    cone = False
+    fixed = True
 
     def __post_init__(self):
         matrix = doubles("matrix", self.matrix, (None, None), "finite numbers of shape (K, d)")

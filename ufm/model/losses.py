@@ -1,69 +1,161 @@
 """What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
 
-A loss is a small frozen pytree with `__call__(logits, label)`. It may declare `convex` (in the logits) and
-`infimum` (a number, or a function of the number of classes), from which rigorous lower bounds follow; whether that is
-`attained`, as a square's is, so that a value may be it up to rounding; `conjugate(slope, label)`, its Fenchel
-conjugate, from which tighter bounds do; and `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d −
-q qᵀ, which a best bias is found faster with. Any function or object of one sample's (logits, label) serves too, with
-the same facts as attributes. Everything works without the optional parts; what cannot be certified then says so.
+A loss is a small frozen pytree with `__call__(logits, label)`. It may declare facts (`Facts`), from which rigorous
+lower bounds follow; `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds do; and
+`curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which a best bias is found faster with.
+Any function or object of one sample's (logits, label) serves too, with the same facts as attributes. Everything works
+without the optional parts; what cannot be certified then says so.
 """
 
+import contextlib
 import functools as ft
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from ufm._core.archive import Absent, storable
 from ufm._core.checks import Real, flag, function, instance, number, real, shown
+from ufm._core.precision import scope
 from ufm._core.pytree import pytree, set_field, static
 
 MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
 
-class ClassFirst:
-    """A loss that also takes many samples at once: logits (K, N) and labels (N,) give (N,).
+class Facts(NamedTuple):
+    """What a loss declares of itself; the defaults are those of a user's loss that declares nothing.
 
-    The class axis is the first, so that softmax vectorises over samples.
+    Attributes:
+        convex: in the logits.
+        infimum: greatest lower bound of one sample's loss, a number or a function of the number of classes.
+        attained: whether that is a minimum, as a square's is, so that a value may be it up to rounding.
+        keeps_digits: whether loss and conjugate keep their relative accuracy where they vanish.
+        falls_exponentially: whether it vanishes like exp(−margin), so that its logarithm is what can be minimised
+            where all norms are bounded.
+        ignores_shift: whether adding one number to all logits changes nothing.
+        conjugate_on_simplex: whether the conjugate is finite exactly where slope + target is a probability vector.
+    """
+
+    convex: Any = False
+    infimum: Any = -jnp.inf
+    attained: Any = False
+    keeps_digits: Any = False
+    falls_exponentially: Any = False
+    ignores_shift: Any = False
+    conjugate_on_simplex: Any = False
+
+
+def facts_of(loss: Any) -> Facts:
+    """What a loss declares, whoever wrote it."""
+    declared = loss.function if isinstance(loss, Custom) else loss
+    return Facts(**{name: getattr(declared, name, usual) for name, usual in Facts._field_defaults.items()})
+
+
+class Loss:
+    """A loss of ours: of many samples at once, whose classes run over the last axis as anywhere outside.
+
+    What is computed is written with classes first, so that softmax vectorises over samples: `of_columns` takes logits
+    (K, ...) and labels (...), `conjugate_of_columns` slopes, and `curvature_of_columns` logits. The attributes are
+    those of `Facts`.
     """
 
     convex: bool = True
     infimum: Any = 0.0
     attained: bool = False
+    keeps_digits: bool = False
+    falls_exponentially: bool = False
+    ignores_shift: bool = False
+    conjugate_on_simplex: bool = False
 
-    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Loss of each sample."""
+    def __call__(self, logits: ArrayLike, label: ArrayLike) -> Any:
+        """Loss (...) of each sample from logits (..., K) and labels (...); traceable, and in float64 where they are.
+
+        Raises:
+            ValueError: where labels are no whole numbers, or not one for each row of logits.
+        """
+        return _classes_last(self.of_columns, logits, label)
+
+    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Loss of each sample, classes first."""
         raise NotImplementedError
+
+
+class ConvexLoss(Loss):
+    """A convex loss whose Fenchel conjugate and second derivative are known."""
+
+    def conjugate(self, slope: ArrayLike, label: ArrayLike) -> Any:
+        """sup over z of ⟨slope, z⟩ − loss(z, label), (...) for slopes (..., K) and labels (...).
+
+        Raises:
+            ValueError: as of the loss.
+        """
+        return _classes_last(self.conjugate_of_columns, slope, label)
+
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+        """The conjugate, classes first."""
+        raise NotImplementedError
+
+    def curvature(self, logits: ArrayLike, label: ArrayLike) -> tuple[Any, Any]:
+        """A diagonal d and a vector q, (..., K) each, with ∇² = diag d − q qᵀ in the logits (..., K).
+
+        Raises:
+            ValueError: as of the loss.
+        """
+        return _classes_last(self.curvature_of_columns, logits, label, out=-1)
+
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Diagonal and vector, classes first."""
+        raise NotImplementedError
+
+
+def _classes_last(of_columns: Callable, values: Any, label: Any, out: Any = None) -> Any:
+    """A function of columns at rows (..., K): traced, or at once in the precision of what is given.
+
+    Results keep their shape (...), or have classes (`out` = -1) last too.
+    """
+    if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(values)[:-1] != jnp.shape(label):
+        raise ValueError(
+            f"label of shape {jnp.shape(label)} and type {jnp.result_type(label)}: a whole number for each row of "
+            f"numbers (..., K), which are of shape {jnp.shape(values)}, is needed"
+        )
+    traced = isinstance(values, Tracer) or isinstance(label, Tracer)
+    with contextlib.nullcontext() if traced else scope(values):
+        found = of_columns(jnp.moveaxis(jnp.asarray(values), -1, 0), jnp.asarray(label))
+        found = found if out is None else jax.tree.map(lambda part: jnp.moveaxis(part, 0, out), found)
+        return found if traced else jax.tree.map(lambda part: np.asarray(part)[()], found)
 
 
 @storable
 @pytree
-class CrossEntropy(ClassFirst):
+class CrossEntropy(ConvexLoss):
     """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained)."""
 
-    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    keeps_digits = falls_exponentially = ignores_shift = conjugate_on_simplex = True
+
+    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample, with all its digits where it is small."""
         return _cross_entropy(logits, label)
 
-    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y."""
         right = true_logit(slope, label)
         wrong = _negative_entropy(jnp.where(one_hot(slope, label, bool), 0.0, slope))
         inside = jnp.maximum(right, -1.0)
         return wrong + jnp.where(right < -1.0, jnp.inf, jax.scipy.special.xlog1py(1.0 + inside, inside))
 
-    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Twice the softmax p: ∇² = diag p − p pᵀ."""
         return _softmax_curvature(logits)
 
 
 @storable
 @pytree
-class LabelSmoothing(ClassFirst):
+class LabelSmoothing(ConvexLoss):
     """Cross-entropy to the targets (1−α) e_y + α/K (Szegedy et al. 2016). Convex; its infimum is their entropy.
 
     Args:
@@ -71,11 +163,12 @@ class LabelSmoothing(ClassFirst):
     """
 
     alpha: Real = 0.1
+    ignores_shift = conjugate_on_simplex = True
 
     def __post_init__(self):
         set_field(self, "alpha", real("alpha", self.alpha, least=0.0, below=1.0))
 
-    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
         smooth, sharp = self._weights(logits)
         return logsumexp(logits) - sharp * true_logit(logits, label) - smooth * jnp.sum(logits, axis=0)
@@ -88,12 +181,12 @@ class LabelSmoothing(ClassFirst):
             jnp.asarray(smooth)
         )
 
-    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞."""
         smooth, sharp = self._weights(slope)
         return _negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
 
-    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Twice the softmax, as of cross-entropy: the targets are linear in the logits."""
         return _softmax_curvature(logits)
 
@@ -104,7 +197,7 @@ class LabelSmoothing(ClassFirst):
 
 @storable
 @pytree
-class Focal(ClassFirst):
+class Focal(Loss):
     """−(1−p_y)^γ log p_y with p the softmax (Lin et al. 2017). Not convex for γ > 0; infimum 0.
 
     Args:
@@ -113,11 +206,12 @@ class Focal(ClassFirst):
 
     gamma: Real = 2.0
     convex = False
+    falls_exponentially = ignores_shift = True
 
     def __post_init__(self):
         set_field(self, "gamma", real("gamma", self.gamma, least=0.0))
 
-    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
         right = one_hot(logits, label, bool)
         log_all = logsumexp(logits)
@@ -135,27 +229,27 @@ class Focal(ClassFirst):
 
 @storable
 @pytree
-class SquaredError(ClassFirst):
+class SquaredError(ConvexLoss):
     """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours."""
 
-    attained = True
+    attained = keeps_digits = True
 
-    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
         return 0.5 * jnp.sum((logits - one_hot(logits, label)) ** 2, axis=0)
 
-    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """½‖slope‖² + slope_y."""
         return 0.5 * jnp.sum(slope**2, axis=0) + true_logit(slope, label)
 
-    def curvature(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Ones and zeros: ∇² is the identity."""
         return jnp.ones_like(logits), jnp.zeros_like(logits)
 
 
 @storable
 @pytree
-class DotRegression(ClassFirst):
+class DotRegression(ConvexLoss):
     """(z_y − target)²/(2 target): pulls the right logit to a target and sees no other (Yang et al. 2022).
 
     With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0,
@@ -166,21 +260,25 @@ class DotRegression(ClassFirst):
     """
 
     target: Real = 1.0
-    attained = True
+    attained = keeps_digits = True
 
     def __post_init__(self):
         set_field(self, "target", real("target", self.target, above=0.0))
 
-    def __call__(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
         target = jnp.asarray(self.target, logits.dtype)
         return (true_logit(logits, label) - target) ** 2 / (2 * target)
 
-    def conjugate(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Target · (s + s²/2) at s = slope_y where all other slopes are zero, elsewhere +∞."""
         target, right = jnp.asarray(self.target, slope.dtype), true_logit(slope, label)
         elsewhere = jnp.any((slope != 0) & ~one_hot(slope, label, bool), axis=0)
         return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
+
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """The right logit's alone: ∇² = e_y e_yᵀ/target."""
+        return one_hot(logits, label) / jnp.asarray(self.target, logits.dtype), jnp.zeros_like(logits)
 
 
 @storable
@@ -188,7 +286,7 @@ class DotRegression(ClassFirst):
 class Custom:
     """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
 
-    `convex`, `infimum`, `attained`, `conjugate` and `curvature` are its own attributes where it has them.
+    Its facts, `conjugate` and `curvature` are its own attributes where it has them.
     """
 
     function: Callable | Any = static()
@@ -201,21 +299,6 @@ class Custom:
         if name in ("conjugate", "curvature"):  # which a loss has or hasn't
             return getattr(self.function, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
-
-    @property
-    def convex(self) -> bool | Any:
-        """Whether the function declares itself convex in the logits."""
-        return getattr(self.function, "convex", False)
-
-    @property
-    def infimum(self) -> Any:
-        """What the function declares as its infimum; −∞ where it declares nothing."""
-        return getattr(self.function, "infimum", -jnp.inf)
-
-    @property
-    def attained(self) -> bool:
-        """Whether the function declares that its infimum is attained."""
-        return bool(getattr(self.function, "attained", False))
 
 
 OURS = (CrossEntropy, LabelSmoothing, Focal, SquaredError, DotRegression)
@@ -248,14 +331,16 @@ def check_loss(loss: Any, num_classes: int) -> None:
     fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
     if fault:
         raise ValueError(f"loss = {shown(written)}: {fault}")
-    flag("loss.convex", is_convex(loss))
-    attained = flag("loss.attained", getattr(written, "attained", False))
+    facts = facts_of(loss)
+    for name in Facts._fields:
+        if name != "infimum":
+            flag(f"loss.{name}", getattr(facts, name))
     bound = infimum(loss, num_classes)
     if isinstance(bound, Tracer):
         return
     if not number("loss.infimum", bound) < np.inf:
         raise ValueError(f"loss.infimum = {shown(bound)}: a number below which the loss never is, or −∞, is needed")
-    if attained and not bound > -np.inf:
+    if facts.attained and not bound > -np.inf:
         raise ValueError("loss.attained = True: the infimum that is attained is needed as loss.infimum")
 
 
@@ -291,21 +376,26 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
 
 def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
     """Losses (N,) of N samples, whichever form the loss was written in."""
-    return loss(logits, labels) if isinstance(loss, ClassFirst) else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
+    of_columns = _of_columns(loss, "__call__", "of_columns")
+    return of_columns(logits, labels) if of_columns else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
 
 
 def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) -> Any:
     """Conjugates (N,) of a loss that has one, whichever form it was written in."""
-    if isinstance(loss, ClassFirst):
-        return loss.conjugate(slopes, labels)  # pyright: ignore[reportAttributeAccessIssue]
-    return jax.vmap(loss.conjugate, in_axes=(1, 0))(slopes, labels)
+    of_columns = _of_columns(loss, "conjugate", "conjugate_of_columns")
+    return of_columns(slopes, labels) if of_columns else jax.vmap(loss.conjugate, in_axes=(1, 0))(slopes, labels)
 
 
 def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
     """Diagonals and vectors (K, N) of a loss that declares its curvature, whichever form it was written in."""
-    if isinstance(loss, ClassFirst):
-        return loss.curvature(logits, labels)  # pyright: ignore[reportAttributeAccessIssue]
-    return jax.vmap(loss.curvature, in_axes=(1, 0), out_axes=1)(logits, labels)
+    of_columns = _of_columns(loss, "curvature", "curvature_of_columns")
+    return of_columns(logits, labels) if of_columns else jax.vmap(loss.curvature, (1, 0), 1)(logits, labels)
+
+
+def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
+    """The method of a loss of ours that takes classes first; None where what people call was written by a user."""
+    inherited = getattr(type(loss), name, None) in (vars(Loss).get(name), vars(ConvexLoss).get(name))
+    return getattr(loss, of_columns) if inherited else None
 
 
 def _declares_curvature(loss: Any) -> bool:
@@ -313,14 +403,9 @@ def _declares_curvature(loss: Any) -> bool:
     return callable(getattr(loss, "curvature", None))
 
 
-def is_convex(loss: Any) -> Any:
-    """Whether a loss declares itself convex in the logits."""
-    return getattr(loss, "convex", False)
-
-
 def infimum(loss: Any, num_classes: int) -> Any:
     """Declared greatest lower bound of one sample's loss; −∞ where none is declared."""
-    bound = getattr(loss, "infimum", -jnp.inf)
+    bound = facts_of(loss).infimum
     return bound(num_classes) if callable(bound) else bound
 
 

@@ -23,6 +23,27 @@ class Params(NamedTuple):
         return call("Params", {name: value for name, value in self._asdict().items() if name != "W" or value})
 
 
-def columns(params: Params) -> Params:
-    """The same parameters with H transposed: rows to columns or back."""
-    return params._replace(H=params.H.T)
+class Columns(NamedTuple):
+    """The same with one sample a column, H (d, N): what jitted code holds, since softmax then vectorises over samples.
+
+    With several seeds every array has one more axis, the first.
+    """
+
+    H: Any
+    A: Any
+    b: Any
+    W: tuple = ()
+
+
+def columns(params: Params) -> Columns:
+    """Rows to columns; of arrays of any library, and of several seeds."""
+    return Columns(*params)._replace(H=_swapped(params.H))
+
+
+def rows(params: Columns) -> Params:
+    """Columns to rows."""
+    return Params(*params)._replace(H=_swapped(params.H))
+
+
+def _swapped(H: Any) -> Any:
+    return H.T if H.ndim == 2 else H.swapaxes(-1, -2)

@@ -1,5 +1,6 @@
 """What is minimised: a loss, weight decay and constraints over free features, classifier and bias."""
 
+import dataclasses
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from ufm._core.precision import float64, scope
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
 from ufm._core.repr import call, unusual
-from ufm.model.constraints import Fixed, Free, as_constraint
-from ufm.model.losses import CrossEntropy, LabelSmoothing, as_loss, check_loss
-from ufm.model.params import Params, columns
-from ufm.model.streamed_loss import squared_norm, streamed_loss, weighted_losses
+from ufm.model.constraints import Free, as_constraint
+from ufm.model.factors import Factor, squared_size
+from ufm.model.losses import CrossEntropy, as_loss, check_loss, facts_of
+from ufm.model.params import Columns, Params, columns, rows
+from ufm.model.streamed_loss import streamed_loss, weighted_losses
 
 MOST_SAMPLES = 2**53  # that a float64 counts
 SMALLEST_DECAY, LARGEST_DECAY = 1e-100, 1e100  # but for zero: squares of quotients stay finite
@@ -38,19 +40,22 @@ class Problem:
     Shapes, kinds of loss, constraint and bias are static; every number (λ, smoothing, gamma, radius, class
     weight) is traced, so that changing it never compiles again.
 
+    Samples that share a target and a weight are a group. Class labels make as many groups as classes; what solves and
+    measures asks for `num_groups`, `group_counts`, `group_weights` and `group_labels` all the same.
+
     Args:
         num_classes: K ≥ 2.
         dim: d ≥ 1, the dimension of the features.
         per_class: samples of each class, one positive integer or K of them.
         loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
-            or any callable of (logits, label) that JAX can differentiate; it may declare `convex`, `infimum`,
-            `attained` and `conjugate` (see `ufm.model.losses`).
+            or any callable of (logits, label) that JAX can differentiate; it may declare facts and a conjugate (see
+            `ufm.model.losses`).
         lambda_A: weight decay λ_A of the classifier; as the others 0, or from 1e-100 to 1e100.
         lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
             the half differ.
         lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
         bias: whether there is one.
-        class_weights: K positive numbers w_k, or None for ones. They are not normalised.
+        class_weights: K positive numbers w_k; None, the default, becomes ones. They are not normalised.
         features: where rows of H may be: `Free()`, `Sphere(radius)`, `Ball(radius)`, `MeanBall(radius)` or
             `Nonnegative()`.
         classifier: where rows of A may be: one of these, or `Fixed(matrix)`.
@@ -61,6 +66,7 @@ class Problem:
 
     num_classes: Integer = static()
     dim: Integer = static()
+    _: dataclasses.KW_ONLY
     per_class: Integer | Sequence[int] | Any = static()
     loss: Any = CrossEntropy()
     lambda_A: Real = 5e-4
@@ -85,23 +91,17 @@ class Problem:
         if self.lambda_b > 0 and not self.bias:
             raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
         set_field(self, "class_weights", _class_weights(self.class_weights, self.num_classes))
-        if isinstance(self.features, Fixed):
-            raise ValueError("features = Fixed: features are what is minimised over; only a classifier can be fixed")
-        for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
-            constraint = as_constraint(name, getattr(self, name))
-            if getattr(self, decay) > 0 and not constraint.decays:
-                raise ValueError(
-                    f"{decay} = {getattr(self, decay)!r}: the norm of {name} under {type(constraint).__name__} "
-                    f"is fixed, so its weight decay is a constant; {decay} = 0 is needed"
-                )
-        if isinstance(self.classifier, Fixed) and self.classifier.matrix.shape != (self.num_classes, self.dim):
-            raise ValueError(
-                f"classifier = Fixed of shape {self.classifier.matrix.shape}: {(self.num_classes, self.dim)} is needed"
-            )
+        for factor in self.factors():
+            _check_factor(factor)
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
 
     def __repr__(self) -> str:
-        return call("Problem", unusual(self, always=("loss", "lambda_A", "lambda_H")))
+        shown = unusual(self, always=("loss", "lambda_A", "lambda_H"))
+        return call("Problem", {k: v for k, v in shown.items() if k != "class_weights" or self._weighted()})
+
+    def _weighted(self) -> bool:
+        """Whether a weight is, or may be, another than one."""
+        return not isinstance(self.class_weights, np.ndarray) or bool(np.any(self.class_weights != 1.0))
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -109,21 +109,47 @@ class Problem:
         return np.broadcast_to(np.asarray(self.per_class), (self.num_classes,))
 
     @property
+    def num_groups(self) -> int:
+        """M, groups of samples that share a target and a weight: with class labels the classes."""
+        return self.num_classes
+
+    @property
+    def group_counts(self) -> np.ndarray:
+        """(M,) samples of each group."""
+        return self.class_counts
+
+    @property
+    def group_weights(self) -> Any:
+        """(M,) weight of each group's samples, traced."""
+        return self.class_weights
+
+    @property
+    def group_labels(self) -> np.ndarray:
+        """(M,) int32 targets of the groups: labels, from 0 to K − 1."""
+        return np.arange(self.num_groups, dtype=np.int32)
+
+    @property
     def num_samples(self) -> int:
         """N, samples in all."""
-        return int(self.class_counts.sum())
+        return int(self.group_counts.sum())
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32 labels: classes in order."""
+        """(N,) int32 labels of samples: groups in order."""
         room_for(f"labels of {self.num_samples} samples", self.num_samples, itemsize=4)
-        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_counts)
+        return np.repeat(self.group_labels, self.group_counts)
 
     @property
     def balanced(self) -> bool:
         """Whether all classes have equally many samples and one weight."""
-        same_weight = self.class_weights is None or np.ptp(self.class_weights) == 0
-        return bool(np.ptp(self.class_counts) == 0 and same_weight)
+        return bool(np.ptp(self.class_counts) == 0 and np.ptp(self.class_weights) == 0)
+
+    def factors(self) -> tuple[Factor, ...]:
+        """The factors of the logits in the order in which they multiply, H … Aᵀ: shapes, constraints, decays."""
+        samples = self.num_samples, self.dim
+        H = Factor("H", "features", "lambda_H", samples, self.features, self.lambda_H, self.group_counts)
+        A = Factor("A", "classifier", "lambda_A", (self.num_classes, self.dim), self.classifier, self.lambda_A)
+        return H, A
 
     def init(self, seed: Integer = 0, scale: Real = 1.0) -> Params:
         """Random feasible parameters: entries of H and A normal with variance scale²/d, no bias.
@@ -144,8 +170,8 @@ class Problem:
         H = spread * random.normal(size=(self.num_samples, self.dim))
         A = spread * random.normal(size=(self.num_classes, self.dim))
         with float64():
-            kept = feasible(self, Params(jnp.asarray(H.T), jnp.asarray(A), np.zeros(self.num_classes)))
-            return jax.tree.map(np.asarray, columns(kept))
+            drawn = columns(Params(jnp.asarray(H), jnp.asarray(A), np.zeros(self.num_classes)))
+            return jax.tree.map(np.asarray, rows(feasible(self, drawn)))
 
     def check_room(self) -> None:
         """Refuse features (N, d) that memory can't hold, before it is tried."""
@@ -178,11 +204,7 @@ class Problem:
         parts = tuple(instance("params", params, (tuple, list), "ufm.Params(H, A, b)"))
         if len(parts) not in (3, 4):
             raise ValueError(f"params of {len(parts)} parts: ufm.Params(H, A, b) is needed")
-        shapes = {
-            "H": (self.num_samples, self.dim),
-            "A": (self.num_classes, self.dim),
-            "b": (self.num_classes,),
-        }
+        shapes = {factor.name: factor.shape for factor in self.factors()} | {"b": (self.num_classes,)}
         if len(parts) == 4 and not (isinstance(parts[3], tuple | list) and len(parts[3]) == 0):
             raise ValueError(f"params.W = {shown(parts[3])}: (), since there are no hidden layers, is needed")
         checked: dict[str, Any] = {
@@ -196,8 +218,8 @@ class Problem:
     def finite_params(self, params: Params | Any) -> Params:
         """`params` in float64, refused where one is NaN or infinite."""
         checked = self.check_params(params)
-        H, A, b = (doubles(f"params.{name}", getattr(checked, name)) for name in ("H", "A", "b"))
-        return Params(H, A, b)
+        names = (*(factor.name for factor in self.factors()), "b")
+        return checked._replace(**{name: doubles(f"params.{name}", getattr(checked, name)) for name in names})
 
 
 def as_problem(problem: Any) -> Problem:
@@ -214,21 +236,38 @@ def _of_one_precision(arrays: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def risk(problem: Problem, params: Params) -> Float[Array, ""]:
-    """F at parameters whose H is (d, N): columns are what jitted code holds, for the softmax's sake."""
-    H, A, b, _ = params
-    decay = problem.lambda_A * jnp.sum(A**2) + problem.lambda_H * squared_norm(H) + problem.lambda_b * jnp.sum(b**2)
+def risk(problem: Problem, params: Columns) -> Float[Array, ""]:
+    """F at parameters in columns."""
+    decay = squared_size(problem.factors(), params) + problem.lambda_b * jnp.sum(params.b**2)
     if fits(problem.num_samples, problem.num_classes):
         return jnp.mean(weighted_losses(problem, params, jnp.asarray(problem.labels))) + 0.5 * decay
-    return streamed_loss(H, A, b, problem) + 0.5 * decay
+    return streamed_loss(params.H, params.A, params.b, problem) + 0.5 * decay
 
 
-def feasible(problem: Problem, params: Params) -> Params:
-    """The nearest parameters that keep the constraints, for an H of columns."""
-    shares = np.repeat(1.0 / (problem.num_classes * problem.class_counts), problem.class_counts)
-    return params._replace(
-        H=problem.features.project(params.H, axis=0, shares=shares), A=problem.classifier.project(params.A, axis=1)
+def feasible(problem: Problem, params: Columns) -> Columns:
+    """The nearest parameters that keep the constraints."""
+    return params._replace(**{f.name: f.project(getattr(params, f.name)) for f in problem.factors()})
+
+
+def along_constraints(problem: Problem, params: Columns, gradient: Columns) -> Columns:
+    """The part of a gradient along which an optimiser may step before it projects."""
+    return gradient._replace(
+        **{f.name: f.tangent(getattr(params, f.name), getattr(gradient, f.name)) for f in problem.factors()}
     )
+
+
+def _check_factor(factor: Factor) -> None:
+    """Refuse a constraint that can't be, and weight decay on what has a fixed norm."""
+    constraint = as_constraint(factor.side, factor.constraint)
+    if factor.samples and constraint.fixed:
+        raise ValueError(f"{factor.side} = Fixed: features are what is minimised over; only a classifier can be fixed")
+    if factor.decay > 0 and not constraint.decays:
+        raise ValueError(
+            f"{factor.decay_name} = {factor.decay!r}: the norm of {factor.side} under {type(constraint).__name__} "
+            f"is fixed, so its weight decay is a constant; {factor.decay_name} = 0 is needed"
+        )
+    if constraint.fixed and constraint.matrix.shape != factor.shape:
+        raise ValueError(f"{factor.side} = Fixed of shape {constraint.matrix.shape}: {factor.shape} is needed")
 
 
 @kept
@@ -254,9 +293,9 @@ def _decay(name: str, value: Any) -> float:
     return decay
 
 
-def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:
+def _class_weights(value: Any, num_classes: int) -> np.ndarray:
     if value is None:
-        return None
+        return np.ones(num_classes)
     needed = f"{num_classes} positive, finite numbers"
     weights = doubles("class_weights", value, (num_classes,), needed)
     if not np.all(weights > 0):
@@ -266,11 +305,12 @@ def _class_weights(value: Any, num_classes: int) -> np.ndarray | None:
 
 def relaxed_rank(problem: Problem) -> int:
     """Dimensions from which the convex relaxation over H Aᵀ is attained: d at least this, and no bad minimum exists."""
-    centred = isinstance(problem.loss, CrossEntropy | LabelSmoothing) or problem.bias_kind == "free"
-    return problem.num_classes - centred
+    facts = facts_of(problem.loss)
+    centred = (facts.convex and facts.ignores_shift) or problem.bias_kind == "free"
+    return problem.num_classes - bool(centred)
 
 
 def class_means(problem: Problem, H: Any) -> np.ndarray:
-    """(K, d) means of the features of each class, in float64."""
-    starts = np.concatenate([[0], np.cumsum(problem.class_counts)[:-1]])
-    return np.add.reduceat(np.asarray(H, np.float64), starts, axis=0) / problem.class_counts[:, None]
+    """(M, d) means of the features of each group, in float64."""
+    starts = np.concatenate([[0], np.cumsum(problem.group_counts)[:-1]])
+    return np.add.reduceat(np.asarray(H, np.float64), starts, axis=0) / problem.group_counts[:, None]

@@ -10,14 +10,12 @@ from jaxtyping import Array, Float
 
 from ufm._core.blocks import cut, fold, put
 from ufm.model.losses import per_sample
-from ufm.model.params import Params
+from ufm.model.params import Columns
 
 
 def weighted_losses(problem, params, labels):
-    """w_y loss of each sample."""
+    """w_y loss of each sample (N,), for an H of columns."""
     loss = per_sample(problem.loss, logits(problem, params), labels)
-    if problem.class_weights is None:
-        return loss
     return loss * jnp.asarray(problem.class_weights, loss.dtype)[labels]
 
 
@@ -65,23 +63,11 @@ def _streamed_loss_jvp(primals, tangents):
 
 def _block_loss(H, A, b, problem, labels, fresh):
     """What a block's fresh samples add to the mean loss."""
-    losses = weighted_losses(problem, Params(H, A, b), labels)
+    losses = weighted_losses(problem, Columns(H, A, b), labels)
     return jnp.sum(jnp.where(fresh, losses, 0.0)) / problem.num_samples
 
 
-def logits(problem: Any, params: Params) -> Float[Array, "K N"]:
-    """A H + b for an H of columns."""
+def logits(problem: Any, params: Columns) -> Float[Array, "K N"]:
+    """A H + b, one sample a column."""
     products = params.A @ params.H
     return products + params.b[:, None] if problem.bias else products
-
-
-@jax.custom_jvp
-def squared_norm(X):
-    """‖X‖², by a product with ones: XLA's own reduction of a matrix takes three times as long on a CPU."""
-    return jnp.sum(jnp.ones((1, X.shape[0]), X.dtype) @ X**2)
-
-
-@squared_norm.defjvp
-def _squared_norm_jvp(primals, tangents):
-    (X,), (dX,) = primals, tangents
-    return squared_norm(X), 2.0 * jnp.sum(X * dX)

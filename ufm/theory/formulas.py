@@ -32,7 +32,7 @@ def radius_of(side: Any) -> float:
 
 def weights(problem: Problem) -> np.ndarray:
     """(K,) class weights, ones where there are none."""
-    return np.ones(problem.num_classes) if problem.class_weights is None else problem.class_weights
+    return problem.class_weights
 
 
 def same_weights(problem: Problem) -> bool:

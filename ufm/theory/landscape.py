@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm._core.precision import float64
 from ufm.model.constraints import Free
-from ufm.model.losses import is_convex, per_sample
+from ufm.model.losses import facts_of, per_sample
 from ufm.model.params import Params
 from ufm.model.problem import Problem, relaxed_rank
 from ufm.theory.registry import Prediction, theorem
@@ -48,7 +48,7 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
     """U = −∂(risk)/∂Z, (N, K)."""
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     logits = H @ A.T + (b if problem.bias else 0.0)
-    weight = np.ones(problem.num_classes) if problem.class_weights is None else problem.class_weights
+    weight = problem.class_weights
     share = weight[problem.labels] / problem.num_samples
     with float64():
 
@@ -61,7 +61,9 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
 def _applies(problem: Problem) -> bool:
     free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
     decayed = problem.lambda_A > 0 and problem.lambda_H > 0
-    return free and decayed and is_convex(problem.loss) and problem.balanced and problem.dim >= relaxed_rank(problem)
+    return (
+        free and decayed and facts_of(problem.loss).convex and problem.balanced and problem.dim >= relaxed_rank(problem)
+    )
 
 
 @theorem(

@@ -1,0 +1,73 @@
+"""The factors of the logits, in the order in which they multiply: the one table that lists them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm.model.params import Columns, Params
+
+
+class Factor(NamedTuple):
+    """One matrix of the product H … Aᵀ, each of whose rows is kept by a constraint and priced by weight decay.
+
+    Attributes:
+        name: of the field of `Params`.
+        side: of the field of `Problem` that constrains its rows.
+        decay_name: of the field of `Problem` that is its weight decay.
+        shape: (rows, coordinates of each).
+        constraint: of the rows.
+        decay: λ of half the squared norm.
+        counts: (groups,) rows of each group where the rows are samples; None where each stands for itself.
+    """
+
+    name: str
+    side: str
+    decay_name: str
+    shape: tuple[int, int]
+    constraint: Any
+    decay: Any
+    counts: Any = None
+
+    @property
+    def samples(self) -> bool:
+        """Whether its rows are samples, which jitted code holds in columns."""
+        return self.counts is not None
+
+    @property
+    def axis(self) -> int:
+        """The axis that runs over the coordinates of a row, in `Columns`."""
+        return 0 if self.samples else 1
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a constraint or weight decay bounds it."""
+        return bool(self.constraint.bounds or self.decay > 0)
+
+    def project(self, matrix: Any) -> Any:
+        """The nearest matrix that keeps the constraint, as `Columns` holds it."""
+        # of each sample in a mean over groups, and over samples within them
+        shares = np.repeat(1.0 / (len(self.counts) * self.counts), self.counts) if self.samples else None
+        return self.constraint.project(matrix, axis=self.axis, shares=shares)
+
+    def tangent(self, matrix: Any, gradient: Any) -> Any:
+        """The part of a gradient along which an optimiser may step, as `Columns` holds both."""
+        return self.constraint.tangent(matrix, gradient, axis=self.axis)
+
+
+def squared_size(factors: tuple[Factor, ...], params: Params | Columns) -> Any:
+    """Σ λ ‖factor‖², twice the weight decay of all factors."""
+    return sum(factor.decay * squared_norm(getattr(params, factor.name)) for factor in factors)
+
+
+@jax.custom_jvp
+def squared_norm(X):
+    """‖X‖², by a product with ones: XLA's own reduction of a matrix takes three times as long on a CPU."""
+    return jnp.sum(jnp.ones((1, X.shape[0]), X.dtype) @ X**2)
+
+
+@squared_norm.defjvp
+def _squared_norm_jvp(primals, tangents):
+    (X,), (dX,) = primals, tangents
+    return squared_norm(X), 2.0 * jnp.sum(X * dX)
