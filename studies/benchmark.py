@@ -321,7 +321,7 @@ jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, para
     "training with a bar": """
 import optax, ufm
 run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps, snapshots=2, progress=True)
-assert run.status.outcome is ufm.training.Outcome.FINISHED
+assert run.status is ufm.Status.FINISHED
 """,
 }
 # VmHWM, since ru_maxrss counts what the parent process held when it forked

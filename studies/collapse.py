@@ -66,8 +66,8 @@ def data(config: Config) -> dict[str, ufm.Run]:
         print(f"training: {name}", file=sys.stderr)
         optimizer = optax.sgd(rate, momentum=config.momentum)
         runs[name] = ufm.train(problem, optimizer, config.steps, config.seed, config.snapshots)
-        if runs[name].status.outcome.name == "DIVERGED":
-            raise SystemExit(f"{name}: {runs[name].status}")
+        if not runs[name].status.ok:
+            raise SystemExit(f"{name}: {runs[name].ended()}")
     return runs
 
 

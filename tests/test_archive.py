@@ -9,9 +9,8 @@ from zoo import problem
 
 import ufm
 from ufm._core import archive
-from ufm.minima import solver
 
-VALUE = {"status": solver.Status.CONVERGED, "problem": problem(), "x": np.arange(40.0)}
+VALUE = {"status": ufm.Status.CONVERGED, "problem": problem(), "x": np.arange(40.0)}
 
 
 @pytest.fixture

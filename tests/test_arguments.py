@@ -68,6 +68,7 @@ RECORDS = (
     "Params",
     "Report",
     "Run",
+    "Status",
 )  # that functions return; they hold what they're given
 
 

@@ -14,8 +14,8 @@ from zoo import FREE, ZOO, problem
 import ufm
 from ufm._core import programs
 from ufm._core.lanes import width_of
+from ufm._core.status import Status
 from ufm.minima.certificate import _bounds, relative_gap
-from ufm.minima.convergence import Status
 from ufm.minima.lane_objective import objective
 from ufm.minima.newton import HESSIAN_HELD, _derivatives
 from ufm.minima.optimum import _finish, minimize_all

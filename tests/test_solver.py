@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from ufm._core.status import Status
 from ufm.minima import solver
-from ufm.minima.convergence import Status
 
 
 def quartic(x, args):

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import threading
 
@@ -11,7 +12,7 @@ from zoo import FREE, ZOO, problem
 import ufm
 from ufm import training
 from ufm._core import programs
-from ufm.training import Outcome, schedule
+from ufm.training import schedule
 
 SGD = optax.sgd(0.5, momentum=0.9)
 
@@ -132,7 +133,8 @@ def test_many_seeds_are_the_single_ones():
         one = ufm.train(p, SGD, steps=30, seed=seed, snapshots=[0, 10, 30], precision="float64")
         assert_allclose(many.params.H[row], one.params.H, rtol=1e-12)
         assert_allclose(many.history.loss[row], one.history.loss, rtol=1e-13)
-        assert many.status[row] == one.status
+        assert many.status[row] is one.status is ufm.Status.FINISHED
+        assert (many.ended_at.step[row], many.ended_at.snapshot[row]) == one.ended_at == (30, 2)
 
 
 def test_the_users_parameters_are_left_alone():
@@ -169,7 +171,8 @@ def test_saved_runs_come_back_whole_and_without_pickle(tmp_path):
     back = ufm.load(tmp_path / "run")
     assert same(run.params, back.params)
     assert same(run.history, back.history)
-    assert back.status == run.status
+    assert back.status is run.status
+    assert back.ended_at == run.ended_at
     assert back.problem.objective(run.params) == p.objective(run.params)
     own = ufm.train(problem(loss=lambda z, y: (z[y] - 1.0) ** 2), SGD, steps=2, snapshots=2)
     own.save(tmp_path / "own")
@@ -180,14 +183,48 @@ def test_saved_runs_come_back_whole_and_without_pickle(tmp_path):
         ufm.load(tmp_path / "other.npz")
 
 
+def written_earlier(run, path):
+    """A run as files had it when each status was an outcome with a step and a snapshot."""
+    run.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    tree = json.loads(str(arrays.pop("__tree__")))
+    places = np.atleast_2d(np.stack(run.ended_at, axis=-1)).tolist()
+    outcomes = [
+        {"class": "TrainingStatus", "fields": {"outcome": {"class": "Outcome", "member": status.name}}}
+        for status in np.atleast_1d(run.status)
+    ]
+    for outcome, (step, snapshot) in zip(outcomes, places, strict=True):
+        outcome["fields"] |= {"step": step, "snapshot": snapshot}
+    del tree["fields"]["ended_at"]
+    tree["fields"]["status"] = outcomes[0] if run.params.H.ndim == 2 else {"items": outcomes}
+    with path.open("wb") as file:
+        np.savez(file, __tree__=np.asarray(json.dumps(tree)), **arrays)
+
+
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+@pytest.mark.parametrize("rate", [0.5, 1e9])
+def test_runs_that_earlier_versions_saved_are_read(seed, rate, tmp_path):
+    p = problem()
+    run = ufm.train(p, optax.sgd(rate), steps=50, seed=seed, snapshots=4)
+    written_earlier(run, tmp_path / "run")
+    back = ufm.load(tmp_path / "run")
+    assert back.status == run.status
+    assert same(back.ended_at, run.ended_at)
+    assert (back.ended(), back.steps) == (run.ended(), run.steps)
+    assert same(back.history, run.history)
+
+
 def test_divergence_is_found_and_what_came_before_stays():
     p = problem(loss=ufm.SquaredError())
     run = ufm.train(p, optax.sgd(300.0), steps=4000, snapshots=60)
-    assert run.status.outcome is Outcome.DIVERGED
+    assert run.status is ufm.Status.DIVERGED
+    assert not run.status.ok
     assert "smaller learning rate" in str(run.status)
-    assert len(run.history.loss) == run.status.snapshot
+    assert f"diverged at step {run.ended_at.step} (snapshot {run.ended_at.snapshot})" in repr(run)
+    assert len(run.history.loss) == run.ended_at.snapshot
     assert np.all(np.isfinite(run.history.loss))
-    assert 0 < run.status.step < 4000
+    assert 0 < run.ended_at.step < 4000
 
 
 def test_schedule_is_log_spaced_with_both_ends_or_as_listed():
@@ -274,6 +311,56 @@ def test_runs_of_several_seeds_go_on_again_and_again_loaded_or_not(seeds, tmp_pa
         assert run.seed.tolist() == [3, 5]
     assert same(run.params, whole.params)
     assert run.steps == 30
+
+
+def assert_same_run(found, expected):
+    """Up to the rounding of a program for several seeds."""
+    assert (found.status, found.ended_at, found.steps) == (expected.status, expected.ended_at, expected.steps)
+    assert (found.seed, found.precision, type(found.seed)) == (expected.seed, expected.precision, int)
+    for name in ("params", "history", "optimizer_state"):
+        leaves = (jax.tree.leaves(getattr(run, name)) for run in (found, expected))
+        for one, other in zip(*leaves, strict=True):
+            assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_one_of_several_seeds_is_a_run_like_any_other(tmp_path):
+    p = problem()
+    words = {"steps": 30, "snapshots": [0, 10, 30], "precision": "float64"}
+    several = ufm.train(p, SGD, seed=[1, 4], **words)
+    assert len(list(several)) == 2
+    alone = ufm.train(p, SGD, seed=4, **words)
+    for taken in (several[1], several[-1], several[np.int64(1)]):
+        assert_same_run(taken, alone)
+    several[1].save(tmp_path / "run")
+    loaded = ufm.load(tmp_path / "run")
+    assert_same_run(loaded, alone)
+    gone_on = (ufm.train(p, SGD, resume=run, **words) for run in (loaded, alone))
+    assert_same_run(*gone_on)
+    assert [claim.quantity for claim in ufm.verify(loaded).claims] == [c.quantity for c in ufm.verify(alone).claims]
+
+
+def test_a_run_taken_out_ends_where_its_own_seed_diverged():
+    p = problem(loss=ufm.SquaredError(), bias=False)
+    steep = jax.tree.map(lambda leaf: 1e3 * leaf, p.init(1))  # far out, where a step of the same rate overshoots
+    starts = jax.tree.map(lambda *leaves: np.stack(leaves), p.init(0), steep)
+    several = ufm.train(p, SGD, seed=[0, 1], params=starts, steps=30, snapshots=[0, 1, 10, 30])
+    assert several.status == (ufm.Status.FINISHED, ufm.Status.DIVERGED)
+    assert several[0].history.step.tolist() == [0, 1, 10, 30]
+    diverged = several[1]
+    assert diverged.history.step.tolist() == several.history.step[: diverged.ended_at.snapshot].tolist()
+    assert np.all(np.isfinite(diverged.history.loss))
+
+
+def test_what_is_no_seed_of_a_run_is_said():
+    several, alone = (ufm.train(problem(), SGD, steps=5, snapshots=2, seed=seed) for seed in ([0, 1], 0))
+    with pytest.raises(IndexError, match=r"run\[2\]: there are 2 seeds, 0 to 1"):
+        several[2]
+    with pytest.raises(ValueError, match="index = 'a'"):
+        several["a"]
+    with pytest.raises(ValueError, match="a run of one seed"):
+        alone[0]
+    with pytest.raises(ValueError, match=r"a run of 2 seeds; verify\(run\[i\]\)"):
+        ufm.verify(several)
 
 
 def test_a_run_that_goes_on_keeps_its_seed_and_takes_no_other():

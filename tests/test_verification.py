@@ -169,7 +169,7 @@ def test_a_theorem_that_does_not_say_what_it_predicts_is_refused(predict):
 
 def test_a_run_that_diverged_is_not_verified():
     run = ufm.train(problem(), optax.sgd(0.5), steps=2, snapshots=2)
-    run = run._replace(params=run.params._replace(A=np.full((3, 4), np.nan)))
+    run = dataclasses.replace(run, params=run.params._replace(A=np.full((3, 4), np.nan)))
     with pytest.raises(ValueError, match=r"params\.A = .*a NaN or an infinity"):
         ufm.verify(run)
 

@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from ufm import console as console
 from ufm import geometry as geometry
 from ufm._core.archive import load as load
+from ufm._core.status import Status as Status
 from ufm.hessian import curvature as curvature
 from ufm.metrics.definitions import Metrics as Metrics
 from ufm.metrics.measurement import Stream as Stream

@@ -133,14 +133,14 @@ class Train:
         sgd = optax.sgd(self.rate, momentum=self.momentum)
         optimizer = optax.adam(self.rate) if self.optimizer == "adam" else sgd
         run = ufm.train(problem, optimizer, self.steps, self.seed, self.snapshots, precision=self.precision)
-        show(CHIEF, run.history.rows(), caption=str(run.status))
+        show(CHIEF, run.history.rows(), caption=run.ended())
         if self.save is not None:
             run.save(self.save)
         if self.figure is not None:
             from ufm import plot
 
             plot.save(plot.collapse({self.problem.loss: run.history}), self.figure)
-        return 0 if run.status.outcome.name == "FINISHED" else 1
+        return 0 if run.status is ufm.Status.FINISHED else 1
 
     def _check_files(self) -> None:
         """Whether what is asked for can be written, before it is computed."""

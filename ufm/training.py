@@ -1,8 +1,9 @@
 """Optimiser trajectories: full-batch training in jit-compiled chunks, with every metric recorded on the way."""
 
 import collections
-import enum
+import dataclasses
 import functools as ft
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from ufm._core.precision import DTYPES, in_precision
 from ufm._core.programs import kept, made_once
 from ufm._core.progress import progress as progress_bar
 from ufm._core.repr import brief
+from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics, evaluate
-from ufm.metrics.history import CHIEF, History, news
+from ufm.metrics.history import CHIEF, History, known_snapshots, news
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.problem import Problem, along_constraints, as_problem, feasible, risk
 
@@ -40,34 +42,31 @@ UNSAID_SEED = _Unsaid(0)
 
 
 @archive.storable
-class Outcome(enum.Enum):
-    """How a training run ended; the value says what to try next."""
+class Ending(NamedTuple):
+    """Where a run ended, or was seen to have diverged; an array of each where there were several seeds.
 
-    FINISHED = "all steps were taken"
-    DIVERGED = "the loss stopped being finite; try a smaller learning rate, or another seed"
+    Attributes:
+        step: optimiser steps taken.
+        snapshot: an index of the history, or its length where the loss there is no number.
+    """
 
-
-@archive.storable
-class TrainingStatus(NamedTuple):
-    """Outcome of a run, and the step and snapshot (an index of the history) at which it was seen."""
-
-    outcome: Outcome
-    step: int
-    snapshot: int
-
-    def __str__(self) -> str:
-        return f"{self.outcome.name.lower()} at step {self.step} (snapshot {self.snapshot}): {self.outcome.value}"
+    step: Any
+    snapshot: Any
 
 
 @archive.storable
-class Run(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
     """What `train` returns; arrays are NumPy's, with a leading axis where there were several seeds.
+
+    Of several seeds, `run[i]` is the run of the i-th.
 
     Attributes:
         problem: what was trained.
         params: final parameters, in the precision of the run.
         history: metrics at the snapshots.
         status: how it ended; a tuple of them for several seeds.
+        ended_at: where it ended or diverged.
         optimizer_state: leaves of the optimiser's state, from which `train(resume=run)` goes on.
         steps: taken in all.
         seed: of the initial parameters, an integer or an array of them.
@@ -77,7 +76,8 @@ class Run(NamedTuple):
     problem: Problem
     params: Params
     history: History
-    status: Any
+    status: Status | tuple[Status, ...]
+    ended_at: Ending
     optimizer_state: tuple
     steps: int
     seed: Any
@@ -85,16 +85,59 @@ class Run(NamedTuple):
 
     def __repr__(self) -> str:
         first = f"Run of {self.problem!r}\n  {self.steps} steps, seed {brief(self.seed)}, {self.precision}"
-        return f"{first}; {_ended(self.status)}\n  {self.history.last()}"
+        return f"{first}; {self.ended()}\n  {self.history.last()}"
 
     def _repr_html_(self) -> str:
         from ufm._core.tables import html
 
         return html(CHIEF, self.history.rows(), repr(self))
 
-    def save(self, path: Any) -> None:
+    def __getitem__(self, index: int) -> "Run":
+        """The run of one of several seeds, with the history that it has alone.
+
+        Raises:
+            IndexError: where there are not so many seeds.
+            ValueError: where `index` is no integer, or there is one seed.
+        """
+        if isinstance(self.status, Status):
+            raise ValueError(f"run[{shown(index)}]: a run of one seed; of a run of several, run[i] is that of the i-th")
+        at, count = integer("index", index, least=-MOST_LISTED), len(self.status)
+        if not -count <= at < count:
+            raise IndexError(f"run[{at}]: there are {count} seeds, 0 to {count - 1}")
+        params, state = jax.tree.map(lambda leaf: leaf[at], (self.params, self.optimizer_state))
+        return dataclasses.replace(
+            self,
+            params=params,
+            history=self.history.of_seed(at),
+            status=self.status[at],
+            ended_at=Ending(*(int(each[at]) for each in self.ended_at)),
+            optimizer_state=state,
+            seed=self.seed if np.ndim(self.seed) == 0 else int(self.seed[at]),
+        )
+
+    def ended(self) -> str:
+        """How and where it ended, on a line; of several seeds how many in which way."""
+        if isinstance(self.status, Status):
+            step, snapshot = self.ended_at
+            return f"{self.status.word} at step {step} (snapshot {snapshot}): {self.status.value}"
+        return ", ".join(f"{self.status.count(each)} {each.word}" for each in Status if each in self.status)
+
+    def save(self, path: str | os.PathLike[str] | Any) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)
+
+    @classmethod
+    def of_file(cls, status: Any, ended_at: Ending | None = None, **fields: Any) -> "Run":
+        """What a file holds; earlier versions wrote step and snapshot into each status."""
+        if ended_at is None:
+            several = isinstance(status[0], tuple)
+            columns = map(np.array, zip(*status, strict=True)) if several else status
+            status, *places = columns
+            status, ended_at = tuple(status) if several else status, Ending(*places)
+        return cls(status=status, ended_at=ended_at, **fields)
+
+
+archive.formerly("TrainingStatus", lambda outcome, step, snapshot: (outcome, step, snapshot))
 
 
 class _Carry(NamedTuple):
@@ -148,10 +191,10 @@ def train(
     with in_precision(precision):
         carry = _start(problem, optimizer, seed, batched, params, resume, DTYPES[precision])
         carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, progress)
-        history, status = _history(records, looks, first, batched)
+        history, status, ended_at = _history(records, looks, first, batched)
         final = jax.tree.map(np.asarray, rows(carry.params))
         state = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(carry.state))
-    return Run(problem, final, history, status, state, first + done, seed, precision)
+    return Run(problem, final, history, status, ended_at, state, first + done, seed, precision)
 
 
 def schedule(steps: int, snapshots: Any) -> list[int]:
@@ -295,29 +338,18 @@ def _next_call(waiting: collections.deque, done: int, most: int) -> tuple[list[i
     return counts, complete
 
 
-def _ended(status: Any) -> str:
-    """A run's status, or of several seeds how many ended in which way."""
-    if isinstance(status, TrainingStatus):
-        return str(status)
-    outcomes = [each.outcome for each in status]
-    return ", ".join(f"{outcomes.count(each)} {each.name.lower()}" for each in Outcome if each in outcomes)
-
-
-def _history(records, looks, first, batched) -> tuple[History, Any]:
-    """Records as arrays, cut after a divergence that all seeds share; and the status of each seed."""
+def _history(records, looks, first, batched) -> tuple[History, Any, Ending]:
+    """Records as arrays, cut after a divergence that all seeds share; and of each seed how and where it ended."""
     loss, *values = np.stack(records, axis=-1)  # (fields, S) or (fields, seeds, S)
     steps = first + np.asarray(looks[: len(records)])
-    finite = np.isfinite(np.atleast_2d(loss))
-    ends = [int(np.argmin(row)) if not row.all() else len(row) for row in finite]
-    keep = max(max(ends), 1)
-    statuses = tuple(
-        TrainingStatus(Outcome.FINISHED, int(steps[-1]), len(steps) - 1)
-        if end == finite.shape[1]
-        else TrainingStatus(Outcome.DIVERGED, int(steps[end]), end)
-        for end in ends
-    )
+    known = known_snapshots(np.atleast_2d(loss))
+    last = np.minimum(known, len(steps) - 1)
+    statuses = tuple(Status.FINISHED if count == len(steps) else Status.DIVERGED for count in known)
+    keep = max(*known, 1)
     history = History(steps[:keep], loss[..., :keep], Metrics(*(value[..., :keep] for value in values)))
-    return history, statuses if batched else statuses[0]
+    if batched:
+        return history, statuses, Ending(steps[last], last)
+    return history, statuses[0], Ending(int(steps[last[0]]), int(last[0]))
 
 
 @made_once

@@ -218,7 +218,7 @@ def _from_optimum(best: Optimum) -> _Measured:
 def _from_run(run: Run) -> _Measured:
     problem = run.problem
     if np.ndim(run.params.H) != 2:
-        raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify one of them at a time")
+        raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify(run[i]) speaks of the i-th")
     params = problem.finite_params(run.params)
     bound = lower_bound(problem, params)
     measured = measure(params.H, problem.labels, params.A, params.b)

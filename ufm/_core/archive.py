@@ -13,7 +13,7 @@ import numpy as np
 from ufm._core import checks
 
 T = TypeVar("T", bound=type)
-_CLASSES: dict[str, type] = {}
+_CLASSES: dict[str, Any] = {}
 
 
 def storable(cls: T) -> T:
@@ -21,6 +21,15 @@ def storable(cls: T) -> T:
     assert cls.__name__ not in _CLASSES, f"two storable classes are called {cls.__name__}"
     _CLASSES[cls.__name__] = cls
     return cls
+
+
+def formerly(name: str, stands_in: Any) -> None:
+    """Read what earlier versions saved as an instance of the class `name` by another class, or function of its fields.
+
+    A class may have a class method `of_file` of a file's fields, where those of earlier versions differ.
+    """
+    assert name not in _CLASSES, f"a storable class is called {name}"
+    _CLASSES[name] = stands_in
 
 
 class Absent:
@@ -137,5 +146,6 @@ def decode(tree: Any, arrays: Any) -> Any:
     if known is None or tree.get("absent"):
         return Absent(tree["class"])
     if "member" in tree:
-        return known[tree["member"]]  # pyright: ignore[reportIndexIssue]
-    return known(**{name: decode(item, arrays) for name, item in tree["fields"].items()})
+        return known[tree["member"]]
+    made = getattr(known, "of_file", known)
+    return made(**{name: decode(item, arrays) for name, item in tree["fields"].items()})

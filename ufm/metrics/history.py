@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from ufm._core import archive
@@ -53,11 +54,22 @@ class History:
         """Loss and chief metrics at the last snapshot on a line for a log; of several seeds their means."""
         return news(*(value[..., -1] for value in (self.loss, *self.metrics)))
 
+    def of_seed(self, index: int) -> "History":
+        """(S,) arrays of one of several seeds, up to its own divergence."""
+        alone = jax.tree.map(lambda leaf: leaf[index], (self.loss, self.metrics))
+        keep = max(int(known_snapshots(alone[0])), 1)
+        return History(self.step[:keep], *jax.tree.map(lambda leaf: leaf[:keep], alone))
+
     def rows(self, count: int = 8) -> list[list[Any]]:
         """At most `count` rows of `CHIEF`, evenly spaced, for a table; of several seeds their means."""
         chosen = np.unique(np.linspace(0, len(self.step) - 1, count).astype(int)) if len(self.step) else []
         columns = [getattr(self, name) for name in CHIEF[1:]]
         return [[int(self.step[at]), *(np.mean(column[..., at]) for column in columns)] for at in chosen]
+
+
+def known_snapshots(loss: np.ndarray) -> np.ndarray:
+    """Snapshots before the loss (..., S) stopped being a number."""
+    return np.logical_and.accumulate(np.isfinite(loss), axis=-1).sum(axis=-1)
 
 
 def news(loss, *metrics) -> str:

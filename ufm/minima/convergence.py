@@ -1,28 +1,15 @@
 """When a minimisation has ended, and how."""
 
-import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.archive import storable
 from ufm._core.lanes import dot
 from ufm._core.programs import kept
+from ufm._core.status import Status
 
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
-
-
-@storable
-class Status(enum.Enum):
-    """How the solver ended; the value says what to try next."""
-
-    CONVERGED = "the gradient is below the tolerance"
-    MAX_STEPS = "the gradient is still above the tolerance; raise max_steps, loosen tol, or try another seed"
-    DIVERGED = "the objective is not finite or unbounded below; check the loss, and that decay or constraints bound it"
-
-    def __str__(self) -> str:
-        return f"{self.name.lower()}: {self.value}"
 
 
 class Solution(NamedTuple):

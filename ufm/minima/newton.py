@@ -7,7 +7,8 @@ import numpy as np
 from ufm._core.interrupts import check
 from ufm._core.precision import to_numpy
 from ufm._core.programs import kept, made_once
-from ufm.minima.convergence import RESOLUTION, Solution, Status, small_gradient
+from ufm._core.status import Status
+from ufm.minima.convergence import RESOLUTION, Solution, small_gradient
 
 NEWTON_STEPS = 100
 DAMPINGS = 14  # tried for a Newton step before giving up

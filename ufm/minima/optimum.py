@@ -16,12 +16,12 @@ from ufm._core.lanes import by_batches
 from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm._core.progress import working
+from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics
 from ufm.minima import solver
 from ufm.minima.bias import biases_at_zero
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
-from ufm.minima.convergence import Status
 from ufm.minima.lane_objective import gradient_norm, objective, plain_objective, unfold
 from ufm.minima.reduction import Reduced, lift, reduce, shape_key, zeros
 from ufm.minima.starts import informed_start, random_start

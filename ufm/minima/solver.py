@@ -20,8 +20,9 @@ from ufm._core.interrupts import Pace, Threads, check
 from ufm._core.lanes import take, width_of
 from ufm._core.precision import to_numpy
 from ufm._core.programs import kept, made_once
+from ufm._core.status import Status
 from ufm.minima import newton
-from ufm.minima.convergence import Solution, Status, has_converged
+from ufm.minima.convergence import Solution, has_converged
 from ufm.minima.lbfgs import begin, iterate, refill
 from ufm.minima.newton import NEWTON_SIZE
 

@@ -22,6 +22,7 @@ from ufm._core.identity import ByContent, Unidentified, described
 from ufm._core.interrupts import interruptible, noting
 from ufm._core.progress import COMPILING
 from ufm._core.progress import progress as progress_bar
+from ufm._core.status import Status
 from ufm.minima.optimum import minimize
 from ufm.model.problem import Problem
 from ufm.sweeps.engines import engine_of, rows_of
@@ -196,7 +197,7 @@ class _Plan:
     def _notes(self, field: Field) -> dict[str, Any]:
         if field.kind != "status":
             return {}
-        meanings = " ".join(("pending", *self.engine.states))
+        meanings = " ".join(("pending", *(status.word for status in self.engine.states)))
         return {"flag_values": list(range(PENDING, len(self.engine.states))), "flag_meanings": meanings}
 
     def _attributes(self, makers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -452,4 +453,4 @@ def _news(plan: _Plan, values: np.ndarray) -> str:
     column = values[:, first]
     if name == "certified":
         return f"{int(np.nansum(column))} certified"
-    return f"{int(np.sum(column == plan.engine.states.index('diverged')))} diverged"
+    return f"{int(np.sum(column == plan.engine.states.index(Status.DIVERGED)))} diverged"

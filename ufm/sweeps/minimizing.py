@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics
-from ufm.minima.convergence import Status
 from ufm.minima.optimum import Optimum, minimize_all
 from ufm.minima.reduction import least_dim, shape_key
 from ufm.sweeps.points import Field, Point, param_fields, param_values
@@ -23,7 +23,7 @@ class Minimizing:
     params: bool = False
     option_names = ()
     precision = "float64"
-    states = tuple(status.name.lower() for status in Status)
+    states = (Status.CONVERGED, Status.MAX_STEPS, Status.DIVERGED)
 
     def key(self, point: Point) -> Any:
         """What the points of a batch share."""
@@ -56,6 +56,6 @@ class Minimizing:
     def _values(self, best: Optimum) -> dict[str, Any]:
         names = ("value", "lower_bound", "gap", "grad_norm", "steps", "starts", "agreed", "certified", "degenerate")
         values = {name: getattr(best, name) for name in names}
-        status = self.states.index(best.status.name.lower())
+        status = self.states.index(best.status)
         extra = param_values(best.params) if self.params else {}
         return {**values, "status": status, **best.metrics._asdict(), **extra}

@@ -13,9 +13,10 @@ from ufm._core.archive import storable
 from ufm._core.checks import MOST_STEPS, Integer, choice, integer, shown
 from ufm._core.identity import ByContent
 from ufm._core.precision import DTYPES
+from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics
 from ufm.sweeps.points import Field, Point, param_fields, param_values
-from ufm.training import Outcome, Run, schedule, train
+from ufm.training import Run, schedule, train
 
 WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
 MOST_RUNS = 64  # in a batch
@@ -89,7 +90,7 @@ class Trainer:
     training: Training
     swept: tuple[str, ...]
     params: bool = False
-    states = tuple(outcome.name.lower() for outcome in Outcome)
+    states = (Status.FINISHED, Status.DIVERGED)
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ class Trainer:
         )
 
     def _values(self, run: Run) -> dict[str, Any]:
-        status = self.states.index(run.status.outcome.name.lower())
+        status = self.states.index(run.status)
         loss = {"loss": run.history.loss, "objective": run.history.loss}
         extra = param_values(run.params) if self.params else {}
         return {**loss, **run.history.metrics._asdict(), "status": status, **extra}
