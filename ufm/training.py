@@ -206,8 +206,8 @@ def train(
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
-    optimizer = ByContent(_checked(optimizer))
-    return trained(problem, optimizer, steps, seed, snapshots, params, precision, resume, progress)
+    known = ByContent(_checked(optimizer))
+    return trained(problem, known, steps, seed, snapshots, params, precision, resume, progress)
 
 
 def trained(
