@@ -24,7 +24,7 @@ import ufm
 from handwriting import split_by_class
 from networks import Architecture, Decays, Recipe
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 from ufm.training import schedule
 
 HELD = 12  # frames for which the last one stays

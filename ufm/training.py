@@ -24,7 +24,7 @@ from ufm._core.progress import progress as progress_bar
 from ufm._core.provenance import as_json, command, flags, listed, versions
 from ufm._core.repr import brief
 from ufm._core.status import Status
-from ufm.metrics.definitions import Metrics, evaluate
+from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.history import CHIEF, History, known_snapshots, news
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.problem import Problem, along_constraints, as_problem, feasible, risk
@@ -433,7 +433,7 @@ def _record(problem, batched, params, count):
 
     def one(params):
         b = params.b if problem.bias else jnp.zeros_like(params.b)
-        metrics = evaluate(params.H, jnp.asarray(problem.labels), params.A, b)
+        metrics = of_columns(params.H, jnp.asarray(problem.labels), problem.num_groups, params.A, b)
         return jnp.stack([risk(problem, params), *metrics])
 
     of_one = jax.vmap(one, out_axes=1) if batched else one
