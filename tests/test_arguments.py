@@ -167,6 +167,9 @@ TABLE = {
         compiles=True,
     ),
     "measure": Call(ufm.measure, {"H": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "metrics.evaluate": Call(
+        ufm.metrics.evaluate, {"H": H, **BATCH, **CLASSIFIER, "num_classes": 3}, {"b": NONE, "num_classes": NONE}
+    ),
     "Stream": Call(ufm.Stream, {"num_classes": 3}),
     "Stream.add": Call(lambda **words: ufm.Stream(3).add(**words), {"H": H, **BATCH}),
     "Stream.checked": Call(ufm.Stream(3).checked, {"H": H, **BATCH}),
@@ -254,6 +257,7 @@ def public():
         for name, thing in vars(module).items():
             if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
                 yield f"{module.__name__.removeprefix('ufm.')}.{name}", parameters(thing)
+    yield "metrics.evaluate", parameters(ufm.metrics.evaluate)
     yield "theory.registry.theorem", parameters(registry.theorem)
 
 

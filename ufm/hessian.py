@@ -33,7 +33,7 @@ class Curvature(NamedTuple):
 
 
 @interruptible
-def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
+def curvature(problem: Problem, params: Params) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
     Where the samples of each group coincide and where dimensions are unused, fewer coordinates hold the eigenvector.
