@@ -69,6 +69,7 @@ RECORDS = (
     "Report",
     "Run",
     "Status",
+    "Verdict",
 )  # that functions return; they hold what they're given
 
 
@@ -111,7 +112,7 @@ def register(**words):
         """What it says."""
 
     registry.theorem(**words)(prediction)
-    registry.THEOREMS.pop()
+    registry.THEOREMS.popitem()
 
 
 TABLE = {
@@ -227,9 +228,8 @@ TABLE = {
     ),
     "theory.registry.theorem": Call(
         register,
-        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "limit": None, "identity": None},
-        dict.fromkeys(("name", "paper", "assumes"), NAME)
-        | {"applies": FUNCTION, "limit": FUNCTION | NONE, "identity": FUNCTION | NONE},
+        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len},
+        dict.fromkeys(("name", "paper", "assumes"), NAME) | {"applies": FUNCTION, "checks": FUNCTION},
     ),
 }
 

@@ -117,7 +117,7 @@ def test_training(streamed):
     sgd = optax.sgd(0.5, momentum=0.9)
 
     def run():
-        found = ufm.train(p, sgd, 30, seeds, snapshots=5, precision="float64", progress=True)
+        found = ufm.train(p, sgd, steps=30, seed=seeds, snapshots=5, precision="float64", progress=True)
         return found.params, found.history.loss, found.history.metrics
 
     assert_same(*streamed(run, at_once=40, kept=True), rtol=1e-10)

@@ -394,7 +394,10 @@ def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) ->
 
 def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
     """The method of a loss of ours that takes classes first; None where what people call was written by a user."""
-    inherited = getattr(type(loss), name, None) in (vars(Loss).get(name), vars(ConvexLoss).get(name))
+    inherited = isinstance(loss, Loss) and getattr(type(loss), name) in (
+        vars(Loss).get(name),
+        vars(ConvexLoss).get(name),
+    )
     return getattr(loss, of_columns) if inherited else None
 
 
