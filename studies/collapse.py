@@ -15,7 +15,7 @@ import tyro
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def data(config: Config) -> dict[str, ufm.Run]:
     for name, (problem, rate) in cases.items():
         print(f"training: {name}", file=sys.stderr)
         optimizer = optax.sgd(rate, momentum=config.momentum)
-        runs[name] = ufm.train(problem, optimizer, config.steps, config.seed, config.snapshots)
+        runs[name] = ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
         if not runs[name].status.ok:
             raise SystemExit(f"{name}: {runs[name].ended()}")
     return runs

@@ -20,7 +20,7 @@ import ufm
 from handwriting import DIGITS, split
 from networks import Architecture, Decays, Recipe
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 from ufm.metrics.history import History
 
 SHOWN = ("loss", "nc1", "nc2", "nc3", "nc4", "trace_ratio", "accuracy")

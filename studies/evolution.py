@@ -24,7 +24,7 @@ import ufm
 from handwriting import split_by_class
 from networks import Architecture, Decays, Recipe
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 from ufm.training import schedule
 
 HELD = 12  # frames for which the last one stays
@@ -99,7 +99,7 @@ def of_model(config: Config, num_classes: int) -> Scene:
     steps, run, params = schedule(config.steps, config.frames), None, [problem.init(config.seed)]
     for taken in np.diff(steps).tolist():
         begins: Any = {"seed": config.seed} if run is None else {"resume": run}
-        run = ufm.train(problem, optimizer, taken, snapshots=[taken], progress=False, **begins)
+        run = ufm.train(problem, optimizer, steps=taken, snapshots=[taken], progress=False, **begins)
         params.append(run.params)
     return projected("step", steps, [(p.H, p.A, p.b) for p in params], problem.labels)
 

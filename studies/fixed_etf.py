@@ -14,7 +14,7 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """Cosine and value against the imbalance ratio."""
-    made, ((cosines, values),) = plot.figure(1, 2, 10.0, 4.0)
+    made, ((cosines, values),) = plot.figure(1, 2, width=10.0, height=4.0)
     threshold = float(table.ratio[np.argmax(table.merged.values)])
     for colour, mark, name in zip(plot.COLOURS, plot.MARKS, table.classifier.values, strict=False):
         label = {"learned": "learned classifier", "forced": "forced simplex ETF"}[str(name)]
@@ -97,19 +97,22 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Minimise, print, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print both minima and cosines at every fourth ratio."""
     rows = [
         [f"{ratio:.1f}", *table["value"].values[:, i].tolist(), *table.cosine.values[:, i].tolist()]
         for i, ratio in enumerate(table.ratio.values.tolist())
         if i % 4 == 0
     ]
-    columns = ["ratio", "value, learned", "value, forced", "rare cosine, learned", "rare cosine, forced"]
-    show(columns, rows, f"largest relative gap {float((table.gap / table['value']).max()):.1e}")
-    plot.save(draw(table), config.output)
-    plot.save_data({str(name): table[name].values for name in table.variables}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    header = ["ratio", "value, learned", "value, forced", "rare cosine, learned", "rare cosine, forced"]
+    show(header, rows, caption=f"largest relative gap {float((table.gap / table['value']).max()):.1e}")
+
+
+def main(config: Config) -> None:
+    """Minimise, print, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

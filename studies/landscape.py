@@ -15,7 +15,7 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 from ufm.theory.landscape import escape_curvature, zero_point
 
 
@@ -97,7 +97,7 @@ def data(config: Config) -> xarray.Dataset:
     run = ufm.train(
         problem,
         optax.sgd(config.rate, momentum=0.9),
-        config.steps,
+        steps=config.steps,
         seed=list(range(config.seeds)),
         snapshots=150,
         params=start,
@@ -118,7 +118,7 @@ def data(config: Config) -> xarray.Dataset:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """What is left above the minimum against steps, and measured against predicted curvature."""
-    made, ((left, right),) = plot.figure(1, 2, 9.5, 4.2)
+    made, ((left, right),) = plot.figure(1, 2, width=9.5, height=4.2)
     rounding = np.finfo(float).eps * table.minimum
     excess = np.maximum(table.loss.values[:, 1:] - table.minimum, rounding)
     left.plot(table.step.values[1:], excess.T, color=plot.COLOURS[0], lw=0.8, alpha=0.6)

@@ -16,7 +16,7 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def train(config: Config) -> dict[str, ufm.Run]:
     """The three runs."""
     optimizer = optax.sgd(config.rate, momentum=config.momentum)
     return {
-        name: ufm.train(problem, optimizer, config.steps, config.seed, config.snapshots)
+        name: ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
         for name, problem in problems(config).items()
     }
 
@@ -125,10 +125,10 @@ def data(config: Config) -> xarray.Dataset:
 
 def draw(runs: dict[str, ufm.Run], table: xarray.Dataset) -> plot.Figure:
     """Collapse against steps above; minima against temperature and imbalance below."""
-    made, axes = plot.figure(2, 3, 14.0, 7.5)
+    made, axes = plot.figure(2, 3, width=14.0, height=7.5)
     for axis, name in zip(axes[0], ("nc1", "nc2", "nc3"), strict=True):
         for colour, (label, run) in zip(plot.COLOURS, runs.items(), strict=False):
-            plot.trace(axis, run.history, name, colour, label)
+            plot.trace(axis, run.history, metric=name, colour=colour, label=label)
         axis.set(xscale="log", yscale="log", xlabel="step", title=plot.LABELS[name])
     axes[0, 0].legend(title="norms held by")
     minima, geometry, gaps = axes[1]

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +8,11 @@ from hypothesis import strategies as st
 from zoo import ZOO, problem
 
 import ufm
+from ufm._core import blocks
+from ufm._core.precision import float64
+from ufm.minima import streamed_bound
+from ufm.minima.lane_objective import objective
+from ufm.minima.reduction import reduce
 
 
 def entropy(p):
@@ -165,3 +171,72 @@ def test_threads_may_ask_at_once():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda q: [ufm.lower_bound(p, q) for _ in range(5)], points))
     assert found == [[bound] * 5 for bound in alone]
+
+
+class OfAUser:
+    """A loss of a user that says what one of ours does, and declares some facts of it."""
+
+    def __init__(self, loss, *facts):
+        self.loss, self.infimum = loss, 0.0
+        self.convex = not isinstance(loss, ufm.Focal)
+        for name in facts:
+            setattr(self, name, getattr(loss, name))
+
+    def __call__(self, logits, label):
+        return self.loss(logits, label)
+
+
+SPHERES = {"lambda_A": 0.0, "lambda_H": 0.0, "features": ufm.Sphere(5.0), "classifier": ufm.Sphere(4.0), "bias": False}
+
+
+def test_a_loss_of_a_user_keeps_its_digits_where_it_says_so():
+    simplex = np.repeat(ufm.geometry.simplex_etf(3, 4), 5, axis=0)
+    at = ufm.Params(5.0 * simplex, 4.0 * simplex[::5], np.zeros(3))
+    told = problem(loss=OfAUser(ufm.CrossEntropy(), "conjugate", "keeps_digits"), **SPHERES)
+    minimum = sphere_minimum(3, 5.0, 4.0)
+    assert (1 - 1e-10) * minimum <= ufm.lower_bound(told, at) <= minimum
+    # where it doesn't, numbers of order one may have been rounded
+    assert ufm.lower_bound(problem(loss=OfAUser(ufm.CrossEntropy(), "conjugate"), **SPHERES), at) == 0.0
+
+
+def test_a_loss_of_a_user_is_minimised_by_its_logarithm_where_it_falls_exponentially():
+    with float64():
+        own, told, silent = (
+            reduce([problem(loss=loss, **SPHERES)])
+            for loss in (
+                ufm.CrossEntropy(),
+                OfAUser(ufm.CrossEntropy(), "falls_exponentially"),
+                OfAUser(ufm.CrossEntropy()),
+            )
+        )
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(sum(own.factor_sizes), 1)))
+        values = [float(objective(x, reduced)[0]) for reduced in (own, told, silent)]
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-12)
+    np.testing.assert_allclose(np.log(values[2]) - 2.0 - np.log(np.log(3)), values[0], rtol=1e-12)
+
+
+def test_a_loss_of_a_user_has_the_bound_of_the_line_it_declares():
+    words, q = {"num_classes": 4, "dim": 5, "lambda_A": 1e-3}, problem(num_classes=4, dim=5).init()
+    for bias in (True, False):
+        own, told = (
+            ufm.lower_bound(problem(loss=loss, bias=bias, **words), q)
+            for loss in (ufm.Focal(1.5), OfAUser(ufm.Focal(1.5), "along", "steepest"))
+        )
+        assert told == own > 0
+    assert ufm.lower_bound(problem(loss=OfAUser(ufm.Focal(1.5)), **words), q) == -np.inf
+
+
+@pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.LabelSmoothing(0.2)])
+def test_a_loss_of_a_user_is_repaired_within_the_simplex_it_declares(loss, monkeypatch):
+    # the bias is far from best, and a shift of the slopes would leave the simplex
+    facts = ["conjugate", "conjugate_on_simplex", *(["soft_target"] if hasattr(loss, "soft_target") else [])]
+    q = problem(num_classes=4, per_class=[9, 1, 2, 1]).init(1)
+    at = q._replace(H=8.0 * q.H, b=np.array([3.0, 0.0, -2.0, 1.0]))
+    monkeypatch.setattr(streamed_bound, "BIAS_STEPS", 0)
+    monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 8)
+    own, told, silent = (
+        ufm.lower_bound(problem(num_classes=4, per_class=[9, 1, 2, 1], loss=kind), at)
+        for kind in (loss, OfAUser(loss, *facts), OfAUser(loss, *facts[:1]))
+    )
+    np.testing.assert_allclose(told, own, rtol=1e-10)
+    assert silent < own
