@@ -31,7 +31,7 @@ import tyro
 
 import ufm
 from ufm import plot
-from ufm._core.blocks import cut, fold, put
+from ufm._core.blocks import cut, over_blocks, put
 from ufm._core.tables import number, show
 from ufm.minima.optimum import minimize_all
 from ufm.model.params import columns, rows
@@ -342,7 +342,7 @@ def streamed_products(H, A):
         U = A @ here
         return put(along_H, A.T @ U, first, 1), along_A + U @ here.T
 
-    return fold(step, (jnp.zeros_like(H), jnp.zeros_like(A)), H.shape[1], A.shape[0])
+    return over_blocks(step, (jnp.zeros_like(H), jnp.zeros_like(A)), H.shape[1], A.shape[0])
 
 
 def stored_sweep(problem: ufm.Problem, over: dict[str, Any], folder: str) -> Any:

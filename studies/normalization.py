@@ -98,7 +98,7 @@ def data(config: Config) -> xarray.Dataset:
     uneven = [
         ufm.minimize(dataclasses.replace(even, per_class=[int(r)] * (K - K // 2) + [1] * (K // 2))) for r in ratios
     ]
-    cosines = [best.classifier @ best.classifier.T / config.radius**2 for best in uneven]
+    cosines = [best.A @ best.A.T / config.radius**2 for best in uneven]
     first, last = slice(0, K - K // 2), slice(K - K // 2, K)
     groups = {"frequent": (first, first), "rare": (last, last), "between": (first, last)}
     off = ~np.eye(K, dtype=bool)

@@ -211,7 +211,7 @@ def predict(problem: Problem | Any) -> Prediction:
 
 
 def _from_optimum(best: Optimum) -> _Measured:
-    parts = (best.means, best.classifier, best.bias)
+    parts = (best.means, best.A, best.b)
     return _Measured(best.problem, best.params, *parts, best.value, best.lower_bound, best.metrics)
 
 

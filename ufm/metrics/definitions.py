@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ufm._core.archive import storable
-from ufm._core.blocks import cut, fits, fold, put
+from ufm._core.blocks import cut, fits, over_blocks, put
 from ufm._core.linalg import eigh
 from ufm._core.repr import call
 
@@ -303,7 +303,7 @@ def _decisions(rows, H, offsets):
     def step(decisions, first, fresh):
         return put(decisions, of(cut(H, first, fresh, 1)), first)
 
-    return of(H) if fits(count, len(rows)) else fold(step, jnp.zeros(count, jnp.int32), count, len(rows))
+    return of(H) if fits(count, len(rows)) else over_blocks(step, jnp.zeros(count, jnp.int32), count, len(rows))
 
 
 def _first_largest(scores):
@@ -401,4 +401,4 @@ def _over_pairs(of_rows, K, like):
 
     if fits(K, K):
         return summed(~jnp.eye(K, dtype=bool), lambda x: x)
-    return fold(step, jax.tree.map(jnp.zeros_like, like), K, K)
+    return over_blocks(step, jax.tree.map(jnp.zeros_like, like), K, K)

@@ -1,45 +1,44 @@
 """How far from optimal anything can be: rigorous lower bounds by duality, and the curvature of the landscape.
 
-Weak duality over the logits. Let L(Z) = Σ_k ω_k ℓ_k(z_k) be the risk of K class samples with weights ω_k, U any K × K
-matrix, and D₁ = diag(n_k (λ_H + μ_k)), D₂ = diag(λ_A + ν_k) with multipliers of the constraints ‖m_k‖ ≤ R_H and
+Weak duality over the logits. Let L(Z) = Σ_m ω_m ℓ_m(z_m) be the risk of M group samples with weights ω_m, U any M × K
+matrix, and D₁ = diag(n_m (λ_H + μ_m)), D₂ = diag(λ_A + ν_k) with multipliers of the constraints ‖h_m‖ ≤ R_H and
 ‖a_k‖ ≤ R_A. Fenchel's inequality bounds the risk below by −⟨U, Z⟩ plus conjugates; the decay and the multipliers give
-at least ‖D₁^{1/2} M Aᵀ D₂^{1/2}‖_* minus what the multipliers cost; and ⟨U, M Aᵀ⟩ is at most that nuclear norm where
+at least ‖D₁^{1/2} H Aᵀ D₂^{1/2}‖_* minus what the multipliers cost; and ⟨U, H Aᵀ⟩ is at most that nuclear norm where
 ‖D₁^{−1/2} U D₂^{−1/2}‖_op ≤ 1. So, for every d,
 
-    f* ≥ −Σ_k ω_k ℓ_k*(−u_k/ω_k) − ‖1ᵀU‖²/(2λ_b) − ½ R_H² Σ n_k μ_k − ½ R_A² Σ ν_k,
+    f* ≥ −Σ_m ω_m ℓ_m*(−u_m/ω_m) − ‖1ᵀU‖²/(2λ_b) − ½ R_H² Σ n_m μ_m − ½ R_A² Σ ν_k,
 
 with 1ᵀU = 0 instead of its term for a free bias, and nothing for none (Zhu et al. 2021 for the unconstrained case; the
 multipliers extend it). U = −s ∇L at a candidate, s chosen so that the norm is at most 1, is optimal at an optimum.
 
-A fixed classifier leaves a problem that is convex in M: its term is ½ Σ ‖(UA)_k‖²/(n_k (λ_H + μ_k)), without condition.
+A fixed classifier leaves a problem that is convex in H: its term is ½ Σ ‖(UA)_m‖²/(n_m (λ_H + μ_m)), without condition.
 Non-negative features weaken the condition to one on max(G, 0), G = (D₁^{−1/2} U D₂^{−1/2})(…)ᵀ.
 """
 
-import dataclasses
 import functools as ft
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from ufm._core.blocks import fits
 from ufm._core.interrupts import interruptible
 from ufm._core.lanes import by_batches
 from ufm._core.linalg import largest_eigenvalue, operator_norm
-from ufm._core.precision import ALLOWANCE, float64
+from ufm._core.precision import allowance, float64
 from ufm._core.programs import kept
 from ufm.minima.bias import best_bias, risk_of_lane
-from ufm.minima.focal_bound import declares_line, focal_bound
-from ufm.minima.reduction import Reduced, reduce, row_space
+from ufm.minima.focal_bound import focal_bound
+from ufm.minima.reduction import LaneParams, Reduced, by_lane, lane_of, reduce, row_space, without_lanes
 from ufm.minima.streamed_bound import Dual, norm_bound
-from ufm.model.losses import facts_of, infimum, per_sample, per_sample_conjugate
+from ufm.model.losses import facts_of, per_sample, per_sample_conjugate
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_problem, class_means
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
+SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
 LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up underflow, and digits are lost
 
 
@@ -77,17 +76,16 @@ def _attained(problem: Problem) -> bool:
 
 def _height_of_zero(problem: Problem) -> float:
     """The risk at zero logits above the loss's infimum."""
-    K, reduced = problem.num_classes, reduce([problem])
+    lane = lane_of(problem)
     with float64():
-        heights = _losses_of_zero(problem.loss, jnp.arange(K)) - infimum(problem.loss, K)
-        return float(np.asarray(heights) @ reduced.weights[:, 0])
+        heights = _losses_of_zero(lane.loss, lane.targets, np.zeros((lane.num_classes, 1))) - lane.infima
+        return float(np.asarray(heights) @ lane.weights)
 
 
 @kept
-def _losses_of_zero(loss, labels):
-    """Loss of each label at zero logits, a label at a time."""
-    zeros = jnp.zeros((labels.shape[0], 1))
-    return jax.lax.map(lambda label: per_sample(loss, zeros, label[None])[0], labels)
+def _losses_of_zero(loss, targets, zero):
+    """Loss of each group's target at zero logits (K, 1), one after the other."""
+    return jax.lax.map(lambda target: per_sample(loss, zero, target[None])[0], targets)
 
 
 @interruptible
@@ -96,8 +94,9 @@ def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
 
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
     infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
-    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). Where K² > 2²⁴ no K × K matrix is held, and
-    an operator norm is bounded with probability 1 − 10⁻¹² over a random draw, the same at each call.
+    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). Where
+    K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability 1 − 10⁻¹² over a random draw, the
+    same at each call.
 
     Args:
         problem: any problem.
@@ -110,147 +109,154 @@ def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = as_problem(problem).finite_params(params)
-    means = class_means(problem, params.H)
+    means, A = class_means(problem, params.H), params.A
     if problem.classifier.fixed:
         axes = row_space(problem)
-        means, params = means @ axes.T, params._replace(A=problem.classifier.matrix @ axes.T)
-    return float(
-        lower_bounds([problem], reduce([problem]), means[..., None], params.A[..., None], params.b[..., None])[0]
-    )
+        means, A = means @ axes.T, problem.classifier.matrix @ axes.T
+    at = LaneParams(*(part[..., None] for part in (means, A, params.b)))
+    return float(lower_bounds([problem], reduce([problem]), at)[0])
 
 
-def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, b: Any) -> np.ndarray:
-    """`lower_bound` of many problems side by side, from class means and classifiers (K, d, L) and biases (K, L)."""
+def lower_bounds(problems: list[Problem], reduced: Reduced, params: LaneParams) -> np.ndarray:
+    """`lower_bound` of many problems side by side, (L,)."""
     if not facts_of(reduced.loss).convex:
         return np.array([focal_bound(problem) for problem in problems])
     with float64():
-        if fits(reduced.num_classes, reduced.num_classes):
-            return by_batches(_bounds, reduced, means, A, b, held=reduced.held)
-        trees = (reduced, means, A, b)
-        lanes = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[..., i], trees) for i in range(len(problems))]
-        return np.array([_streamed(*lane) for lane in lanes])
+        if fits(reduced.num_groups, reduced.num_classes):
+            return by_batches(_bounds, reduced, params, held=reduced.held)
+        taken = (
+            jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[..., i], (reduced, params)) for i in range(len(problems))
+        )
+        return np.array([_streamed(without_lanes(lane), at) for lane, at in taken])
 
 
 @kept
-def _bounds(reduced, means, A, b):
-    return jax.vmap(_bound, in_axes=-1)(reduced, means, A, b)
+def _bounds(reduced, params):
+    return by_lane(_bound, reduced, params)
 
 
-def _bound(reduced: Reduced, means: Float[Array, "K d"], A: Float[Array, "K d"], b: Float[Array, " K"]):
-    """The bound for one lane."""
-    risk, labels, weights = risk_of_lane(reduced), jnp.arange(reduced.num_classes), reduced.weights
-    lane, reduced = reduced, _without_lanes(reduced)
-    products = A @ means.T  # logits are (class, sample)
-    logits = products
-    if reduced.bias_kind != "none":
-        logits = products + best_bias(lane, products, b)[:, None]
-    slopes = jax.grad(risk)(logits) / weights[None]
-    surplus = slopes @ weights
-    if reduced.bias_kind == "free":
-        slopes = slopes - (surplus / jnp.sum(weights))[:, None]
-    U = -(slopes * weights[None]).T  # (sample, class)
+def _bound(lane: Reduced, params: LaneParams):
+    """The bound for one lane, from group means (M, d), a classifier (K, d) and a bias (K,)."""
+    logits = products = params.A @ params.H.T  # (K, M)
+    if lane.bias_kind != "none":
+        logits = products + best_bias(lane, products, params.b)[:, None]
+    # the dual point: U = −Ω g for the slopes g of each group's loss, which a free bias has sum to zero
+    slopes = jax.grad(risk_of_lane(lane))(logits) / lane.weights[None]  # (K, M)
+    surplus = slopes @ lane.weights  # (K,), −1ᵀU
+    if lane.bias_kind == "free":
+        slopes = slopes - (surplus / jnp.sum(lane.weights))[:, None]
+    U = -(slopes * lane.weights[None]).T  # (M, K)
 
-    def norm(rows, columns):
-        return _norm(reduced.features, U / jnp.sqrt(rows)[:, None] / jnp.sqrt(columns)[None, :])
+    def norm(decays_H, decays_A):
+        return _norm(lane.features, U / jnp.sqrt(decays_H)[:, None] / jnp.sqrt(decays_A)[None, :])
 
-    scales, costs = _scales_and_costs(reduced, means, A, (U @ A, U.T @ means), norm, surplus)
-    found, sizes = jax.lax.map(lambda scale: _conjugates(scale, slopes, logits, labels, reduced), scales)
-    return _best_dual(reduced, scales, found @ weights, sizes @ weights, costs)
+    scales, costs = _scales_and_costs(lane, params, LaneParams(U @ params.A, U.T @ params.H, surplus), norm)
+    # of each group at each scale, (scales, M)
+    of_groups = slopes, logits, lane.targets, lane.infima
+    conjugates, sizes = jax.lax.map(lambda scale: _conjugates(lane, scale, *of_groups), scales)
+    return _best_dual(lane, scales, conjugates @ lane.weights, sizes @ lane.weights, costs)
 
 
-def _streamed(reduced: Reduced, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> float:
-    """The bound for one lane whose K × K matrices are not held."""
-    reduced = _without_lanes(reduced)
-    dual = Dual(reduced, means, A, b)
+def _streamed(lane: Reduced, params: LaneParams) -> float:
+    """The bound for one lane whose M × K matrices are not held."""
+    dual = Dual(lane, params)
 
-    def norm(rows, columns):
-        return norm_bound(ft.partial(dual.gram, rows, columns), reduced.num_classes)
+    def norm(decays_H, decays_A):
+        return norm_bound(ft.partial(dual.gram, decays_H, decays_A), lane.num_classes)
 
-    factors = jnp.asarray(means), jnp.asarray(A)
-    scales, costs = _scales_and_costs(reduced, *factors, dual.pulls(), norm, dual.surplus)
+    scales, costs = _scales_and_costs(lane, dual.params, dual.pulls(), norm)
     conjugates, sizes = dual.conjugates(_conjugates, scales)
-    return float(_best_dual(reduced, scales, conjugates, sizes, costs))
+    return float(_best_dual(lane, scales, conjugates, sizes, costs))
 
 
-def _without_lanes(reduced):
-    """One lane with the leaves of its loss and constraints as a problem has them."""
-    parts = {name: getattr(reduced, name) for name in ("loss", "features", "classifier")}
-    return dataclasses.replace(reduced, **jax.tree.map(lambda leaf: leaf[0], parts))
+class _Costs(NamedTuple):
+    """What is taken off a dual value: by the constraints' multipliers, and, times the scale's square, by the others."""
+
+    multipliers_H: Any
+    multipliers_A: Any
+    fixed: Any  # a fixed classifier
+    bias: Any
 
 
-def _scales_and_costs(reduced, means, A, pulls, norm, surplus):
-    """Scales of the dual point, and what multipliers, a fixed classifier and a bias take off the bound.
+def _scales_and_costs(lane, params, pulls, norm):
+    """Scales (S,) of the dual point that are feasible, and what they cost.
 
-    `pulls` are U A and UᵀM, and `norm(rows, columns)` bounds the norm of D₁^{−1/2} U D₂^{−1/2}.
+    Args:
+        lane: the problem.
+        params: of the candidate.
+        pulls: U A (M, d) on the features, Uᵀ H (K, d) on the classifier, −1ᵀU (K,) on the bias.
+        norm: bounds the norm of D₁^{−1/2} U D₂^{−1/2} for the diagonals D₁ (M,) and D₂ (K,).
     """
-    along_A, along_means = pulls
-    counts = jnp.asarray(reduced.counts)
-    rows, row_cost = reduced.features.multiplied(means, along_A, reduced.lambda_H, counts)
-    bias_cost = 0.5 * jnp.sum(surplus**2) / reduced.lambda_b if reduced.bias_kind == "regularised" else jnp.zeros(())
-    if reduced.classifier.fixed:
-        priced = _fixed_price(reduced.features, along_A, rows)
-        return _scales(jnp.ones(())), (row_cost, jnp.zeros(()), priced, bias_cost)
-    columns, column_cost = reduced.classifier.multiplied(A, along_means, reduced.lambda_A, jnp.ones_like(counts))
-    most = _most(norm(rows, columns), reduced.num_classes)
-    return _scales(most), (row_cost, column_cost, jnp.zeros(()), bias_cost)
+    H, A = lane.factors()
+    none = jnp.zeros((), pulls.b.dtype)
+    decays_H, cost_H = H.constraint.multiplied(params.H, pulls.H, H.decay, H.row_counts)
+    cost_b = 0.5 * jnp.sum(pulls.b**2) / lane.lambda_b if lane.bias_kind == "regularised" else none
+    if A.constraint.fixed:
+        fixed = _fixed_price(H.constraint, pulls.H, decays_H)
+        return _scales(jnp.ones_like(none)), _Costs(cost_H, none, fixed, cost_b)
+    decays_A, cost_A = A.constraint.multiplied(params.A, pulls.A, A.decay, A.row_counts)
+    most = _most(norm(decays_H, decays_A), max(H.rows, A.rows), none.dtype)
+    return _scales(most), _Costs(cost_H, cost_A, none, cost_b)
 
 
-def _most(norm, num_classes):
-    """The largest scale at which the norm is at most 1, whatever its rounding."""
-    return 1.0 / jnp.maximum(norm * (1.0 + num_classes * ALLOWANCE), 1e-300)
+def _most(norm, size, dtype):
+    """The largest scale at which the norm of a matrix of so many rows or columns is at most 1, rounded or not."""
+    return 1.0 / jnp.maximum(norm * (1.0 + size * allowance(dtype)), SMALLEST_NORM * float(np.finfo(dtype).tiny))
 
 
 def _scales(most):
-    return jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES)])
+    """Scales (S,) to try where no more than `most` is feasible; the first is the candidate's own where that is."""
+    return jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES, most.dtype)])
 
 
-def _best_dual(reduced, scales, conjugates, sizes, costs):
-    """The largest of the dual values at the scales, and of the loss's infimum.
+def _best_dual(lane, scales, conjugates, sizes, costs):
+    """The largest of the dual values at the scales (S,), and of the loss's infimum.
 
-    Multipliers cost the same at every scale; a fixed classifier and a bias cost its square.
+    `conjugates` (S,) are their weighted sums, and `sizes` (S,) how large the numbers are that those add up.
     """
-    rows, columns, priced, bias = costs
-    penalty = rows + columns + scales**2 * (priced + bias)
-    duals = -conjugates - penalty - ALLOWANCE * (sizes + jnp.abs(rows) + jnp.abs(columns) + scales**2 * priced)
-    trivial = jnp.sum(reduced.weights) * infimum(reduced.loss, reduced.num_classes)
-    trivial = trivial - ALLOWANCE * jnp.abs(trivial)
+    spread = allowance(conjugates.dtype)
+    taken = costs.multipliers_H + costs.multipliers_A + scales**2 * (costs.fixed + costs.bias)
+    sizes = sizes + jnp.abs(costs.multipliers_H) + jnp.abs(costs.multipliers_A) + scales**2 * costs.fixed
+    duals = -conjugates - taken - spread * sizes
+    trivial = lane.weights @ lane.infima
+    trivial = trivial - spread * jnp.abs(trivial)
     return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
 
 
 def _norm(features, W):
-    """Largest ⟨W, X Yᵀ⟩ where ½‖X‖² + ½‖Y‖² = 1 and X is what scaled features may be, or more.
+    """Largest ⟨W, X Yᵀ⟩ of W (M, K) where ½‖X‖² + ½‖Y‖² = 1 and X is what scaled features may be, or more.
 
-    For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ, and where a constraint
-    lets G be replaced by a matrix that is no smaller on its columns, the largest eigenvalue of that is a bound too.
+    For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ (M, M). Where a
+    constraint lets G be raised to a matrix that is no smaller on its columns, that one's largest eigenvalue bounds too.
     """
     norm, raised = operator_norm(W), features.raised(W @ W.T)
     return norm if raised is None else jnp.minimum(norm, jnp.sqrt(largest_eigenvalue(raised)))
 
 
-def _fixed_price(features, pull, rows):
-    """sup over features m of ⟨pull, m⟩ − ½ Σ d_k ‖m_k‖², the problem being convex in them alone.
+def _fixed_price(features, pull, decays):
+    """sup over features H of ⟨pull, H⟩ − ½ Σ d_m ‖h_m‖², the problem being convex in them alone.
 
-    Over all m it is ½ Σ ‖pull_k‖²/d_k, and over a convex cone the same of the pull's projection onto it (Moreau).
+    Over all H it is ½ Σ ‖pull_m‖²/d_m, and over a convex cone the same of the pull's projection onto it (Moreau).
     """
     pull = features.project(pull, axis=1) if features.cone else pull
-    return 0.5 * jnp.sum(pull**2 / rows[:, None])
+    return 0.5 * jnp.sum(pull**2 / decays[:, None])
 
 
-def _conjugates(scale, slopes, logits, labels, reduced):
-    """Upper bounds on ℓ_k*(s g_k) at g_k = ∇ℓ_k(z_k), each class's, and how large the numbers are that they add up.
+def _conjugates(lane, scale, slopes, logits, labels, infima):
+    """Upper bounds (M,) on ℓ_m*(s g_m) at g_m = ∇ℓ_m(z_m), and how large the numbers are that they add up.
 
     Where no conjugate is known, convexity of ℓ* between g and 0 gives s ℓ*(g) − (1 − s) inf ℓ, and Fenchel's equality
     ℓ*(g) = ⟨g, z⟩ − ℓ(z). It can serve neither a scale above 1, which isn't between, nor a free bias, for which the
     slopes were shifted.
     """
-    loss = reduced.loss
+    loss = lane.loss
     if hasattr(loss, "conjugate"):
         found = per_sample_conjugate(loss, scale * slopes, labels)
-    elif reduced.bias_kind == "free":
-        found = jnp.full(labels.shape, jnp.inf)
+    elif lane.bias_kind == "free":
+        found = jnp.full(labels.shape, jnp.inf, slopes.dtype)
     else:
         at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
-        between = scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
+        between = scale * at_slope - (1.0 - scale) * infima
         found = jnp.where(scale <= 1.0, between, jnp.inf)
     sizes = jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
     if facts_of(loss).keeps_digits:

@@ -1,12 +1,16 @@
 """What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
 
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare facts (`Facts`), from which rigorous
-lower bounds follow; `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds do;
-`curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which a best bias is found faster with;
-`soft_target(label, num_classes)`, the target of a loss whose conjugate is finite on the simplex about another than e_y;
-and, where it isn't convex, `along(lead, num_classes)` and `steepest(num_classes)`, the line on which it is least on
-balanced classes (`Focal` says what they promise). Any function or object of one sample's (logits, label) serves too, with the same facts as attributes. Everything works
-without the optional parts; what cannot be certified then says so.
+lower bounds follow, and beside them
+
+- `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
+- `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
+- `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
+- `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on balanced
+  classes (`Focal` says what they promise).
+
+Any function or object of one sample's (logits, label) serves too, with the same as attributes. Everything works without
+the optional parts; what cannot be certified then says so.
 """
 
 import contextlib
@@ -422,7 +426,7 @@ def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
 
 
 def takes_columns(loss: Any) -> bool:
-    """Whether `per_sample` serves any shape, logits (K, ...) and labels (...), at once, as it does for losses of ours."""
+    """Whether `per_sample` takes logits (K, ...) and labels (...) of any shape, as it does for losses of ours."""
     return _of_columns(loss, "__call__", "of_columns") is not None
 
 
