@@ -6,8 +6,8 @@ lower bounds follow, and beside them
 - `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
 - `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
 - `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
-- `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on balanced
-  classes (`Focal` says what they promise).
+- `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on
+  balanced classes (`Focal` says what they promise).
 
 Any function or object of one sample's (logits, label) serves too, with the same as attributes. Everything works without
 the optional parts; what cannot be certified then says so.
@@ -400,8 +400,8 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
     return ""
 
 
-def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
-    """Losses (N,) of N samples, whichever form the loss was written in."""
+def per_sample(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> Any:
+    """Losses (N,) of N samples, whichever form the loss was written in; of any shape where it `takes_columns`."""
     of_columns = _of_columns(loss, "__call__", "of_columns")
     return of_columns(logits, labels) if of_columns else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
 
@@ -426,7 +426,7 @@ def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
 
 
 def takes_columns(loss: Any) -> bool:
-    """Whether `per_sample` takes logits (K, ...) and labels (...) of any shape, as it does for losses of ours."""
+    """Whether `per_sample` takes samples of any shape, (K, ...) and (...), as it does for losses of ours."""
     return _of_columns(loss, "__call__", "of_columns") is not None
 
 
