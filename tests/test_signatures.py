@@ -16,7 +16,15 @@ from ufm.model.constraints import Constraint
 from ufm.model.losses import Loss
 from ufm.theory import registry
 
-RECORDS = ("Claim", "Metrics", "Optimum", "Report", "Run", "Status")  # which functions return, and people don't make
+RECORDS = (
+    "Claim",
+    "Metrics",
+    "Optimum",
+    "Report",
+    "Run",
+    "Status",
+    "Verdict",
+)  # which functions return, and people don't make
 # arrays that always come together, in an order that everybody knows: H, labels, A, b
 ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit"}
 # values of any type, which is what is meant
