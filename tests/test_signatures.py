@@ -32,7 +32,15 @@ ANYTHING = {"Problem": ("loss",)}  # any callable of logits and labels
 UNTYPED = {  # so far
     *("Fixed", "Fixed.etf", "Params", "Problem", "Problem.objective", "Problem.check_params", "Problem.finite_params"),
     *("Stream.add", "Stream.revisit", "Stream.metrics", "Stream.checked", "measure", "Recorder", "Recorder.add"),
-    *("Recorder.revisit", "Recorder.epoch", "Recorder.figure", "Recorder.save", "lower_bound", "Optimum.save"),
+    *(
+        "Recorder.revisit",
+        "Recorder.epoch",
+        "Recorder.figure",
+        "Recorder.save",
+        "lower_bound",
+        "dual_bound",
+        "Optimum.save",
+    ),
     *("predict", "verify", "theory.registry.theorem", "console.show", "console.progress", "plot.collapse"),
     *("plot.trace", "plot.terminal_phase", "plot.write", "plot.save", "plot.suffix", "plot.save_data"),
 }
