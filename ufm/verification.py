@@ -151,7 +151,7 @@ class Report:
 
 @interruptible
 @says("verifying")
-def verify(subject: Optimum | Run | Problem | Any) -> Report:
+def verify(subject: Optimum | Run | Problem) -> Report:
     """What the literature's theorems say of a problem, beside what was measured.
 
     Args:
@@ -176,7 +176,7 @@ def verify(subject: Optimum | Run | Problem | Any) -> Report:
     return Report(problem, claims, found.value, found.lower_bound)
 
 
-def predict(problem: Problem | Any) -> Prediction:
+def predict(problem: Problem) -> Prediction:
     """What theory expects of a problem's optimum before anything runs: the theorems' predictions, merged.
 
     Fields that no theorem speaks of are None.
@@ -281,7 +281,7 @@ def _predicted(prediction: Prediction, problem: Problem, found: Found) -> Iterat
         yield _value(prediction.value, problem, found)
     if prediction.bounds is not None:
         yield from _bounds(prediction.bounds, problem, found)
-    for quantity, predicted, measured, error in _geometry(prediction, problem.class_counts, found):
+    for quantity, predicted, measured, error in _geometry(prediction, problem.group_counts, found):
         yield found.of_minimiser(quantity, predicted=predicted, measured=measured, error=error)
 
 

@@ -22,7 +22,7 @@ def focal_bound(problem: Problem) -> float:
     free = all(factor.constraint.rotatable and factor.constraint.cone for factor in problem.factors())
     if not (declares_line(loss) and free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
         return -np.inf
-    weight = float(problem.class_weights[0])
+    weight = float(problem.group_weights[0])
     slope = float(np.sqrt(problem.lambda_A * problem.lambda_H * problem.class_counts[0])) * (K - 1) / weight
     if problem.bias and not slope < loss.steepest(K):
         return -np.inf

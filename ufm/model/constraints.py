@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ufm import geometry
@@ -36,6 +37,7 @@ class Constraint:
         cone: whether what is allowed stays so when scaled by a positive number.
         fixed: whether there is one choice alone, so that nothing is trained.
         radius: of the rows' norms, where the constraint is about one; None where it isn't.
+        matrix: the rows themselves, where they are fixed; None where they aren't.
         slack: columns that the solver's variables have beside the rows' own.
     """
 
@@ -46,6 +48,7 @@ class Constraint:
     cone: bool = True
     fixed: bool = False
     radius: Any = None
+    matrix: Any = None
     slack: int = 0
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
@@ -308,7 +311,7 @@ class Fixed(Constraint):
         ValueError: where it is no finite matrix.
     """
 
-    matrix: Any
+    matrix: ArrayLike
     decays = False
     bounds = True
     holds_zero = False

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ufm._core.archive import storable
@@ -18,7 +19,7 @@ from ufm._core.precision import float64, scope
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
 from ufm._core.repr import call, unusual
-from ufm.model.constraints import Free, as_constraint
+from ufm.model.constraints import Constraint, Free, as_constraint
 from ufm.model.factors import Factor, squared_size
 from ufm.model.losses import CrossEntropy, as_loss, check_loss, facts_of
 from ufm.model.params import Columns, Params, columns, rows
@@ -67,15 +68,15 @@ class Problem:
     num_classes: Integer = static()
     dim: Integer = static()
     _: dataclasses.KW_ONLY
-    per_class: Integer | Sequence[int] | Any = static()
+    per_class: Integer | Sequence[int] | np.ndarray = static()
     loss: Any = CrossEntropy()
     lambda_A: Real = 5e-4
     lambda_H: Real = 5e-4
     lambda_b: Real = 0.0
-    bias: bool | Any = static(default=True)
-    class_weights: Any = None
-    features: Any = Free()
-    classifier: Any = Free()
+    bias: bool = static(default=True)
+    class_weights: ArrayLike | None = None
+    features: Constraint = Free()
+    classifier: Constraint = Free()
     bias_kind: str = static(default="", init=False)
 
     def __post_init__(self):
@@ -142,7 +143,7 @@ class Problem:
     @property
     def balanced(self) -> bool:
         """Whether all classes have equally many samples and one weight."""
-        return bool(np.ptp(self.class_counts) == 0 and np.ptp(self.class_weights) == 0)
+        return bool(np.ptp(self.class_counts) == 0 and np.ptp(self.group_weights) == 0)
 
     def factors(self) -> tuple[Factor, ...]:
         """The factors of the logits in the order in which they multiply, H … Aᵀ: shapes, constraints, decays."""
@@ -178,7 +179,7 @@ class Problem:
         N, d = self.num_samples, self.dim
         room_for(f"per_class = {shown(self.per_class)}, dim = {d}: features H of shape ({N}, {d})", N * d)
 
-    def objective(self, params: Params | Any) -> Any:
+    def objective(self, params: Params) -> Any:
         """F at the parameters, in nats (cross-entropies) or squared units (squared error).
 
         Computed in float64 where a parameter is float64. Inside a transformed function (jit, grad, vmap) it
@@ -193,7 +194,7 @@ class Problem:
         with scope(params), jax.ensure_compile_time_eval():  # values, inside somebody's jit too
             return np.asarray(_objective(self, params))[()]
 
-    def check_params(self, params: Params | Any) -> Params:
+    def check_params(self, params: Params) -> Params:
         """`params` as arrays of one precision, float64 where any is, where their shapes are the problem's.
 
         Lists, data frames and torch tensors are converted; traced arrays are left as they are.
@@ -215,7 +216,7 @@ class Problem:
                 raise ValueError(f"params.{name} of shape {checked[name].shape}: {shape} is needed")
         return Params(**_of_one_precision(checked))
 
-    def finite_params(self, params: Params | Any) -> Params:
+    def finite_params(self, params: Params) -> Params:
         """`params` in float64, refused where one is NaN or infinite."""
         checked = self.check_params(params)
         names = (*(factor.name for factor in self.factors()), "b")

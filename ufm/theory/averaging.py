@@ -37,9 +37,10 @@ def _falls(problem: Problem, params: Params) -> tuple[float, float]:
     """f(H, A, b) − f(H̄, A, b), from the divergence and as measured."""
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     b = b if problem.bias else np.zeros_like(b)
-    H_bar = class_means(problem, H)[problem.labels]
+    counts = problem.group_counts
+    H_bar = np.repeat(class_means(problem, H), counts, axis=0)
     divergence = _divergence(problem, H @ A.T + b, H_bar @ A.T + b)
-    share = problem.class_weights[problem.labels] / problem.num_samples
+    share = np.repeat(problem.group_weights, counts) / problem.num_samples
     predicted = share @ divergence + 0.5 * problem.lambda_H * np.sum((H - H_bar) ** 2)
     before, after = (problem.objective(Params(X, A, b)) for X in (H, H_bar))
     return float(predicted), float(before - after)

@@ -80,7 +80,7 @@ def fixed_under_cross_entropy(problem: Problem) -> Prediction:
     Traps: a bias breaks this where classes are imbalanced; smoothing without decay must not reach its targets within
     the radius.
     """
-    K, w, phi = problem.num_classes, problem.class_weights, margin_loss(problem)
+    K, w, phi = problem.num_classes, problem.group_weights, margin_loss(problem)
     gain, decay, radius = (
         K / (K - 1) * _length(problem),
         problem.num_samples * problem.lambda_H,
@@ -125,7 +125,7 @@ def fixed_under_dot_regression(problem: Problem) -> Prediction:
     T = √E R many features reach the target, and only the value, 0, is known.
     """
     w, length, target, radius = (
-        problem.class_weights,
+        problem.group_weights,
         _length(problem),
         float(problem.loss.target),
         radius_of(problem.features),

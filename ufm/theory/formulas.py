@@ -51,7 +51,7 @@ def radius_of(constraint: Constraint) -> float:
 
 def same_weights(problem: Problem) -> bool:
     """Whether all class weights are one number w; then f/w is the unweighted objective with decays λ/w."""
-    return bool(np.ptp(problem.class_weights) == 0)
+    return bool(np.ptp(problem.group_weights) == 0)
 
 
 def near(x: float, threshold: float) -> bool:

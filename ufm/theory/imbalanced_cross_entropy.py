@@ -12,31 +12,33 @@ from ufm.theory.registry import Prediction, theorem
 
 
 def _kinds(problem: Problem) -> list[np.ndarray]:
-    """Classes of one count and weight each, the largest w²n first."""
-    n, w = problem.class_counts, problem.class_weights
-    kinds, kind = np.unique(np.stack([w**2 * n, n], axis=1), axis=0, return_inverse=True)
-    return [np.flatnonzero(kind.ravel() == i) for i in reversed(range(len(kinds)))]
+    """The classes of each kind, which are those of one count and weight; the largest w²n first."""
+    n, w = problem.class_counts, problem.group_weights
+    # count and weight of a class as (w²n, n), by which `unique` sorts
+    kinds, kind_of_class = np.unique(np.stack([w**2 * n, n], axis=1), axis=0, return_inverse=True)
+    return [np.flatnonzero(kind_of_class.ravel() == i) for i in reversed(range(len(kinds)))]
 
 
 def _reach(problem: Problem) -> np.ndarray:
     """(K,) the c up to which a class differs from another of the same count and weight: (1−α) w √n/N."""
-    return (1 - smoothing(problem)) * problem.class_weights * np.sqrt(problem.class_counts) / problem.num_samples
+    return (1 - smoothing(problem)) * problem.group_weights * np.sqrt(problem.class_counts) / problem.num_samples
 
 
 def _merging(problem: Problem) -> list[np.ndarray]:
-    """Groups of at least two classes that c reaches."""
+    """Kinds of at least two classes that c reaches."""
     c, reach = decay_scale(problem), _reach(problem)
-    return [group for group in _kinds(problem) if len(group) > 1 and c >= reach[group[0]]]
+    return [kind for kind in _kinds(problem) if len(kind) > 1 and c >= reach[kind[0]]]
 
 
 def _merge_thresholds(problem: Problem) -> dict[str, float]:
     reach = _reach(problem)
-    return {f"c at which class {g[0]} merges with its like": float(reach[g[0]]) for g in _kinds(problem) if len(g) > 1}
+    first = [kind[0] for kind in _kinds(problem) if len(kind) > 1]
+    return {f"c at which class {k} merges with its like": float(reach[k]) for k in first}
 
 
 def _rank(problem: Problem) -> int:
     """The largest rank that logits can have at the optimum of the convex form."""
-    return problem.num_classes - 1 - sum(len(group) - 1 for group in _merging(problem))
+    return problem.num_classes - 1 - sum(len(kind) - 1 for kind in _merging(problem))
 
 
 def _bias(problem: Problem, b: np.ndarray) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def total_collapse(problem: Problem) -> Prediction:
 def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
     """Value, best bias and ‖U‖_op at A = H = 0."""
     K, n, N, alpha = problem.num_classes, problem.class_counts, problem.num_samples, smoothing(problem)
-    mass = problem.class_weights * n / N
+    mass = problem.group_weights * n / N
     total = np.sum(mass)
     mean_target = (1 - alpha) * mass / total + alpha / K
 
@@ -90,7 +92,7 @@ def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
         b = newton(risk, b, np.full(K, 3.0), np.zeros(K, bool))
     p = np.exp(b - np.max(b))
     residual = (1 - alpha) * np.eye(K) + alpha / K - p / np.sum(p)
-    rows = (problem.class_weights * np.sqrt(n) / N)[:, None] * residual
+    rows = (problem.group_weights * np.sqrt(n) / N)[:, None] * residual
     return float(risk(b)[0]), b, float(np.linalg.norm(rows, 2))
 
 
@@ -123,7 +125,7 @@ def minority_collapse(problem: Problem) -> Prediction:
 def _may_die(problem: Problem) -> bool:
     """Whether classes of different counts are not excluded from coinciding."""
     c, reach = decay_scale(problem), _reach(problem)
-    candidates = [float(reach[g[0]]) for g in _kinds(problem) if len(g) == 1 or c >= reach[g[0]]]
+    candidates = [float(reach[kind[0]]) for kind in _kinds(problem) if len(kind) == 1 or c >= reach[kind[0]]]
     if len(candidates) < 2 or problem.bias_kind == "none":
         return len(candidates) > 1 and bool(np.mean(np.square(sorted(candidates)[:2])) <= c**2)
     return smoothing(problem) > 0 or min(candidates) <= c
@@ -168,14 +170,18 @@ def two_groups(problem: Problem) -> Prediction:
 
 
 class TwoGroups:
-    """The convex problem in x = (u, v, m_A, m_B, δ), where α_A = m_A − δ and α_B = m_B + δ: the loss doesn't see δ."""
+    """The convex problem in x = (u, v, m_A, m_B, δ), where α_A = m_A − δ and α_B = m_B + δ: the loss doesn't see δ.
+
+    The two groups are the two kinds of classes; arrays of two entries are of the first and the second, `sizes` K_A and
+    K_B, `counts` n_A and n_B, `mass` their shares of the risk, `reach` the c at which they merge.
+    """
 
     def __init__(self, problem: Problem):
         self.problem, self.members = problem, _kinds(problem)
         first = [group[0] for group in self.members]
         self.sizes = np.array([len(group) for group in self.members])
         self.counts = problem.class_counts[first]
-        self.mass = self.sizes * self.counts * problem.class_weights[first] / problem.num_samples
+        self.mass = self.sizes * self.counts * problem.group_weights[first] / problem.num_samples
         self.c, self.alpha, self.reach = decay_scale(problem), smoothing(problem), _reach(problem)[first]
         self.e = np.zeros(problem.num_classes)
         self.e[self.members[0]], self.e[self.members[1]] = 1 / self.sizes[0], -1 / self.sizes[1]
@@ -252,15 +258,19 @@ class TwoGroups:
         }
 
     def _loss(self, i: int, margins: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Loss of a sample of group i at (r, m): margins r within the group, r(1−1/K_i) + m g² to the other."""
+        """Loss of a sample of group i at (r, m), with gradient (2,) and Hessian (2, 2) in them.
+
+        The margins are r over the others of its group, and r(1−1/K_i) + m g² over the other group's.
+        """
         own, other = self.sizes[i], self.sizes[1 - i]
-        J = -np.array([[1.0, 0.0], [1 - 1 / own, self.g**2]])
+        J = -np.array([[1.0, 0.0], [1 - 1 / own, self.g**2]])  # minus the two margins, as functions of (r, m)
         exponents = J @ margins
+        # log(1 + Σ odds), the right class's being 1, without overflow
         top = max(0.0, float(np.max(exponents)))
         odds = np.array([own - 1, other]) * np.exp(exponents - top)
         total = np.exp(-top) + np.sum(odds)
         value = np.log1p(np.sum(odds)) if top == 0 else top + np.log(total)
-        p = odds / total
+        p = odds / total  # of all wrong classes in the group, and of all in the other
         right = self.alpha * np.array([1 - 1 / own, 1 / own])  # α z_y: the targets' uniform part, as logits sum to zero
         return float(value + right @ margins), J.T @ p + right, J.T @ (np.diag(p) - np.outer(p, p)) @ J
 
@@ -271,18 +281,19 @@ class TwoGroups:
         """
         if not y.size:
             return y
+        # (√(Kn) α) = T y, and what a unit of its norm costs
         T, price = np.stack([self.stretched(column) for column in L.T], axis=1), self.c * self.g
-        unit = np.linalg.norm(self.stretch) / self.g**2
+        unit = np.linalg.norm(self.stretch) / self.g**2  # of that norm where m is of order one
 
         def restricted(y: np.ndarray) -> tuple:
             value, gradient, hessian = self.smooth(L @ y)
             gradient, hessian = gradient @ L, L.T @ hessian @ L
             if rounding is not None:
-                alpha = T @ y
-                length = np.sqrt(alpha @ alpha + (rounding * unit) ** 2)
+                stretched = T @ y
+                length = np.sqrt(stretched @ stretched + (rounding * unit) ** 2)
                 value += price * length
-                gradient += price * alpha @ T / length
-                hessian += price * T.T @ (np.eye(2) - np.outer(alpha, alpha) / length**2) @ T / length
+                gradient += price * stretched @ T / length
+                hessian += price * T.T @ (np.eye(2) - np.outer(stretched, stretched) / length**2) @ T / length
             return value, gradient, hessian
 
         positive = np.arange(len(y)) < np.count_nonzero(self.apart)

@@ -35,20 +35,21 @@ def general_orthogonal_frame(problem: Problem) -> Prediction:
     classes live (von Neumann's trace inequality). Traps: where the d-th and the next count are equal the frame is not
     unique; death is continuous, near its threshold rows are tiny.
     """
-    n, w, N, c = problem.class_counts, problem.class_weights, problem.num_samples, decay_scale(problem)
+    n, w, N, c = problem.class_counts, problem.group_weights, problem.num_samples, decay_scale(problem)
     relaxed = _shrunk(problem)
-    kept, cut = np.split(np.argsort(-w * np.sqrt(n), kind="stable"), [problem.dim])
+    # classes that d dimensions have room for, the largest, and the others
+    first, others = np.split(np.argsort(-w * np.sqrt(n), kind="stable"), [problem.dim])
     s = relaxed.copy()
-    s[cut] = 0.0
+    s[others] = 0.0
     value = float(np.sum(w * (s - np.sqrt(n)) ** 2) / (2 * N) + c * np.sum(s))
     thresholds = {TOTAL: float(np.max(w * np.sqrt(n)) / N), "w_k √n_k at which class k dies": N * c}
     known: dict[str, Any] = {"value": value, "thresholds": thresholds}
-    if any(near(x, N * c) for x in (w * np.sqrt(n))[kept]):
+    if any(near(x, N * c) for x in (w * np.sqrt(n))[first]):
         return Prediction(**known)
     if not np.any(s):
         return Prediction(degenerate=True, **known)
     known |= {"degenerate": False, "metrics": WITHIN} | factor_norms(problem, s[s > 0])
-    if cut.size and relaxed[cut[0]] > 0 and n[cut[0]] > (1 - NEAR) * n[kept[-1]]:
+    if others.size and relaxed[others[0]] > 0 and n[others[0]] > (1 - NEAR) * n[first[-1]]:
         return Prediction(**known)
     ratio = np.sqrt(problem.lambda_H / problem.lambda_A)
     shape = {"norms_A": np.sqrt(ratio * s), "norms_H": np.sqrt(s / (ratio * n)), "dead": s == 0}
@@ -57,7 +58,7 @@ def general_orthogonal_frame(problem: Problem) -> Prediction:
 
 def _shrunk(problem: Problem) -> np.ndarray:
     """(K,) the singular values that d ≥ K allows."""
-    price = problem.num_samples * decay_scale(problem) / problem.class_weights
+    price = problem.num_samples * decay_scale(problem) / problem.group_weights
     return np.maximum(np.sqrt(problem.class_counts) - price, 0.0)
 
 
@@ -84,10 +85,10 @@ def centred_frame(problem: Problem) -> Prediction:
     sum to zero, so b = n/N. Trap: for d < K − 1 and equal τ_j at the cut the Grams are not unique.
     """
     K, d, n, N = problem.num_classes, problem.dim, problem.class_counts, problem.num_samples
-    w = problem.class_weights[0]
+    w = problem.group_weights[0]
     c = decay_scale(problem) / w
     squares, V = np.linalg.eigh(np.diag(n) - np.outer(n, n) / N)
-    squares, V = squares[:0:-1], V[:, :0:-1]
+    squares, V = squares[:0:-1], V[:, :0:-1]  # (K−1,), (K, K−1): the largest first, without the zero of 1
     tau = np.sqrt(squares)
     s = np.where(np.arange(K - 1) < d, np.maximum(tau - N * c, 0.0), 0.0)
     value = float(w * (np.sum((s - tau) ** 2) / (2 * N) + c * np.sum(s)))
@@ -99,7 +100,7 @@ def centred_frame(problem: Problem) -> Prediction:
     known |= {"degenerate": False, "metrics": WITHIN} | factor_norms(problem, s[s > 0])
     if d < K - 1 and s[d - 1] > 0 and tau[d] > (1 - NEAR) * tau[d - 1]:
         return Prediction(**known)
-    EV = V - n @ V / N
+    EV = V - n @ V / N  # E v_j, the mean over samples taken off
     gram_A, gram_H = V * s @ V.T, EV * (s / squares) @ EV.T
     ratio = np.sqrt(problem.lambda_H / problem.lambda_A)
     norms = {"norms_A": np.sqrt(ratio * np.diag(gram_A)), "norms_H": np.sqrt(np.diag(gram_H) / ratio)}

@@ -50,7 +50,7 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
     """U = −∂(risk)/∂Z, (N, K)."""
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     logits = H @ A.T + (b if problem.bias else 0.0)
-    share = problem.class_weights[problem.labels] / problem.num_samples
+    share = np.repeat(problem.group_weights, problem.group_counts) / problem.num_samples
     with float64():
 
         def risk(Z: Any) -> Any:

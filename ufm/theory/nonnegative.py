@@ -58,7 +58,7 @@ def non_negative_frame_with_bias(problem: Problem) -> Prediction:
     all is zero from Kκ = √(1−1/K) on, where free features live; for K = 2 a bias trades with the two means' norms, of
     which only the sum of squares is known.
     """
-    K, n, w = problem.num_classes, problem.class_counts[0], problem.class_weights[0]
+    K, n, w = problem.num_classes, problem.class_counts[0], problem.group_weights[0]
     m = 1 - 1 / K
     price = K * decay_scale(problem) * np.sqrt(n * m) / w
     known: dict[str, Any] = {"thresholds": {TOTAL: float(w * np.sqrt(m / n) / K)}}
@@ -106,7 +106,7 @@ def decoupled_classes(problem: Problem) -> Prediction:
     Traps: classifier rows of classes without features are not zero, but −1/K of the sum of all that live, and so one
     vector; a free bias with K = 2 leaves norms open.
     """
-    K, n, w, N = problem.num_classes, problem.class_counts, problem.class_weights, problem.num_samples
+    K, n, w, N = problem.num_classes, problem.class_counts, problem.group_weights, problem.num_samples
     c, phi = decay_scale(problem), margin_loss(problem)
     beta, share = c * np.sqrt(n * (K - 1) / K), w * n / N
     s = phi.at_price(beta / share)

@@ -54,7 +54,7 @@ def bounded_norms(problem: Problem) -> Prediction:
     must not reach its targets within the radii, beyond which the norms are not unique; for K > d + 1 there is no
     simplex.
     """
-    K, N, w, phi = problem.num_classes, problem.num_samples, problem.class_weights[0], margin_loss(problem)
+    K, N, w, phi = problem.num_classes, problem.num_samples, problem.group_weights[0], margin_loss(problem)
     a, b = K * problem.lambda_A, N * problem.lambda_H
     threshold = w * (1 - phi.alpha)
     joint = float(np.sqrt(a * b))

@@ -103,7 +103,7 @@ class Found:
     """What a theorem's checks look at: parameters that were found for a problem, and what is known of them.
 
     Attributes:
-        means: (K, r) class means of the features, in coordinates of the space that features and classifier span.
+        means: (M, r) mean features of each group, with class labels of each class, in r coordinates of feature space.
         classifier: (K, r) classifier in the same coordinates.
         bias: (K,) bias.
         value: the objective there.
@@ -165,6 +165,7 @@ class Found:
         )
 
 
+Predict = Callable[[Problem], Prediction]
 Checks = Callable[[Problem, Found], Iterable[Check]]
 
 
@@ -192,7 +193,7 @@ class Theorem:
     assumes: str
     predicts: str
     applies: Callable[[Problem], bool]
-    predict: Callable[[Problem], Prediction]
+    predict: Predict
     checks: Checks = nothing_more
 
     def __repr__(self) -> str:
@@ -200,13 +201,13 @@ class Theorem:
 
 
 def theorem(
-    name: str | Any,
+    name: str,
     *,
-    paper: str | Any,
-    assumes: str | Any,
-    applies: Callable[[Problem], bool] | Any,
-    checks: Checks | Any = nothing_more,
-) -> Callable:
+    paper: str,
+    assumes: str,
+    applies: Callable[[Problem], bool],
+    checks: Checks = nothing_more,
+) -> Callable[[Predict], Predict]:
     """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts.
 
     Any module may: whatever it registers is listed by `ufm.theorems()` and verified where it applies, as ours are.
@@ -243,7 +244,7 @@ def theorem(
     function("applies", applies, "a function of a problem")
     function("checks", checks, "a function of a problem and what was found")
 
-    def register(predict: Callable[[Problem], Prediction] | Any) -> Callable[[Problem], Prediction] | Any:
+    def register(predict: Predict) -> Predict:
         function("predict", predict, "a function of a problem")
         _check_free(name, module_of(predict))
         THEOREMS[name] = Theorem(
@@ -260,7 +261,7 @@ def theorem(
     return register
 
 
-def module_of(predict: Callable[[Problem], Prediction]) -> str:
+def module_of(predict: Predict) -> str:
     """Where a prediction was written; empty where that is in no module."""
     return getattr(predict, "__module__", None) or ""
 

@@ -14,27 +14,32 @@ from ufm.theory.registry import Check, Found, Prediction, theorem
 DECAYS = (1e-2, 1e-4)  # factors of both decays, along which the limit is approached
 
 
-def _grams(problem: Problem, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """VSVᵀ and D^{-1/2}XSXᵀD^{-1/2}, Grams of the cheapest factors of class-mean logits Z̄, D^{1/2}Z̄ = XSVᵀ."""
-    root = np.sqrt(problem.class_counts)[:, None]
+def limit(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Grams (K, K) of the classifier and of the class means, up to scale, as λ_A and λ_H vanish together.
+
+    They are VSVᵀ and D^{-1/2}XSXᵀD^{-1/2}, of the cheapest factors of class-mean logits Z̄ with D^{1/2}Z̄ = XSVᵀ.
+    """
+    K, n = problem.num_classes, problem.class_counts
+    logits = np.eye(K) - (1 / K if problem.bias_kind == "none" else n / problem.num_samples)
+    root = np.sqrt(n)[:, None]  # D^{1/2}
     X, S, Vt = np.linalg.svd(root * logits)
-    S[-1] = 0.0
+    S[-1] = 0.0  # each row of logits sums to zero
     return Vt.T * S @ Vt, (X / root) * S @ (X / root).T
 
 
-def _approached(problem: Problem, found: Found, logits: np.ndarray) -> Iterator[Check]:
-    """A limit of vanishing decay is approached, never met: the distance of minima to it must shrink along `DECAYS`."""
+def _checks(problem: Problem, found: Found) -> Iterator[Check]:
+    """The limit is approached, never met: the distance of minima to it must shrink along `DECAYS`."""
     if found.history is not None:  # of a run, whose end is no minimum at smaller decay
         return
     smaller = [replace(problem, lambda_A=f * problem.lambda_A, lambda_H=f * problem.lambda_H) for f in DECAYS]
     minima = [found, *(found.minimum(other) for other in smaller)]
-    gram_A, gram_H = _grams(problem, logits)
+    gram_A, gram_H = limit(problem)
+    certified = all(minimum.certified for minimum in minima)
     for quantity, rows, gram in (
         ("distance of classifier to the limit", [minimum.classifier for minimum in minima], gram_A),
         ("distance of class means to the limit", [minimum.means for minimum in minima], gram_H),
     ):
         distances = [distance_to_gram(each, gram) for each in rows]
-        certified = all(minimum.certified for minimum in minima)
         yield Check(
             quantity,
             predicted="falling",
@@ -44,15 +49,6 @@ def _approached(problem: Problem, found: Found, logits: np.ndarray) -> Iterator[
             certain=certified,
             doubt=0.0 if certified else np.inf,
         )
-
-
-def _limit_without_bias(problem: Problem, found: Found) -> Iterator[Check]:
-    K = problem.num_classes
-    return _approached(problem, found, np.eye(K) - 1 / K)
-
-
-def _limit_with_bias(problem: Problem, found: Found) -> Iterator[Check]:
-    return _approached(problem, found, np.eye(problem.num_classes) - problem.class_counts / problem.num_samples)
 
 
 def _applies(problem: Problem, bias_kind: str) -> bool:
@@ -65,7 +61,7 @@ def _applies(problem: Problem, bias_kind: str) -> bool:
     paper="Thrampoulidis et al. 2022",
     assumes="cross-entropy, any counts and class weights, no bias, d ≥ K − 1, λ_A, λ_H → 0",
     applies=lambda problem: _applies(problem, "none"),
-    checks=_limit_without_bias,
+    checks=_checks,
 )
 def simplex_encoded_labels(problem: Problem) -> Prediction:
     """Nothing at a given decay; in its limit the Grams of simplex-encoded labels.
@@ -82,7 +78,7 @@ def simplex_encoded_labels(problem: Problem) -> Prediction:
     paper="after Thrampoulidis et al. 2022",
     assumes="cross-entropy, any counts and class weights, free bias, d ≥ K − 1, λ_A, λ_H → 0",
     applies=lambda problem: _applies(problem, "free"),
-    checks=_limit_with_bias,
+    checks=_checks,
 )
 def centred_simplex_encoded_labels(problem: Problem) -> Prediction:
     """Nothing at a given decay; in its limit the Grams of simplex-encoded labels, centred over samples.
