@@ -155,7 +155,7 @@ def minima(batch: list[ufm.Problem]) -> Callable[[], list[ufm.Optimum]]:
     return ft.partial(ufm.minimize, batch)
 
 
-def stored_sweep(problem: ufm.Problem, over: dict[str, Any], folder: str) -> Any:
+def stored_sweep(problem: ufm.Problem, over: dict[Any, Any], folder: str) -> Any:
     """A sweep with a new store in the folder and a progress bar."""
     return ufm.sweep(problem, over, store=f"{tempfile.mkdtemp(dir=folder)}/sweep.zarr", progress=True)
 

@@ -70,11 +70,13 @@ def data(config: Config) -> xarray.Dataset:
         print(f"training: {name}", file=sys.stderr)
         optimizer = optax.sgd(rate, momentum=config.momentum)
         run = ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
-        if not run.status.ok:
+        if run.status is not ufm.Status.FINISHED:
             raise SystemExit(f"{name}: {run.ended()}")
         runs.append(run.to_xarray())
-    together: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "equals", "join": "exact"}
-    return xarray.concat(runs, xarray.Variable("problem", list(posed)), combine_attrs="drop_conflicts", **together)
+    names = xarray.Variable("problem", list(posed))
+    return xarray.concat(
+        runs, names, data_vars="all", coords="minimal", compat="equals", join="exact", combine_attrs="drop_conflicts"
+    )
 
 
 def draw(table: xarray.Dataset) -> plot.Figure:

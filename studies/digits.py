@@ -73,8 +73,8 @@ def data(config: Config) -> xarray.Dataset:
             case = digits._replace(labels=labels)
             trained = networks.fit(case, architecture, recipe, config.seed, config.snapshots)
             tables[f"{network}, {kind} labels"] = networks.history(trained).merge(at_the_end(trained))
-    names, padded = xarray.Variable("network", list(tables)), {"data_vars": "all", "coords": "minimal"}
-    return xarray.concat(list(tables.values()), names, compat="equals", join="outer", **padded)
+    names = xarray.Variable("network", list(tables))
+    return xarray.concat(list(tables.values()), names, data_vars="all", coords="minimal", compat="equals", join="outer")
 
 
 def at_the_end(trained: Trained) -> xarray.Dataset:

@@ -67,8 +67,8 @@ def data(config: Config) -> xarray.Dataset:
         "model, K = 4 in space": of_model(config, 4),
         "digits 0 to 3, 64 dimensions projected": of_network(config),
     }
-    names, filled = xarray.Variable("scene", list(scenes)), {"data_vars": "all", "coords": "minimal"}
-    return xarray.concat(list(scenes.values()), names, compat="equals", join="outer", **filled)
+    names = xarray.Variable("scene", list(scenes))
+    return xarray.concat(list(scenes.values()), names, data_vars="all", coords="minimal", compat="equals", join="outer")
 
 
 def scene_of(table: xarray.Dataset, name: str) -> xarray.Dataset:

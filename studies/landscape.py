@@ -81,7 +81,9 @@ def grouped(problem: ufm.Problem, groups: int) -> ufm.Params:
     """
     size = problem.num_classes // groups
     samples = size * int(problem.class_counts[0])
-    merged = dataclasses.replace(problem, num_classes=groups, per_class=samples, lambda_A=size * problem.lambda_A)
+    merged = dataclasses.replace(
+        problem, num_classes=groups, per_class=samples, class_weights=None, lambda_A=size * problem.lambda_A
+    )
     params = ufm.minimize(merged).params
     return ufm.Params(params.H, np.repeat(params.A, size, axis=0), np.repeat(params.b, size))
 
@@ -115,7 +117,9 @@ def data(config: Config) -> xarray.Dataset:
 def starts(problem: ufm.Problem, config: Config) -> ufm.Params:
     """Random parameters of every seed, near the zero point."""
     drawn = [problem.init(seed, scale=config.scale) for seed in range(config.seeds)]
-    return ufm.Params(*(np.stack([getattr(params, name) for params in drawn]) for name in ("H", "A", "b")))
+    return ufm.Params(
+        H=np.stack([q.H for q in drawn]), A=np.stack([q.A for q in drawn]), b=np.stack([q.b for q in drawn])
+    )
 
 
 def draw(table: xarray.Dataset) -> plot.Figure:

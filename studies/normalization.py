@@ -19,7 +19,6 @@ from ufm import plot
 from ufm.console import show
 
 HELD: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}  # by constraints alone
-TOGETHER: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "equals", "join": "exact"}  # runs alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,10 @@ def trained(config: Config) -> xarray.Dataset:
         run = ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
         best = ufm.minimize(problem)
         runs.append(run.to_xarray().assign(minimum=best.value, minimum_gap=best.gap))
-    return xarray.concat(runs, xarray.Variable("held_by", list(posed)), **TOGETHER)
+    names = xarray.Variable("held_by", list(posed))
+    return xarray.concat(
+        runs, names, data_vars="all", coords="minimal", compat="equals", join="exact", combine_attrs="drop_conflicts"
+    )
 
 
 def over_temperatures(config: Config) -> xarray.Dataset:

@@ -24,17 +24,8 @@ ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit"}
 ANYTHING = {"Problem": ("loss",)}  # any callable of logits and labels
 UNTYPED = {  # so far
     *("Stream.add", "Stream.revisit", "Stream.metrics", "Stream.checked", "measure", "Recorder", "Recorder.add"),
-    *(
-        "Recorder.revisit",
-        "Recorder.epoch",
-        "Recorder.figure",
-        "Recorder.save",
-        "lower_bound",
-        "dual_bound",
-        "Optimum.save",
-    ),
-    *("console.show", "console.progress", "plot.collapse"),
-    *("plot.trace", "plot.terminal_phase", "plot.write", "plot.save", "plot.suffix", "plot.save_data"),
+    *("Recorder.revisit", "Recorder.epoch", "Recorder.figure", "Recorder.save"),
+    *("lower_bound", "dual_bound", "Optimum.save"),
 }
 
 

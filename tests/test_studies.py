@@ -1,6 +1,7 @@
 import ast
 import inspect
 import pathlib
+import re
 import types
 
 import numpy as np
@@ -28,7 +29,7 @@ def used(file):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Attribute):
+        elif isinstance(node, ast.Attribute) and re.fullmatch(r"[\w.]+", ast.unparse(node)):
             yield ast.unparse(node)
 
 

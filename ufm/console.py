@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ufm._core import progress as bars
@@ -10,7 +10,7 @@ from ufm._core.checks import Integer, flag, instance, integer, listed, shown
 from ufm._core.tables import WIDTH, table
 
 
-def show(header: Sequence[str] | Any, rows: Iterable[Sequence[Any]] | Any, *, caption: str | Any = None) -> None:
+def show(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str | None = None) -> None:
     """Print a table: the first column to the left, the others to the right, in colour where a terminal can.
 
     Args:
@@ -36,7 +36,7 @@ def show(header: Sequence[str] | Any, rows: Iterable[Sequence[Any]] | Any, *, ca
 
 
 def progress(
-    total: Integer, unit: str | Any, *, show: bool | Any = None
+    total: Integer, unit: str, *, show: bool | None = None
 ) -> contextlib.AbstractContextManager[Callable[[int, str], None]]:
     """A bar on standard error, with rate and time left.
 

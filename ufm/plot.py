@@ -9,14 +9,18 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ufm._core.checks import Integer, Real, instance, integer, listed, real, shown
 from ufm._core.checks import path as checked_path
+
+if TYPE_CHECKING:
+    import xarray
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black last, kept for theory
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,6 +46,14 @@ METADATA = {
     ".pdf": ("Subject", {"CreationDate": None}),
     ".svg": ("Description", {"Date": None}),
 }
+
+
+class Snapshots(Protocol):
+    """Metrics over steps, (S,) or (seeds, S), each an attribute; `accuracy` too where the terminal phase is wanted."""
+
+    @property
+    def step(self) -> Any:
+        """(S,)."""
 
 
 class NotebookFigure(Figure):
@@ -77,10 +89,10 @@ def figure(rows: Integer, columns: Integer, *, width: Real = 9.0, height: Real =
 
 
 def collapse(
-    histories: Mapping[str, Any] | Any,
-    metrics: Sequence[str] | Any = ("nc1", "nc2", "nc3", "nc4"),
+    histories: "Mapping[str, Snapshots | xarray.Dataset]",
+    metrics: Sequence[str] = ("nc1", "nc2", "nc3", "nc4"),
     *,
-    unit: str | Any = "step",
+    unit: str = "step",
 ) -> Figure:
     """NC1–NC4 against steps, one panel a metric and one line a history.
 
@@ -90,23 +102,22 @@ def collapse(
     marks where the last of them has zero error. A seed that diverged is in neither from then on, and there is no dot.
 
     Args:
-        histories: by name; each has, as an attribute or a variable, `step` (S,), the metrics, (S,) or (seeds, S), and,
-            where the mark is wanted, `accuracy`: a `History`, or a dataset of a run.
+        histories: by name: of runs, of recorders, or a run's dataset.
         metrics: four of the fields of `ufm.Metrics`.
         unit: what `step` counts.
 
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
-    metrics = [instance("metrics", name, str, "names") for name in listed("metrics", metrics, "a list of four names")]
-    if len(metrics) != 4:
-        raise ValueError(f"metrics = {metrics}: four names are needed")
-    _check_histories(histories, metrics)
+    names = [instance("metrics", name, str, "names") for name in listed("metrics", metrics, "a list of four names")]
+    if len(names) != 4:
+        raise ValueError(f"metrics = {names}: four names are needed")
+    _check_histories(histories, names)
     instance("unit", unit, str, "a text")
     made, axes = figure(2, 2)
-    for axis, metric in zip(axes.flat, metrics, strict=True):
-        for colour, (name, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
-            seen = trace(axis, history, metric=metric, colour=colour, label=name)
+    for axis, metric in zip(axes.flat, names, strict=True):
+        for colour, (label, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
+            seen = trace(axis, history, metric=metric, colour=colour, label=label)
             start = terminal_phase(history)
             if start is not None and seen.drawn[start]:
                 axis.plot(seen.step[start], seen.centre[start], "o", color=colour, ms=6, mec="white", zorder=3)
@@ -168,7 +179,7 @@ def _curve(history: Any, metric: str) -> Curve:
     return Curve(steps, centre, seen.min(axis=0), seen.max(axis=0), len(seen))
 
 
-def trace(axis: Axes, history: Any, *, metric: str, colour: str, label: str) -> Curve:
+def trace(axis: Axes, history: "Snapshots | xarray.Dataset", *, metric: str, colour: str, label: str) -> Curve:
     """Draw a metric against steps for log axes; of several seeds mean and range, as `collapse` says.
 
     Returns:
@@ -184,7 +195,7 @@ def trace(axis: Axes, history: Any, *, metric: str, colour: str, label: str) -> 
     return found
 
 
-def terminal_phase(history: Any) -> int | None:
+def terminal_phase(history: "Snapshots | xarray.Dataset") -> int | None:
     """Index of the first snapshot from which the training error, where known, stays zero; None where there is none.
 
     Of several seeds that of all; one that is unknown where another is known has diverged.
@@ -199,7 +210,11 @@ def terminal_phase(history: Any) -> int | None:
 
 
 def write(
-    made: Figure | Any, path: str | os.PathLike[str] | Any, *, data: Mapping[str, Any] | Any, command: str | Any = None
+    made: Figure,
+    path: str | os.PathLike[str],
+    *,
+    data: "Mapping[str, ArrayLike] | xarray.Dataset",
+    command: str | None = None,
 ) -> None:
     """Write a figure, and its data beside it; and print which files these are.
 
@@ -217,7 +232,7 @@ def write(
     print(f"wrote {path} and {_save_arrays(arrays, path, command)}")
 
 
-def save(made: Figure | Any, path: str | os.PathLike[str] | Any, *, command: str | Any = None) -> None:
+def save(made: Figure, path: str | os.PathLike[str], *, command: str | None = None) -> None:
     """Write a figure that names the command and the versions that made it, and nothing that varies by itself.
 
     Args:
@@ -240,7 +255,7 @@ def save(made: Figure | Any, path: str | os.PathLike[str] | Any, *, command: str
         made.savefig(path, dpi=150, metadata=metadata)
 
 
-def suffix(name: str, path: Any) -> str:
+def suffix(name: str, path: str | os.PathLike[str]) -> str:
     """The ending of a path that a figure can be written to; otherwise a ValueError that names the argument."""
     ending = checked_path(name, path).suffix.lower()
     if ending not in METADATA:
@@ -248,7 +263,7 @@ def suffix(name: str, path: Any) -> str:
     return ending
 
 
-def save_data(arrays: Mapping[str, Any] | Any, path: str | os.PathLike[str] | Any) -> None:
+def save_data(arrays: "Mapping[str, ArrayLike] | xarray.Dataset", path: str | os.PathLike[str]) -> None:
     """Write the data of a figure beside it, as an .npz of the same name, with the command and versions that made it.
 
     Args:

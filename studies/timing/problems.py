@@ -95,7 +95,7 @@ def on_spheres(config: Config, per_class: Any) -> list[ufm.Problem]:
     return [posed(config, per_class, features=ufm.Sphere(r), classifier=ufm.Sphere(r), **held) for r in radii]
 
 
-def grid(config: Config) -> dict[str, list[float]]:
+def grid(config: Config) -> dict[Any, list[float]]:
     """Decays of the swept grid."""
     return {
         "lambda_A": np.geomspace(1e-5, 1e-2, config.sweep_side).tolist(),

@@ -350,7 +350,8 @@ class Fixed(Constraint):
 
     def unfold(self, X, decay):
         """The matrix."""
-        return jnp.broadcast_to(self.matrix[0], (*self.matrix.shape[1:3], X.shape[2]))
+        matrix = jnp.asarray(self.matrix)[0]
+        return jnp.broadcast_to(matrix, (*matrix.shape[:2], X.shape[2]))
 
     def variables(self, X):
         """No variables."""
