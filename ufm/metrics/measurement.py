@@ -1,14 +1,12 @@
 """Anybody's features measured: arrays of any library at once, or traced inside somebody's own jitted code."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from numpy.typing import ArrayLike
 
 from ufm._core.checks import Integer, integer
-from ufm._core.precision import scope
+from ufm._core.precision import at_once, is_traced, scope
 from ufm.metrics.arguments import (
     check_finite,
     check_present,
@@ -21,7 +19,7 @@ from ufm.metrics.batches import centres_of, metrics_of, numbers, over_blocks, sp
 from ufm.metrics.definitions import Metrics, of_columns
 
 
-def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
+def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None) -> Metrics:
     """Metrics of features, exactly, in the precision of `H` (half precisions are widened to float32).
 
     Args:
@@ -48,7 +46,14 @@ def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
         return numbers(summary_of(about, spreads, A))
 
 
-def evaluate(H: Any, labels: Any, A: Any = None, b: Any = None, *, num_classes: Integer | None = None) -> Metrics:
+def evaluate(
+    H: ArrayLike,
+    labels: ArrayLike,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    num_classes: Integer | None = None,
+) -> Metrics:
     """The metrics of `measure` as a function that JAX can trace: inside jit, grad and vmap.
 
     Args:
@@ -67,15 +72,15 @@ def evaluate(H: Any, labels: Any, A: Any = None, b: Any = None, *, num_classes: 
             class, a NaN or an infinity in A or b. Features that are not finite give NaN.
     """
     H, labels = features_and_labels(H, labels)
-    traced = any(isinstance(array, Tracer) for array in (H, labels, A, b))
+    traced = is_traced(H, labels, A, b)
     H = jnp.asarray(H) if traced else H  # in the precision that JAX computes in
     K = None if num_classes is None else integer("num_classes", num_classes, least=2)
     A, b = classifier(A, b, K, H.shape[1], H.dtype)
     K = number_of_classes(labels, A, K)
-    if not isinstance(labels, Tracer):
+    if not is_traced(labels):
         check_present(np.bincount(labels, minlength=K))
     if traced:
         labels, A, b = jax.tree.map(jnp.asarray, (labels, A, b))
         return of_columns(H.T, labels, K, A, b)
-    with scope(H), jax.ensure_compile_time_eval():  # values, inside somebody's jit too
+    with at_once(H):
         return numbers(metrics_of(H, labels, K, A, b))
