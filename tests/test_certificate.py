@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +8,11 @@ from hypothesis import strategies as st
 from zoo import ZOO, problem
 
 import ufm
+from ufm._core import blocks
+from ufm._core.precision import float64
+from ufm.minima import streamed_bound
+from ufm.minima.lane_objective import objective
+from ufm.minima.reduction import reduce
 
 
 def entropy(p):
@@ -15,7 +21,8 @@ def entropy(p):
 
 def cross_entropy_minimum(K, kappa):
     """min f for balanced cross-entropy, d ≥ K − 1: the entropy of (1 − (K−1)κ, κ, …), or log K (Zhu et al. 2021)."""
-    return np.log(K) if K * kappa >= 1 else entropy(np.array([1 - (K - 1) * kappa] + [kappa] * (K - 1)))
+    wrong = (K - 1) * kappa
+    return np.log(K) if K * kappa >= 1 else -(1 - wrong) * np.log1p(-wrong) - wrong * np.log(kappa)
 
 
 def squared_error_minimum(K, kappa):
@@ -46,8 +53,8 @@ def test_bound_is_below_the_known_minimum_of_cross_entropy(kind):
     @given(**anything)
     def check(seed, size, log_A, log_H):
         bias = {"bias": kind != "none", "lambda_b": 10.0**log_A if kind == "regularised" else 0.0}
-        p = problem(num_classes=4, dim=5, per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **bias)
-        minimum = cross_entropy_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
+        p = problem(per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **bias)
+        minimum = cross_entropy_minimum(3, np.sqrt(p.lambda_A * p.lambda_H * 6))
         assert ufm.lower_bound(p, anywhere(p, seed, size)) <= minimum
         best = ufm.minimize(p)
         assert best.lower_bound <= minimum
@@ -59,8 +66,8 @@ def test_bound_is_below_the_known_minimum_of_cross_entropy(kind):
 @given(**anything)
 def test_bound_is_below_the_known_minimum_of_squared_error(seed, size, log_A, log_H):
     loss = {"loss": ufm.SquaredError(), "bias": False}
-    p = problem(num_classes=4, dim=5, per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **loss)
-    minimum = squared_error_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
+    p = problem(per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **loss)
+    minimum = squared_error_minimum(3, np.sqrt(p.lambda_A * p.lambda_H * 6))
     assert ufm.lower_bound(p, anywhere(p, seed, size)) <= minimum
     assert ufm.minimize(p).lower_bound <= minimum
 
@@ -68,16 +75,16 @@ def test_bound_is_below_the_known_minimum_of_squared_error(seed, size, log_A, lo
 @given(st.integers(0, 999), st.sampled_from((1e-3, 1.0, 30.0)), st.floats(0.1, 4.0), st.floats(0.1, 4.0))
 def test_bound_is_below_the_known_minimum_on_spheres(seed, size, R_H, R_A):
     spheres = {"features": ufm.Sphere(R_H), "classifier": ufm.Sphere(R_A), "lambda_A": 0.0, "lambda_H": 0.0}
-    p = problem(num_classes=4, dim=5, per_class=6, bias=False, **spheres)
-    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= sphere_minimum(4, R_H, R_A)
-    assert ufm.lower_bound(p, p.init(seed)) <= sphere_minimum(4, R_H, R_A)
+    p = problem(per_class=6, bias=False, **spheres)
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= sphere_minimum(3, R_H, R_A)
+    assert ufm.lower_bound(p, p.init(seed)) <= sphere_minimum(3, R_H, R_A)
 
 
 @given(st.integers(0, 999), st.floats(0.0, 4.0), st.floats(-4, -0.5))
 def test_focal_bound_is_below_every_value_on_its_line(seed, gamma, log_decay):
     # balanced: f* = min_t φ(t) + κ(K−1)t (Zhou et al. 2022); any t gives a value above it
-    K, n, loss = 4, 6, ufm.Focal(gamma)
-    p = problem(num_classes=K, dim=5, per_class=n, loss=loss, lambda_A=10.0**log_decay, lambda_H=1e-2, bias=False)
+    K, n, loss = 3, 6, ufm.Focal(gamma)
+    p = problem(num_classes=K, per_class=n, loss=loss, lambda_A=10.0**log_decay, lambda_H=1e-2, bias=False)
     slope = np.sqrt(p.lambda_A * p.lambda_H * n) * (K - 1)
     t = np.linspace(0.0, 50.0, 200_001)
     least = np.min(loss.along(t, K) + slope * t)
@@ -128,8 +135,8 @@ SQUARED_OF_A_USER = SquaredOfAUser()  # one, since programs are kept by it
 def test_bound_of_a_loss_without_conjugate_is_below_the_known_minimum(seed, size, log_A, log_H):
     # strong decay lets the dual point be scaled up; there convexity bounds a conjugate from below, not from above
     loss = {"loss": SQUARED_OF_A_USER, "bias": False}
-    p = problem(num_classes=4, dim=5, per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **loss)
-    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= squared_error_minimum(4, np.sqrt(p.lambda_A * p.lambda_H * 6))
+    p = problem(per_class=6, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **loss)
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= squared_error_minimum(3, np.sqrt(p.lambda_A * p.lambda_H * 6))
 
 
 @pytest.mark.parametrize("radius", [2.0, 4.0, 5.0, 7.0])
@@ -164,3 +171,72 @@ def test_threads_may_ask_at_once():
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda q: [ufm.lower_bound(p, q) for _ in range(5)], points))
     assert found == [[bound] * 5 for bound in alone]
+
+
+class OfAUser:
+    """A loss of a user that says what one of ours does, and declares some facts of it."""
+
+    def __init__(self, loss, *facts):
+        self.loss, self.infimum = loss, 0.0
+        self.convex = not isinstance(loss, ufm.Focal)
+        for name in facts:
+            setattr(self, name, getattr(loss, name))
+
+    def __call__(self, logits, label):
+        return self.loss(logits, label)
+
+
+SPHERES = {"lambda_A": 0.0, "lambda_H": 0.0, "features": ufm.Sphere(5.0), "classifier": ufm.Sphere(4.0), "bias": False}
+
+
+def test_a_loss_of_a_user_keeps_its_digits_where_it_says_so():
+    simplex = np.repeat(ufm.geometry.simplex_etf(3, 4), 5, axis=0)
+    at = ufm.Params(5.0 * simplex, 4.0 * simplex[::5], np.zeros(3))
+    told = problem(loss=OfAUser(ufm.CrossEntropy(), "conjugate", "keeps_digits"), **SPHERES)
+    minimum = sphere_minimum(3, 5.0, 4.0)
+    assert (1 - 1e-10) * minimum <= ufm.lower_bound(told, at) <= minimum
+    # where it doesn't, numbers of order one may have been rounded
+    assert ufm.lower_bound(problem(loss=OfAUser(ufm.CrossEntropy(), "conjugate"), **SPHERES), at) == 0.0
+
+
+def test_a_loss_of_a_user_is_minimised_by_its_logarithm_where_it_falls_exponentially():
+    with float64():
+        own, told, silent = (
+            reduce([problem(loss=loss, **SPHERES)])
+            for loss in (
+                ufm.CrossEntropy(),
+                OfAUser(ufm.CrossEntropy(), "falls_exponentially"),
+                OfAUser(ufm.CrossEntropy()),
+            )
+        )
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(sum(own.factor_sizes), 1)))
+        values = [float(objective(x, reduced)[0]) for reduced in (own, told, silent)]
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-12)
+    np.testing.assert_allclose(np.log(values[2]) - 2.0 - np.log(np.log(3)), values[0], rtol=1e-12)
+
+
+def test_a_loss_of_a_user_has_the_bound_of_the_line_it_declares():
+    words, q = {"num_classes": 4, "dim": 5, "lambda_A": 1e-3}, problem(num_classes=4, dim=5).init()
+    for bias in (True, False):
+        own, told = (
+            ufm.lower_bound(problem(loss=loss, bias=bias, **words), q)
+            for loss in (ufm.Focal(1.5), OfAUser(ufm.Focal(1.5), "along", "steepest"))
+        )
+        assert told == own > 0
+    assert ufm.lower_bound(problem(loss=OfAUser(ufm.Focal(1.5)), **words), q) == -np.inf
+
+
+@pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.LabelSmoothing(0.2)])
+def test_a_loss_of_a_user_is_repaired_within_the_simplex_it_declares(loss, monkeypatch):
+    # the bias is far from best, and a shift of the slopes would leave the simplex
+    facts = ["conjugate", "conjugate_on_simplex", *(["soft_target"] if hasattr(loss, "soft_target") else [])]
+    q = problem(num_classes=4, per_class=[9, 1, 2, 1]).init(1)
+    at = q._replace(H=8.0 * q.H, b=np.array([3.0, 0.0, -2.0, 1.0]))
+    monkeypatch.setattr(streamed_bound, "BIAS_STEPS", 0)
+    monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 8)
+    own, told, silent = (
+        ufm.lower_bound(problem(num_classes=4, per_class=[9, 1, 2, 1], loss=kind), at)
+        for kind in (loss, OfAUser(loss, *facts), OfAUser(loss, *facts[:1]))
+    )
+    np.testing.assert_allclose(told, own, rtol=1e-10)
+    assert silent < own

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -56,11 +57,11 @@ def scipy_minimum(p, seeds=(0, 1)):
     return min(float(result.fun) for result in values)
 
 
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("loss", CONVEX)
-def test_gap_closes_for_every_convex_problem_of_enough_dimensions(loss, bias):
+@pytest.mark.parametrize(
+    ("loss", "bias", "K"), [*itertools.product(CONVEX, BIASES, (3,)), ("cross-entropy", "free", 5)]
+)
+def test_gap_closes_for_every_convex_problem_of_enough_dimensions(loss, bias, K):
     kinds = {**CONVEX[loss], **BIASES[bias]}
-    K = 5
 
     @settings(max_examples=10)
     @given(
@@ -291,9 +292,9 @@ def test_codes_in_too_few_dimensions_are_honestly_uncertified():
 @pytest.mark.parametrize("loss", CONVEX)
 def test_the_zero_point_is_the_optimum_on_one_side_of_the_threshold(loss, factor, degenerate):
     # balanced: zero iff K√(λ_A λ_H n) ≥ 1 (1 − α under label smoothing)
-    K, n = 4, 9
+    K, n = 3, 9
     edge = (0.9 if loss == "label smoothing" else 1.0) / (K * np.sqrt(n))
-    p = problem(num_classes=K, per_class=n, lambda_A=factor * edge, lambda_H=factor * edge, **CONVEX[loss])
+    p = problem(per_class=n, lambda_A=factor * edge, lambda_H=factor * edge, **CONVEX[loss])
     best = ufm.minimize(p)
     assert best.degenerate == degenerate
     assert best.certified

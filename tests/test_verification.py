@@ -58,8 +58,8 @@ def test_balanced_theorems_hold(name):
     @settings(max_examples=6)
     @given(st.sampled_from((1, 30)), st.floats(-5, -2), st.floats(-5, -2))
     def check(n, log_A, log_H):
-        p = problem(num_classes=4, dim=5, per_class=n, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **CASES[name])
-        kappa = 4 * np.sqrt(p.lambda_A * p.lambda_H * n)
+        p = problem(per_class=n, lambda_A=10.0**log_A, lambda_H=10.0**log_H, **CASES[name])
+        kappa = 3 * np.sqrt(p.lambda_A * p.lambda_H * n)
         if 0.8 < kappa < 1.2:  # near the threshold the minimiser vanishes like a square root
             return
         report = ufm.verify(p)
@@ -72,10 +72,10 @@ def test_balanced_theorems_hold(name):
 @pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.SquaredError()], ids=["ce", "se"])
 def test_imbalanced_theorems_hold(loss, bias):
     @settings(max_examples=6)
-    @given(st.sampled_from(((20, 20, 3, 3), (60, 2, 2, 2))), st.floats(-4, -2))
+    @given(st.sampled_from(((20, 20, 3), (60, 2, 2))), st.floats(-4, -2))
     def check(counts, log_decay):
         decay = 10.0**log_decay
-        p = problem(num_classes=4, dim=5, per_class=counts, loss=loss, lambda_A=decay, lambda_H=decay, bias=bias)
+        p = problem(per_class=counts, loss=loss, lambda_A=decay, lambda_H=decay, bias=bias)
         c2 = sum(counts) ** 2 * decay**2
         if any(0.7 < n / c2 < 1.4 for n in counts):
             return
@@ -215,6 +215,7 @@ def test_a_theorem_of_ones_own_as_the_readme_has_it(capsys, registered):
 
 
 MINE = '''
+import numpy as np
 import ufm
 from ufm.theory import Check, Prediction, theorem
 
@@ -225,7 +226,7 @@ def square(problem, found):
 @theorem("mine", paper="me", assumes="three classes", applies=lambda problem: problem.num_classes == 3, checks=square)
 def mine(problem):
     """A {word} thing."""
-    return Prediction(norms_H=[{length}] * 3)
+    return Prediction(norms_H=np.full(3, {length}))
 '''
 
 
@@ -300,6 +301,8 @@ def stay(p, params):
 def test_at_a_certified_minimum_no_direction_falls(monkeypatch):
     best = ufm.minimize(problem())
     assert saddle_claim(best).verdict == "holds"
+    # the unit is the decay, 1e-2; within a gap of 1e-10 the minimiser is free to move by 1e-5, and a little more
+    best = dataclasses.replace(best, lower_bound=best.value * (1 - 1e-10))
     for smallest, verdict in ((-1e-9, "holds"), (-1e-7, "undecided"), (-1e-5, "fails")):
         found = ufm.curvature(best.problem, best.params)._replace(smallest=smallest)
         monkeypatch.setattr("ufm.verification.dense_curvature", lambda p, q, found=found: found)

@@ -1,15 +1,34 @@
 """Features, labels and classifiers as people pass them: arrays of any library, checked as far as values are known."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.checks import numeric
+from ufm._core.checks import integer, numeric
 from ufm._core.precision import is_traced
 from ufm.metrics.passes import Sums
 
 MOST_LABEL = 2**31 - 2  # so that int32 holds the number of classes too
+
+
+class Given(NamedTuple):
+    """Features (N, d), labels (N,), a classifier (K, d) and (K,) or two Nones, and K."""
+
+    H: Any
+    labels: Any
+    A: Any
+    b: Any
+    num_classes: int
+
+
+def given(H: Any, labels: Any, A: Any, b: Any, num_classes: Any = None) -> Given:
+    """What people pass as arrays that fit one another: in JAX where one is traced."""
+    H, labels = features_and_labels(H, labels)
+    H = jnp.asarray(H) if is_traced(H, labels, A, b) else H  # in the precision that JAX computes in
+    K = None if num_classes is None else integer("num_classes", num_classes, least=2)
+    A, b = classifier(A, b, K, H.shape[1], H.dtype)
+    return Given(H, labels, A, b, number_of_classes(labels, A, K))
 
 
 def check_untraced(**arrays: Any) -> None:

@@ -88,8 +88,8 @@ class Recorder:
             self._stream.revisit(features, labels, A, b)
             return
         self._stream.known_centres()
-        features, labels = self._stream.checked(features, labels)
-        self._deferred.append((np.array(features), labels))  # a copy, for the loop may overwrite its own
+        X, y = self._stream.checked(features, labels)
+        self._deferred.append((np.array(X), y))  # a copy, for the loop may overwrite its own
 
     def epoch(
         self,

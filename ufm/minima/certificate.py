@@ -34,22 +34,11 @@ from ufm.minima.bias import best_bias, risk_of_lane
 from ufm.minima.focal_bound import focal_bound
 from ufm.minima.reduction import Reduced, reduce, row_space
 from ufm.minima.streamed_bound import Dual, norm_bound
-from ufm.model.constraints import Fixed, Nonnegative
-from ufm.model.losses import (
-    CrossEntropy,
-    DotRegression,
-    Focal,
-    SquaredError,
-    facts_of,
-    infimum,
-    per_sample,
-    per_sample_conjugate,
-)
+from ufm.model.losses import facts_of, infimum, per_sample, per_sample_conjugate
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_problem, class_means
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
-KEEPS_DIGITS = CrossEntropy, SquaredError, DotRegression  # conjugates without rounding of order one where they vanish
 LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
 LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up underflow, and digits are lost
 
@@ -83,7 +72,7 @@ def keeps_digits(problem: Problem, value: float) -> bool:
 
 def _attained(problem: Problem) -> bool:
     """Whether the loss declares that its infimum is a value of it."""
-    return bool(getattr(problem.loss, "attained", False))
+    return bool(facts_of(problem.loss).attained)
 
 
 def _height_of_zero(problem: Problem) -> float:
@@ -106,8 +95,8 @@ def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
     """A number that the objective is nowhere below, found from a candidate; tight where the candidate is optimal.
 
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
-    infimum; with a free bias, its conjugate too. For any other loss it is −∞, except for the focal loss on balanced
-    classes, where the bound is one of a single variable (Zhou et al. 2022). Where K² > 2²⁴ no K × K matrix is held, and
+    infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
+    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). Where K² > 2²⁴ no K × K matrix is held, and
     an operator norm is bounded with probability 1 − 10⁻¹² over a random draw, the same at each call.
 
     Args:
@@ -122,7 +111,7 @@ def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
     """
     params = as_problem(problem).finite_params(params)
     means = class_means(problem, params.H)
-    if isinstance(problem.classifier, Fixed):
+    if problem.classifier.fixed:
         axes = row_space(problem)
         means, params = means @ axes.T, params._replace(A=problem.classifier.matrix @ axes.T)
     return float(
@@ -132,10 +121,8 @@ def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
 
 def lower_bounds(problems: list[Problem], reduced: Reduced, means: Any, A: Any, b: Any) -> np.ndarray:
     """`lower_bound` of many problems side by side, from class means and classifiers (K, d, L) and biases (K, L)."""
-    if isinstance(reduced.loss, Focal):
-        return np.array([focal_bound(problem) for problem in problems])
     if not facts_of(reduced.loss).convex:
-        return np.full(len(problems), -np.inf)
+        return np.array([focal_bound(problem) for problem in problems])
     with float64():
         if fits(reduced.num_classes, reduced.num_classes):
             return by_batches(_bounds, reduced, means, A, b, held=reduced.held)
@@ -200,7 +187,7 @@ def _scales_and_costs(reduced, means, A, pulls, norm, surplus):
     counts = jnp.asarray(reduced.counts)
     rows, row_cost = reduced.features.multiplied(means, along_A, reduced.lambda_H, counts)
     bias_cost = 0.5 * jnp.sum(surplus**2) / reduced.lambda_b if reduced.bias_kind == "regularised" else jnp.zeros(())
-    if isinstance(reduced.classifier, Fixed):
+    if reduced.classifier.fixed:
         priced = _fixed_price(reduced.features, along_A, rows)
         return _scales(jnp.ones(())), (row_cost, jnp.zeros(()), priced, bias_cost)
     columns, column_cost = reduced.classifier.multiplied(A, along_means, reduced.lambda_A, jnp.ones_like(counts))
@@ -233,18 +220,19 @@ def _best_dual(reduced, scales, conjugates, sizes, costs):
 def _norm(features, W):
     """Largest ⟨W, X Yᵀ⟩ where ½‖X‖² + ½‖Y‖² = 1 and X is what scaled features may be, or more.
 
-    For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ, and non-negative x_l
-    only gain from raising negative entries of G to zero: the largest eigenvalue of what that leaves is a bound too.
+    For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ, and where a constraint
+    lets G be replaced by a matrix that is no smaller on its columns, the largest eigenvalue of that is a bound too.
     """
-    norm = operator_norm(W)
-    if not isinstance(features, Nonnegative):
-        return norm
-    return jnp.minimum(norm, jnp.sqrt(largest_eigenvalue(jnp.maximum(W @ W.T, 0.0))))
+    norm, raised = operator_norm(W), features.raised(W @ W.T)
+    return norm if raised is None else jnp.minimum(norm, jnp.sqrt(largest_eigenvalue(raised)))
 
 
 def _fixed_price(features, pull, rows):
-    """sup over features m of ⟨pull, m⟩ − ½ Σ d_k ‖m_k‖², the problem being convex in them alone."""
-    pull = jnp.maximum(pull, 0.0) if isinstance(features, Nonnegative) else pull
+    """sup over features m of ⟨pull, m⟩ − ½ Σ d_k ‖m_k‖², the problem being convex in them alone.
+
+    Over all m it is ½ Σ ‖pull_k‖²/d_k, and over a convex cone the same of the pull's projection onto it (Moreau).
+    """
+    pull = features.project(pull, axis=1) if features.cone else pull
     return 0.5 * jnp.sum(pull**2 / rows[:, None])
 
 
@@ -265,6 +253,6 @@ def _conjugates(scale, slopes, logits, labels, reduced):
         between = scale * at_slope - (1.0 - scale) * infimum(loss, reduced.num_classes)
         found = jnp.where(scale <= 1.0, between, jnp.inf)
     sizes = jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
-    if isinstance(loss, KEEPS_DIGITS):
+    if facts_of(loss).keeps_digits:
         return found, sizes
     return found, sizes + 1.0 + jnp.max(jnp.abs(logits), axis=0)

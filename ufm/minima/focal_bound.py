@@ -1,25 +1,30 @@
-"""The focal loss's own lower bound on balanced classes, one of a single variable (Zhou et al. 2022)."""
+"""The lower bound of losses with a known line, as the focal one: of a single variable (Zhou et al. 2022)."""
+
+from typing import Any
 
 import numpy as np
 
 from ufm._core.precision import ALLOWANCE
-from ufm.model.constraints import Free
 from ufm.model.problem import Problem
+
+
+def declares_line(loss: Any) -> bool:
+    """Whether the loss says on which line it is least (see `Focal.along` and `Focal.steepest`)."""
+    return callable(getattr(loss, "along", None)) and callable(getattr(loss, "steepest", None))
 
 
 def focal_bound(problem: Problem) -> float:
     """min over t ≥ 0 of φ(t) + κ(K−1)t, bounded from below by intervals; −∞ beyond where theory proves it.
 
-    φ, the focal loss where the right logit leads by t, decreases: on [s, t] the sum is at least φ(t) + κ(K−1)s.
+    φ, the loss where the right logit leads by t, decreases: on [s, t] the sum is at least φ(t) + κ(K−1)s.
     """
     K, loss = problem.num_classes, problem.loss
-    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
-    if not (free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
+    free = all(factor.constraint.rotatable and factor.constraint.cone for factor in problem.factors())
+    if not (declares_line(loss) and free and problem.balanced and problem.lambda_A > 0 and problem.lambda_H > 0):
         return -np.inf
     weight = float(problem.class_weights[0])
     slope = float(np.sqrt(problem.lambda_A * problem.lambda_H * problem.class_counts[0])) * (K - 1) / weight
-    steepest = (1 - 1 / K) ** loss.gamma * ((1 - 1 / K) + loss.gamma * np.log(K) / K)
-    if problem.bias and not slope < min(1.0, steepest):
+    if problem.bias and not slope < loss.steepest(K):
         return -np.inf
     return weight * _least_of_decreasing_plus_line(lambda t: loss.along(t, K), slope)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ufm._core.lanes import dot
 from ufm.minima.reduction import Reduced, falls_exponentially
-from ufm.model.losses import Loss, per_sample
+from ufm.model.losses import per_sample, takes_columns
 
 UNROLLED_TO = 16  # dimensions up to which products are sums of broadcasts: small batched products are slow on a CPU
 
@@ -45,8 +45,8 @@ def losses(logits: Float[Array, "K K L"], reduced: Reduced) -> Float[Array, "K L
     """Loss of each class's sample; logits are (class, sample, lane)."""
     K, _, L = logits.shape
     labels = jnp.broadcast_to(jnp.arange(K)[:, None], (K, L))
-    if isinstance(reduced.loss, Loss):
-        return reduced.loss.of_columns(logits, labels)
+    if takes_columns(reduced.loss):
+        return per_sample(reduced.loss, logits, labels)
     of_lane = jax.vmap(lambda loss, Z: per_sample(loss, Z, jnp.arange(K)), in_axes=(0, -1), out_axes=-1)
     return of_lane(jax.tree.map(lambda leaf: leaf[0], reduced.loss), logits)
 

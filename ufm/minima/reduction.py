@@ -24,8 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._core.pytree import pytree, static
-from ufm.model.constraints import Fixed, Nonnegative, Sphere
-from ufm.model.losses import CrossEntropy, Focal
+from ufm.model.losses import facts_of
 from ufm.model.params import Params
 from ufm.model.problem import Problem
 
@@ -55,7 +54,7 @@ class Reduced:
     def factor_sizes(self) -> tuple[int, int]:
         """Variables of the features and of the classifier."""
         K, r = self.num_classes, self.dim
-        return K * (r + self.features.slack), K * (r + self.classifier.slack) * (not isinstance(self.classifier, Fixed))
+        return K * (r + self.features.slack), K * (r + self.classifier.slack) * (not self.classifier.fixed)
 
     @property
     def held(self) -> int:
@@ -69,21 +68,22 @@ def falls_exponentially(problem: Any) -> bool:
     Args:
         problem: a `Problem` or a `Reduced` one.
     """
-    return isinstance(problem.loss, CrossEntropy | Focal) and problem.features.bounds and problem.classifier.bounds
+    return facts_of(problem.loss).falls_exponentially and problem.features.bounds and problem.classifier.bounds
 
 
 def least_dim(problem: Problem) -> int:
     """Dimension of the reduced problem."""
-    if isinstance(problem.features, Nonnegative) or isinstance(problem.classifier, Nonnegative):
+    sides = problem.features, problem.classifier
+    if not all(side.rotatable or side.fixed for side in sides):
         return problem.dim
-    fixed_norms = isinstance(problem.features, Sphere) and isinstance(problem.classifier, Sphere | Fixed)
+    fixed_norms = not any(side.decays for side in sides)
     return min(problem.dim, problem.num_classes + fixed_norms)
 
 
 def row_space(problem: Problem) -> np.ndarray:
     """(r, d) orthonormal rows that a fixed classifier's rows are combinations of; the reduced problem's axes."""
     d, r = problem.dim, least_dim(problem)
-    if r == d or not isinstance(problem.classifier, Fixed):
+    if r == d or not problem.classifier.fixed:
         return np.eye(r, d)
     axes = np.linalg.svd(problem.classifier.matrix, full_matrices=False)[2]
     missing = np.eye(r - len(axes), d)
@@ -128,7 +128,7 @@ def reduce(problems: list[Problem]) -> Reduced:
 
 def _rotated(classifier, problems):
     """A fixed classifier in the reduced problems' axes."""
-    if not isinstance(classifier, Fixed):
+    if not classifier.fixed:
         return classifier
     matrices = [problem.classifier.matrix @ row_space(problem).T for problem in problems]
     return jax.tree.map(lambda _: np.stack(matrices, axis=-1)[None], classifier)
@@ -138,7 +138,7 @@ def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> P
     """Parameters of the problem as posed: every sample at its class's mean, dimensions filled up with zeros."""
     problem.check_room()
     axes = row_space(problem)
-    A = problem.classifier.matrix if isinstance(problem.classifier, Fixed) else A @ axes
+    A = problem.classifier.matrix if problem.classifier.fixed else A @ axes
     return Params(np.repeat(means @ axes, problem.class_counts, axis=0), A, b)
 
 

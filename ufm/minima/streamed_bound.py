@@ -18,7 +18,7 @@ import numpy as np
 from ufm._core.blocks import cut, fold
 from ufm._core.programs import kept
 from ufm.minima.reduction import Reduced
-from ufm.model.losses import CrossEntropy, LabelSmoothing, per_sample
+from ufm.model.losses import facts_of, per_sample, simplex_targets
 
 WIDTH = 32  # vectors of the Krylov space's blocks
 PASSES = 24  # products with the matrix and its transpose
@@ -151,14 +151,22 @@ def _losses_and_slopes(reduced, Z, labels):
     return losses, pull(jnp.ones_like(losses))[0]
 
 
+def _probabilities(reduced, slopes, labels):
+    """The points q of the simplex that slopes are of, where a conjugate is finite there alone; zero for other losses."""
+    if not facts_of(reduced.loss).conjugate_on_simplex:
+        return jnp.zeros_like(slopes)
+    return jnp.maximum(slopes + simplex_targets(reduced.loss, slopes, labels), 0.0)
+
+
 @kept
 def _bias_sums(reduced, means, A, b):
-    """The risk, its slope along the bias Σ_k w_k g_k (K,), and Σ_k w_k softmax(z_k) (K,)."""
+    """The risk, its slope along the bias Σ_k w_k g_k (K,), and Σ_k w_k q_k (K,), which `_repair` asks for."""
 
     def step(carry, Z, labels, weights, first, fresh):
         risk, surplus, heavy = carry
         losses, slopes = _losses_and_slopes(reduced, Z, labels)
-        return risk + losses @ weights, surplus + slopes @ weights, heavy + jax.nn.softmax(Z, axis=0) @ weights
+        heavy = heavy + _probabilities(reduced, slopes, labels) @ weights
+        return risk + losses @ weights, surplus + slopes @ weights, heavy
 
     zeros = jnp.zeros_like(reduced.weights)
     return _blocks(reduced, means, A, b, step, (zeros[0], zeros, zeros))
@@ -168,7 +176,7 @@ def _repair(reduced: Reduced, surplus: Any, heavy: Any) -> Any:
     """What makes the slopes sum to zero under a free bias: a factor and a share of what is missing, or a shift."""
     if reduced.bias_kind != "free":
         return None
-    if not isinstance(reduced.loss, CrossEntropy | LabelSmoothing):
+    if not facts_of(reduced.loss).conjugate_on_simplex:
         return surplus / jnp.sum(reduced.weights)
     wanted = heavy - surplus
     factor = jnp.where(heavy > wanted, wanted / jnp.where(heavy > wanted, heavy, 1.0), 1.0)
@@ -185,8 +193,7 @@ def _dual_slopes(reduced, Z, labels, repair):
     if not isinstance(repair, tuple):
         return slopes - repair[:, None]
     factor, shares = repair
-    probabilities = jax.nn.softmax(Z, axis=0)
-    less = (1.0 - factor)[:, None] * probabilities
+    less = (1.0 - factor)[:, None] * _probabilities(reduced, slopes, labels)
     return slopes - less + shares[:, None] * jnp.sum(less, axis=0)[None]
 
 

@@ -81,6 +81,10 @@ class Constraint:
         """
         return decay * counts, jnp.zeros((), rows.dtype)
 
+    def raised(self, gram: Float[Array, "K K"]) -> Any:
+        """A matrix with xᵀ raised x ≥ xᵀ gram x for every column x of feasible rows; None where `gram` is the best."""
+        return None
+
     def unfold(self, X: Float[Array, "K w L"], decay: Float[Array, "K L"]) -> Float[Array, "K r L"]:
         """Feasible rows at the solver's variables, lanes last; `decay` is n_k λ, and leaves have a leading axis."""
         return X / jnp.sqrt(decay)[:, None]
@@ -277,6 +281,10 @@ class Nonnegative(Constraint):
         """The gradient, without what points into the boundary where an entry is zero."""
         binds = rows <= BINDS * jnp.max(jnp.abs(rows))
         return jnp.where(binds, jnp.minimum(gradient, 0.0), gradient)
+
+    def raised(self, gram):
+        """Negative entries raised to zero: non-negative columns only gain."""
+        return jnp.maximum(gram, 0.0)
 
     def unfold(self, X, decay):
         """Squares, scaled as free rows are."""

@@ -1,9 +1,11 @@
 """What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
 
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare facts (`Facts`), from which rigorous
-lower bounds follow; `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds do; and
-`curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which a best bias is found faster with.
-Any function or object of one sample's (logits, label) serves too, with the same facts as attributes. Everything works
+lower bounds follow; `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds do;
+`curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which a best bias is found faster with;
+`soft_target(label, num_classes)`, the target of a loss whose conjugate is finite on the simplex about another than e_y;
+and, where it isn't convex, `along(lead, num_classes)` and `steepest(num_classes)`, the line on which it is least on
+balanced classes (`Focal` says what they promise). Any function or object of one sample's (logits, label) serves too, with the same facts as attributes. Everything works
 without the optional parts; what cannot be certified then says so.
 """
 
@@ -24,6 +26,7 @@ from ufm._core.checks import Real, flag, function, instance, number, real, shown
 from ufm._core.precision import at_once, is_traced
 from ufm._core.pytree import pytree, set_field, static
 
+OPTIONAL = "conjugate", "curvature", "soft_target", "along", "steepest"  # methods that a loss may have
 MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
 
@@ -38,7 +41,8 @@ class Facts(NamedTuple):
         falls_exponentially: whether it vanishes like exp(−margin), so that its logarithm is what can be minimised
             where all norms are bounded.
         ignores_shift: whether adding one number to all logits changes nothing.
-        conjugate_on_simplex: whether the conjugate is finite exactly where slope + target is a probability vector.
+        conjugate_on_simplex: whether the conjugate is finite exactly where slope + target is a probability vector; the
+            target is e_y unless a `soft_target` says otherwise.
     """
 
     convex: Any = False
@@ -186,6 +190,12 @@ class LabelSmoothing(ConvexLoss):
         smooth, sharp = self._weights(slope)
         return _negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
 
+    def soft_target(self, label: Int[Array, ""], num_classes: int) -> Any:
+        """(1−α) e_y + α/K, (K,) for one label."""
+        smooth = self.alpha / num_classes
+        classes = jnp.arange(num_classes, dtype=jnp.result_type(label))
+        return jnp.where(classes == label, 1.0 - self.alpha + smooth, smooth)
+
     def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Twice the softmax, as of cross-entropy: the targets are linear in the logits."""
         return _softmax_curvature(logits)
@@ -221,10 +231,22 @@ class Focal(Loss):
         return jnp.exp(jnp.asarray(self.gamma, logits.dtype) * log_wrong) * surprise
 
     def along(self, lead: Any, num_classes: int) -> Any:
-        """The loss where the right logit leads K − 1 equal ones by `lead` (NumPy, float64); it decreases."""
+        """The loss φ(t) where the right logit leads K − 1 equal ones by t = `lead` (NumPy, float64); it decreases.
+
+        Who declares it promises what Zhou et al. (2022) prove of the focal loss: balanced classes, weighted by w, with
+        free factors and without a bias are nowhere below w min_t φ(t) + κ (K − 1) t, κ = √(λ_A λ_H n).
+        """
         surprise = np.log1p((num_classes - 1) * np.exp(-lead))
         log_wrong = np.log(num_classes - 1.0) - np.logaddexp(np.log(num_classes - 1.0), lead)
         return np.exp(self.gamma * log_wrong) * surprise
+
+    def steepest(self, num_classes: int) -> float:
+        """The price of a unit of lead, κ (K − 1)/w, below which a bias lowers the least value on the line by nothing.
+
+        It is −φ'(0), and no more than the slope 1 of the loss where the lead is negative and large.
+        """
+        wrong = 1.0 - 1.0 / num_classes
+        return min(1.0, wrong**self.gamma * (wrong + self.gamma * np.log(num_classes) / num_classes))
 
 
 @storable
@@ -286,7 +308,7 @@ class DotRegression(ConvexLoss):
 class Custom:
     """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
 
-    Its facts, `conjugate` and `curvature` are its own attributes where it has them.
+    Its facts, and what else it declares, are its own attributes where it has them.
     """
 
     function: Callable | Any = static()
@@ -296,7 +318,7 @@ class Custom:
         return self.function(logits, label)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("conjugate", "curvature"):  # which a loss has or hasn't
+        if name in OPTIONAL:  # which a loss has or hasn't
             return getattr(self.function, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
@@ -394,11 +416,22 @@ def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) ->
 
 def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
     """The method of a loss of ours that takes classes first; None where what people call was written by a user."""
-    inherited = isinstance(loss, Loss) and getattr(type(loss), name) in (
-        vars(Loss).get(name),
-        vars(ConvexLoss).get(name),
-    )
-    return getattr(loss, of_columns) if inherited else None
+    written = getattr(type(loss), name, None)
+    ours = any(vars(kind).get(name) is written for kind in (Loss, ConvexLoss))
+    return getattr(loss, of_columns) if written and ours else None
+
+
+def takes_columns(loss: Any) -> bool:
+    """Whether `per_sample` serves any shape, logits (K, ...) and labels (...), at once, as it does for losses of ours."""
+    return _of_columns(loss, "__call__", "of_columns") is not None
+
+
+def simplex_targets(loss: Any, slopes: Float[Array, "K N"], labels: Int[Array, " N"]) -> Float[Array, "K N"]:
+    """What is added to slopes to make probability vectors of them, for a loss with its conjugate on the simplex."""
+    if not hasattr(loss, "soft_target"):
+        return one_hot(slopes, labels)
+    of_label = jax.vmap(lambda label: loss.soft_target(label, slopes.shape[0]), out_axes=1)
+    return of_label(labels).astype(slopes.dtype)
 
 
 def _declares_curvature(loss: Any) -> bool:
