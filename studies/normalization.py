@@ -117,7 +117,7 @@ def over_imbalance(config: Config) -> xarray.Dataset:
     ]
     first, last, off = slice(0, frequent), slice(frequent, K), ~np.eye(K, dtype=bool)
     groups = {"frequent": (first, first), "rare": (last, last), "between": (first, last)}
-    cosines = [best.classifier @ best.classifier.T / config.radius**2 for best in uneven]
+    cosines = [best.A @ best.A.T / config.radius**2 for best in uneven]
     means = [[each[group][off[group]].mean() for group in groups.values()] for each in cosines]
     return xarray.Dataset(
         {
