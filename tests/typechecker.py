@@ -9,7 +9,8 @@ from typing import Any
 import beartype
 
 FACE = pathlib.Path(__file__).parents[1] / "ufm" / "__init__.py"
-OFFERED = ("ufm.console", "ufm.plot", "ufm.theory.registry")  # modules that the face doesn't import, but README uses
+# modules that the face doesn't import from, but README uses
+OFFERED = ("ufm.console", "ufm.plot", "ufm.theory.registry", "ufm.metrics.measurement")
 
 
 def typechecked(function: Callable) -> Callable:

@@ -1,10 +1,12 @@
 """float64 as a scope: what is certified is computed in it, and no global flag of JAX is ever changed."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
 
@@ -21,6 +23,18 @@ def scope(*trees: Any) -> contextlib.AbstractContextManager:
     """`float64()` where any leaf is a float64 array, else nothing."""
     double = any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(trees))
     return float64() if double else contextlib.nullcontext()
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether JAX traces a leaf, so that results are traced too."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+@contextlib.contextmanager
+def at_once(*trees: Any) -> Iterator[None]:
+    """`scope` of arrays with values, in which results have values too, inside somebody's traced function as well."""
+    with scope(*trees), jax.ensure_compile_time_eval():
+        yield
 
 
 def in_precision(name: str) -> contextlib.AbstractContextManager:

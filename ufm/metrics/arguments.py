@@ -1,21 +1,40 @@
 """Features, labels and classifiers as people pass them: arrays of any library, checked as far as values are known."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from ufm._core.checks import numeric
+from ufm._core.checks import integer, numeric
+from ufm._core.precision import is_traced
 from ufm.metrics.passes import Sums
 
 MOST_LABEL = 2**31 - 2  # so that int32 holds the number of classes too
 
 
+class Given(NamedTuple):
+    """Features (N, d), labels (N,), a classifier (K, d) and (K,) or two Nones, and K."""
+
+    H: Any
+    labels: Any
+    A: Any
+    b: Any
+    num_classes: int
+
+
+def given(H: Any, labels: Any, A: Any, b: Any, num_classes: Any = None) -> Given:
+    """What people pass as arrays that fit one another: in JAX where one is traced."""
+    H, labels = features_and_labels(H, labels)
+    H = jnp.asarray(H) if is_traced(H, labels, A, b) else H  # in the precision that JAX computes in
+    K = None if num_classes is None else integer("num_classes", num_classes, least=2)
+    A, b = classifier(A, b, K, H.shape[1], H.dtype)
+    return Given(H, labels, A, b, number_of_classes(labels, A, K))
+
+
 def check_untraced(**arrays: Any) -> None:
     """Refuse what JAX traces, where values are looked at and results are NumPy's."""
     for name, array in arrays.items():
-        if isinstance(array, Tracer):
+        if is_traced(array):
             raise ValueError(
                 f"{name} is traced by JAX: an array with values is needed; inside jit, grad and vmap, "
                 "ufm.metrics.evaluate is what takes it"
@@ -33,10 +52,10 @@ def features_and_labels(H: Any, labels: Any) -> tuple[Any, Any]:
         )
     if not jnp.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels of type {labels.dtype}: integers are needed")
-    if not isinstance(labels, Tracer):
+    if not is_traced(labels):
         _check_range(labels)
     if not jnp.issubdtype(H.dtype, np.floating):
-        H = H.astype(float) if isinstance(H, Tracer) else np.asarray(H, np.float64)
+        H = H.astype(float) if is_traced(H) else np.asarray(H, np.float64)
     return H, labels.astype(np.int32)
 
 
@@ -59,7 +78,7 @@ def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) ->
 
 def number_of_classes(labels: Any, A: Any, num_classes: int | None = None) -> int:
     """K: the one that is given, else the rows of A, else the largest label plus one."""
-    least = 0 if isinstance(labels, Tracer) else int(labels.max()) + 1
+    least = 0 if is_traced(labels) else int(labels.max()) + 1
     K = num_classes or (least if A is None else A.shape[0])
     if K == 0:
         raise ValueError("num_classes = None: their number is needed, where labels are traced and A is absent")
@@ -68,7 +87,7 @@ def number_of_classes(labels: Any, A: Any, num_classes: int | None = None) -> in
     if least > K:
         legal = f"K = {K}, the rows of A," if num_classes is None else f"num_classes = {K}"
         raise ValueError(f"labels up to {least - 1}: less than {legal} is needed")
-    if not isinstance(labels, Tracer) and len(labels) < K:  # before sums of so many classes are made
+    if not is_traced(labels) and len(labels) < K:  # before sums of so many classes are made
         _check_present(np.isin(np.arange(len(labels) + 1), labels), K)
     return K
 
@@ -99,9 +118,9 @@ def _check_range(labels: np.ndarray) -> None:
 
 def _numpy_or_traced(name: str, value: Any) -> Any:
     array = numeric(name, value)
-    return array if isinstance(array, Tracer) else np.asarray(array)
+    return array if is_traced(array) else np.asarray(array)
 
 
 def _finite(array: Any) -> bool:
     """Whether all entries are finite, as far as it is known."""
-    return isinstance(array, Tracer) or bool(np.all(np.isfinite(array)))
+    return is_traced(array) or bool(np.all(np.isfinite(array)))

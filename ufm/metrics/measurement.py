@@ -1,27 +1,18 @@
 """Anybody's features measured: arrays of any library at once, or traced inside somebody's own jitted code."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from numpy.typing import ArrayLike
 
-from ufm._core.checks import Integer, integer
-from ufm._core.precision import scope
-from ufm.metrics.arguments import (
-    check_finite,
-    check_present,
-    check_untraced,
-    classifier,
-    features_and_labels,
-    number_of_classes,
-)
+from ufm._core.checks import Integer
+from ufm._core.precision import at_once, is_traced, scope
+from ufm.metrics.arguments import check_finite, check_present, check_untraced, given
 from ufm.metrics.batches import centres_of, metrics_of, numbers, over_blocks, spreads_of, summary_of, sums_of
 from ufm.metrics.definitions import Metrics, of_columns
 
 
-def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
+def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None) -> Metrics:
     """Metrics of features, exactly, in the precision of `H` (half precisions are widened to float32).
 
     Args:
@@ -36,19 +27,24 @@ def measure(H: Any, labels: Any, A: Any = None, b: Any = None) -> Metrics:
             or vmap, where `ufm.metrics.evaluate` serves.
     """
     check_untraced(**{"features H": H, "labels": labels, "A": A, "b": b})
-    H, labels = features_and_labels(H, labels)
-    A, b = classifier(A, b, None, H.shape[1], H.dtype)
-    K = number_of_classes(labels, A)
-    with scope(H):
-        sums = over_blocks(lambda *block: sums_of(*block, K), H, labels, H.dtype)
+    X, y, A, b, K = given(H, labels, A, b)
+    with scope(X):
+        sums = over_blocks(lambda *block: sums_of(*block, K), X, y, X.dtype)
         check_finite(sums)
         check_present(sums.count)
         about = centres_of(sums.count, sums.means())
-        spreads = over_blocks(lambda *block: spreads_of(*block, about, A, b), H, labels, H.dtype)
+        spreads = over_blocks(lambda *block: spreads_of(*block, about, A, b), X, y, X.dtype)
         return numbers(summary_of(about, spreads, A))
 
 
-def evaluate(H: Any, labels: Any, A: Any = None, b: Any = None, *, num_classes: Integer | None = None) -> Metrics:
+def evaluate(
+    H: ArrayLike,
+    labels: ArrayLike,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    num_classes: Integer | None = None,
+) -> Metrics:
     """The metrics of `measure` as a function that JAX can trace: inside jit, grad and vmap.
 
     Args:
@@ -66,16 +62,11 @@ def evaluate(H: Any, labels: Any, A: Any = None, b: Any = None, *, num_classes: 
         ValueError: for wrong shapes and types, and wrong values where these are known: labels out of range, an absent
             class, a NaN or an infinity in A or b. Features that are not finite give NaN.
     """
-    H, labels = features_and_labels(H, labels)
-    traced = any(isinstance(array, Tracer) for array in (H, labels, A, b))
-    H = jnp.asarray(H) if traced else H  # in the precision that JAX computes in
-    K = None if num_classes is None else integer("num_classes", num_classes, least=2)
-    A, b = classifier(A, b, K, H.shape[1], H.dtype)
-    K = number_of_classes(labels, A, K)
-    if not isinstance(labels, Tracer):
-        check_present(np.bincount(labels, minlength=K))
-    if traced:
-        labels, A, b = jax.tree.map(jnp.asarray, (labels, A, b))
-        return of_columns(H.T, labels, K, A, b)
-    with scope(H), jax.ensure_compile_time_eval():  # values, inside somebody's jit too
-        return numbers(metrics_of(H, labels, K, A, b))
+    X, y, A, b, K = given(H, labels, A, b, num_classes)
+    if not is_traced(y):
+        check_present(np.bincount(y, minlength=K))
+    if is_traced(X, y, A, b):
+        y, *classifier = jax.tree.map(jnp.asarray, (y, A, b))
+        return of_columns(X.T, y, K, *classifier)
+    with at_once(X):
+        return numbers(metrics_of(X, y, K, A, b))

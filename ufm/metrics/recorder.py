@@ -2,16 +2,21 @@
 
 import copy
 import dataclasses
-from typing import Any
+import os
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ufm._core import archive
 from ufm._core.checks import Integer, Real, instance, integer, number
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.history import History
 from ufm.metrics.stream import Stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_STEP = 2**53  # that a history counts to, without rounding
 NEEDS = {"nc1": "revisit", "nc3": "a classifier", "nc4": "revisit and a classifier"}
@@ -46,14 +51,14 @@ class Recorder:
     """
 
     num_classes: Integer
-    history: History | Any = dataclasses.field(default_factory=_nothing, repr=False)
+    history: History = dataclasses.field(default_factory=_nothing, repr=False)
 
     def __post_init__(self):
         self.num_classes = integer("num_classes", self.num_classes, least=2)
         instance("history", self.history, History, "the history of an earlier recorder")
         self.discard()
 
-    def add(self, features: Any, labels: Any) -> None:
+    def add(self, features: ArrayLike, labels: ArrayLike) -> None:
         """First pass.
 
         Args:
@@ -65,7 +70,9 @@ class Recorder:
         """
         self._stream.add(features, labels)
 
-    def revisit(self, features: Any, labels: Any, A: Any = None, b: Any = None) -> None:
+    def revisit(
+        self, features: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None
+    ) -> None:
         """Second pass.
 
         Args:
@@ -81,10 +88,17 @@ class Recorder:
             self._stream.revisit(features, labels, A, b)
             return
         self._stream.known_centres()
-        features, labels = self._stream.checked(features, labels)
-        self._deferred.append((np.array(features), labels))  # a copy, for the loop may overwrite its own
+        X, y = self._stream.checked(features, labels)
+        self._deferred.append((np.array(X), y))  # a copy, for the loop may overwrite its own
 
-    def epoch(self, A: Any = None, b: Any = None, *, step: Integer | None = None, loss: Real = np.nan) -> Metrics:
+    def epoch(
+        self,
+        A: ArrayLike | None = None,
+        b: ArrayLike | None = None,
+        *,
+        step: Integer | None = None,
+        loss: Real = np.nan,
+    ) -> Metrics:
         """Metrics of what was fed since the last call; they are recorded, and the next epoch begins.
 
         After an error nothing is recorded and what was fed is kept: mend the cause, or `discard` it.
@@ -120,7 +134,7 @@ class Recorder:
         self._stream = Stream(self.num_classes)
         self._deferred: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def figure(self, name: str | Any = "network") -> Any:
+    def figure(self, name: str = "network") -> "Figure":
         """The history so far as a matplotlib figure: NC1–NC4, one panel each.
 
         Several recorders share one by `ufm.plot.collapse({"a": one.history, "b": other.history}, unit="epoch")`.
@@ -144,6 +158,6 @@ class Recorder:
                 axis.set(xticks=[], yticks=[])
         return made
 
-    def save(self, path: Any) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the history to exactly `path`, without pickle; `ufm.load` gives a recorder that goes on from it."""
         archive.save(path, self)

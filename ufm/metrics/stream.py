@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ufm._core.checks import Integer, integer, room_for
 from ufm._core.precision import float64, to_numpy
@@ -38,29 +39,29 @@ class Stream:
         self._second: tuple[Sums, Spreads] | None = None
         self._classifier: Any = (None, None)
 
-    def add(self, H: Any, labels: Any) -> None:
+    def add(self, H: ArrayLike, labels: ArrayLike) -> None:
         """First pass: a batch of features (n, d) and labels (n,)."""
         if self._centres is not None:
             raise ValueError("add after revisit: the means of the first pass are already in use; start anew")
-        H, labels = self.checked(H, labels)
-        K, d = self.num_classes, H.shape[1]
+        X, y = self.checked(H, labels)
+        K, d = self.num_classes, X.shape[1]
         room_for(f"num_classes = {K}: sums of shape ({K}, {d})", K * d)
-        sums = over_blocks(lambda *block: sums_of(*block, K), H, labels, np.float64)
+        sums = over_blocks(lambda *block: sums_of(*block, K), X, y, np.float64)
         check_finite(sums)
         self._sums = added(self._sums, sums)
 
-    def revisit(self, H: Any, labels: Any, A: Any = None, b: Any = None) -> None:
+    def revisit(self, H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None) -> None:
         """Second pass: the same batches, in any order, with the classifier that nc4 and accuracy speak of."""
-        H, labels = self.checked(H, labels)
-        A, b = given = self._checked_classifier(A, b, H.shape[1])
+        X, y = self.checked(H, labels)
+        given = self._checked_classifier(A, b, X.shape[1])
         about = self.known_centres()
         if self._second is not None and not _same(given, self._classifier):
             raise ValueError("A, b: another classifier than the second pass began with; one for all batches is needed")
-        sums, spreads = over_blocks(lambda *block: both_of(*block, about, A, b), H, labels, np.float64)
+        sums, spreads = over_blocks(lambda *block: both_of(*block, about, *given), X, y, np.float64)
         check_finite(sums)
         self._second, self._classifier = added(self._second, (sums, spreads)), given
 
-    def metrics(self, A: Any = None, b: Any = None) -> Metrics:
+    def metrics(self, A: ArrayLike | None = None, b: ArrayLike | None = None) -> Metrics:
         """Metrics of all that was added; nc1, nc4, trace_ratio, cdnv and accuracy need the second pass.
 
         Args:
@@ -78,17 +79,17 @@ class Stream:
             spreads = None if self._second is None else self._second[1]
             return numbers(summary_of(about, spreads, given[0] if known_A is None else known_A))
 
-    def checked(self, H: Any, labels: Any) -> tuple[Any, np.ndarray]:
+    def checked(self, H: ArrayLike, labels: ArrayLike) -> tuple[Any, np.ndarray]:
         """A batch as arrays, or the ValueError that says why it cannot belong to the stream."""
         check_untraced(**{"features H": H, "labels": labels})
-        H, labels = features_and_labels(H, labels)
-        if self._sums is not None and H.shape[1] != self._sums.features.shape[1]:
+        X, y = features_and_labels(H, labels)
+        if self._sums is not None and X.shape[1] != self._sums.features.shape[1]:
             raise ValueError(
-                f"features H of shape {H.shape}: {self._sums.features.shape[1]} columns, as before, are needed"
+                f"features H of shape {X.shape}: {self._sums.features.shape[1]} columns, as before, are needed"
             )
-        if labels.max() >= self.num_classes:
-            raise ValueError(f"labels up to {labels.max()}: less than num_classes = {self.num_classes} is needed")
-        return H, labels
+        if y.max() >= self.num_classes:
+            raise ValueError(f"labels up to {y.max()}: less than num_classes = {self.num_classes} is needed")
+        return X, y
 
     def known_centres(self) -> Centres:
         """What the first pass says; it ends with the first call."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from ufm._core.archive import Absent, storable
 from ufm._core.checks import Real, flag, function, instance, number, real, shown
-from ufm._core.precision import scope
+from ufm._core.precision import at_once, is_traced
 from ufm._core.pytree import pytree, set_field, static
 
 OPTIONAL = "conjugate", "curvature", "soft_target", "along", "steepest"  # methods that a loss may have
@@ -85,7 +85,7 @@ class Loss:
         Raises:
             ValueError: where labels are no whole numbers, or not one for each row of logits.
         """
-        return _classes_last(self.of_columns, logits, label)
+        return _classes_last(self, self.of_columns, logits, label)
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample, classes first."""
@@ -101,7 +101,7 @@ class ConvexLoss(Loss):
         Raises:
             ValueError: as of the loss.
         """
-        return _classes_last(self.conjugate_of_columns, slope, label)
+        return _classes_last(self, self.conjugate_of_columns, slope, label)
 
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """The conjugate, classes first."""
@@ -113,15 +113,15 @@ class ConvexLoss(Loss):
         Raises:
             ValueError: as of the loss.
         """
-        return _classes_last(self.curvature_of_columns, logits, label, out=-1)
+        return _classes_last(self, self.curvature_of_columns, logits, label, out=-1)
 
     def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Diagonal and vector, classes first."""
         raise NotImplementedError
 
 
-def _classes_last(of_columns: Callable, values: Any, label: Any, out: Any = None) -> Any:
-    """A function of columns at rows (..., K): traced, or at once in the precision of what is given.
+def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out: Any = None) -> Any:
+    """A loss's function of columns at rows (..., K): traced, or at once in the precision of what is given.
 
     Results keep their shape (...), or have classes (`out` = -1) last too.
     """
@@ -130,8 +130,8 @@ def _classes_last(of_columns: Callable, values: Any, label: Any, out: Any = None
             f"label of shape {jnp.shape(label)} and type {jnp.result_type(label)}: a whole number for each row of "
             f"numbers (..., K), which are of shape {jnp.shape(values)}, is needed"
         )
-    traced = isinstance(values, Tracer) or isinstance(label, Tracer)
-    with contextlib.nullcontext() if traced else scope(values):
+    traced = is_traced(loss, values, label)
+    with contextlib.nullcontext() if traced else at_once(values):
         found = of_columns(jnp.moveaxis(jnp.asarray(values), -1, 0), jnp.asarray(label))
         found = found if out is None else jax.tree.map(lambda part: jnp.moveaxis(part, 0, out), found)
         return found if traced else jax.tree.map(lambda part: np.asarray(part)[()], found)

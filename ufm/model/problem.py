@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ufm._core.archive import storable
 from ufm._core.blocks import fits
 from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
-from ufm._core.precision import float64, scope
+from ufm._core.precision import at_once, float64, is_traced
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
 from ufm._core.repr import call, unusual
@@ -189,9 +189,9 @@ class Problem:
             ValueError: where a shape is not the problem's.
         """
         params = self.check_params(params)
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, params))):
+        if is_traced(self, params):
             return risk(self, columns(jax.tree.map(jnp.asarray, params)))
-        with scope(params), jax.ensure_compile_time_eval():  # values, inside somebody's jit too
+        with at_once(params):
             return np.asarray(_objective(self, params))[()]
 
     def check_params(self, params: Params) -> Params:
