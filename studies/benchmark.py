@@ -24,7 +24,6 @@ from timing.problems import Config
 from timing.race import OURS, Comparison, Row, Timed, at_least, at_most
 from ufm import plot
 from ufm.console import show
-from ufm.minima.optimum import minimize_all
 
 Rows = Iterator[Comparison | Row]
 
@@ -153,7 +152,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def minima(batch: list[ufm.Problem]) -> Callable[[], list[ufm.Optimum]]:
     """What the certified rows time."""
-    return ft.partial(minimize_all, batch, [0] * len(batch))
+    return ft.partial(ufm.minimize, batch)
 
 
 def stored_sweep(problem: ufm.Problem, over: dict[str, Any], folder: str) -> Any:

@@ -103,7 +103,7 @@ def data(config: Config) -> xarray.Dataset:
     minimum = {
         "objective": bests[0].value,
         "gap": max(best.gap for best in bests),
-        "norm_A": np.linalg.norm(bests[0].classifier),
+        "norm_A": np.linalg.norm(bests[0].A),
         "norm_H": np.sqrt(config.per_class) * np.linalg.norm(bests[0].means),
     }
     return table.assign({f"minimum/{name}": value for name, value in minimum.items()})
@@ -123,7 +123,7 @@ def against(problem: ufm.Problem, best: ufm.Optimum, seen: Look, labels: np.ndar
         "norm_A": float(np.linalg.norm(A)),
         "norm_H": float(np.linalg.norm(H)),
         "gram_H": ufm.geometry.gram_distance(means, best.means),
-        "gram_A": ufm.geometry.gram_distance(A, best.classifier),
+        "gram_A": ufm.geometry.gram_distance(A, best.A),
         **{name: getattr(metrics, name) for name in ("nc1", "nc2", "nc3", "accuracy")},
         "test_accuracy": seen.test_accuracy,
     }

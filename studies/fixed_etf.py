@@ -62,6 +62,7 @@ def data(config: Config) -> xarray.Dataset:
             "value": (by, [[best.value + offsets[name] for best in found] for name, found in optima.items()]),
             "gap": (by, [[best.gap for best in found] for found in optima.values()]),
             "cosine": (by, [[cosine(*best.means[-2:]) for best in found] for found in optima.values()]),
+            "simplex_cosine": -1 / (K - 1),
             "predicted": ("ratio", np.array(predicted, float) + offsets["forced"]),
             # minority collapse iff n_B ≤ N² λ_A λ_H
             "merged": ("ratio", np.array([n[-1] for n in counts]) <= N**2 * config.lambda_A * config.lambda_H),
@@ -83,8 +84,7 @@ def draw(table: xarray.Dataset) -> plot.Figure:
         label = {"learned": "learned classifier", "forced": "forced simplex ETF"}[str(name)]
         for axis, quantity in ((cosines, "cosine"), (values, "value")):
             axis.plot(table.ratio, table[quantity].sel(classifier=name), mark + "-", color=colour, ms=4, label=label)
-    K = 1 - 1 / float(table.cosine.sel(classifier="forced")[0])
-    cosines.axhline(1 / (1 - K), color="black", ls="--", label="theory: −1/(K−1)")
+    cosines.axhline(float(table.simplex_cosine), color="black", ls="--", label="theory: −1/(K−1)")
     for axis in (cosines, values):
         axis.axvline(threshold, color="#555555", ls="--", lw=1.2, label="theory: n_rare = N² λ_A λ_H")
     values.plot(table.ratio, table.predicted, "k--", label="theory of the forced ETF")

@@ -70,8 +70,8 @@ def data(config: Config) -> xarray.Dataset:
         counts = tuple(small if is_small else config.large for is_small in SMALL)
         K, d = NUM_CLASSES, config.network.widths[-1]
         best = ufm.minimize(ufm.Problem(K, d, per_class=counts, lambda_A=config.lambda_A, lambda_H=config.lambda_H))
-        predicted.append((best.metrics.nc2, mean_cosine(best.classifier)))
-        fixed = np.linalg.norm(best.classifier) / np.sqrt(K) * ufm.geometry.simplex_etf(K, d)
+        predicted.append((best.metrics.nc2, mean_cosine(best.A)))
+        fixed = np.linalg.norm(best.A) / np.sqrt(K) * ufm.geometry.simplex_etf(K, d)
         runs.append([[trained(config, counts, A, seed) for seed in range(config.seeds)] for A in (None, fixed)])
     axes = ("small", "classifier", "seed")
     table = {name: (axes, [[[run[name] for run in seeds] for seeds in row] for row in runs]) for name in SHOWN}

@@ -50,7 +50,7 @@ def data(config: Config) -> xarray.Dataset:
         [ufm.predict(dataclasses.replace(problem, lambda_A=a, lambda_H=h)).value for h in decays.tolist()]
         for a in decays.tolist()
     ]
-    norms = {name: np.sqrt((table[name] ** 2).sum(("axis", rows))) for name, rows in (("H", "sample"), ("A", "class"))}
+    norms = {name: (table[name] ** 2).sum(("axis", rows)) ** 0.5 for name, rows in (("H", "sample"), ("A", "class"))}
     return table.drop_vars(["H", "A", "b"]).assign(
         predicted=(("lambda_A", "lambda_H"), np.asarray(predicted, float)),
         ratio=norms["A"] / norms["H"].where(norms["H"] > 0),

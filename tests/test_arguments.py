@@ -135,6 +135,7 @@ TABLE = {
     "Focal": Call(ufm.Focal, {"gamma": 2.0}, {"gamma": AT_LEAST_0}),
     "DotRegression": Call(ufm.DotRegression, {"target": 1.0}, {"target": POSITIVE}),
     "curvature": Call(ufm.curvature, POINT),
+    "dual_bound": Call(ufm.dual_bound, POINT),
     "lower_bound": Call(ufm.lower_bound, POINT),
     "predict": Call(ufm.predict, {"problem": problem()}),
     "verify": Call(ufm.verify, {"subject": problem()}),

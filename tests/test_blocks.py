@@ -46,7 +46,7 @@ def test_blocks_cover_every_row_once_and_hold_no_more_than_is_allowed(monkeypatc
             assert fresh.shape[0] <= 12 // 3
             return seen.at[first + jnp.arange(fresh.shape[0])].add(fresh.astype(jnp.int32))
 
-        assert np.all(blocks.fold(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
+        assert np.all(blocks.over_blocks(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
     assert blocks.fits(4, 3)
     assert not blocks.fits(5, 3)
 

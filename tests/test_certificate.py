@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -209,8 +210,8 @@ def test_a_loss_of_a_user_is_minimised_by_its_logarithm_where_it_falls_exponenti
                 OfAUser(ufm.CrossEntropy()),
             )
         )
-        x = jnp.asarray(np.random.default_rng(0).normal(size=(sum(own.factor_sizes), 1)))
-        values = [float(objective(x, reduced)[0]) for reduced in (own, told, silent)]
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(own.factor_size, 1)))
+        values = [float(jax.jit(objective)(x, reduced)[0]) for reduced in (own, told, silent)]
     np.testing.assert_allclose(values[1], values[0], rtol=1e-12)
     np.testing.assert_allclose(np.log(values[2]) - 2.0 - np.log(np.log(3)), values[0], rtol=1e-12)
 
@@ -240,3 +241,41 @@ def test_a_loss_of_a_user_is_repaired_within_the_simplex_it_declares(loss, monke
     )
     np.testing.assert_allclose(told, own, rtol=1e-10)
     assert silent < own
+
+
+@pytest.mark.parametrize("name", ["imbalanced", "balls", "forced ETF", "focal"])
+def test_the_traceable_bound_is_the_bound(name):
+    p = ZOO[name]
+    q = p.init(2)._replace(b=np.random.default_rng(0).normal(size=p.num_classes))
+    wanted = ufm.lower_bound(p, q)
+    with float64():
+        double = ufm.dual_bound(p, q)
+        traced = jax.jit(lambda H, A, b: ufm.dual_bound(p, ufm.Params(H, A, b)))(*map(jnp.asarray, q[:3]))
+        assert double.dtype == traced.dtype == jnp.float64
+        np.testing.assert_allclose([float(double), float(traced)], wanted, rtol=1e-12)
+    single = jax.jit(lambda H, A, b: ufm.dual_bound(p, ufm.Params(H, A, b)))(*(np.float32(x) for x in q[:3]))
+    assert single.dtype == jnp.float32
+    # an allowance of 64 of float32's rounding, of numbers of order one, below
+    assert wanted - 1e-3 <= float(single) <= wanted + 1e-6
+
+
+def test_the_traceable_bound_has_derivatives_and_batches():
+    p = ZOO["imbalanced"]
+    points = [p.init(seed) for seed in range(3)]
+    with float64():
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
+        bounds, slopes = jax.jit(jax.vmap(jax.value_and_grad(lambda q: ufm.dual_bound(p, q))))(stacked)
+        of_problem = jax.jit(ufm.dual_bound)(p, points[0])
+        step = jax.tree.map(lambda x: 1e-6 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), points[0])
+        ends = [ufm.dual_bound(p, jax.tree.map(lambda x, dx, s=s: x + s * dx, points[0], step)) for s in (1, -1)]
+        along = sum(jnp.sum(g[0] * dx) for g, dx in zip(slopes[:3], step[:3], strict=True))
+        np.testing.assert_allclose(bounds, [ufm.lower_bound(p, q) for q in points], rtol=1e-12)
+        np.testing.assert_allclose(of_problem, bounds[0], rtol=1e-12)
+        np.testing.assert_allclose(along, (ends[0] - ends[1]) / 2, rtol=1e-4)
+
+
+def test_a_bound_that_is_searched_needs_a_known_problem():
+    p = ZOO["focal"]
+    with pytest.raises(ValueError, match="problem: its numbers are traced"):
+        jax.jit(ufm.dual_bound)(p, p.init())
+    assert jax.jit(ufm.dual_bound)(problem(loss=lambda z, y: (z[y] - 1.0) ** 2), p.init()) == -np.inf

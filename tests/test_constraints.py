@@ -80,7 +80,7 @@ def test_the_solver_cannot_leave(constraint, seed, size):
     of_lanes = jax.tree.map(lambda leaf: np.full((1, L), leaf), constraint)
     with jax.enable_x64(True):
         decay = jnp.ones((K, L))
-        start = of_lanes.fold(jnp.asarray(random.normal(size=(K, r, L))))
+        start = of_lanes.variables(jnp.asarray(random.normal(size=(K, r, L))))
         assert start.shape == (K, r + constraint.slack, L)
         for X in (start, jnp.asarray(size * random.normal(size=start.shape))):
             rows = np.asarray(of_lanes.unfold(X, decay))

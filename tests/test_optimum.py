@@ -21,7 +21,7 @@ from ufm.minima.certificate import _bounds, relative_gap
 from ufm.minima.lane_objective import objective
 from ufm.minima.newton import HESSIAN_HELD, _derivatives
 from ufm.minima.optimum import _finish, minimize_all
-from ufm.minima.reduction import reduce
+from ufm.minima.reduction import LaneParams, reduce
 from ufm.minima.starts import informed_start
 from ufm.model.losses import Custom, curvature_of_shifts, curvatures_of_shifts, per_sample
 from ufm.model.params import columns
@@ -114,7 +114,7 @@ def test_more_samples_and_dimensions_change_nothing_but_the_lifting():
     # f depends on n_k and λ_H through n_k/N and n_k λ_H only
     large = ufm.minimize(problem(per_class=5000, dim=300, lambda_H=1e-5))
     assert_allclose(large.value, small.value, rtol=1e-13)
-    assert (large.means.shape, large.classifier.shape) == (small.means.shape, small.classifier.shape)  # what is solved
+    assert (large.means.shape, large.A.shape) == (small.means.shape, small.A.shape)  # what is solved
     assert np.shape(large.params.H) == (15_000, 300)
 
 
@@ -402,7 +402,7 @@ def test_no_array_is_larger_than_a_few_matrices_of_classes(loss):
         rows, b = np.ones((K, K, 1)), np.zeros((K, 1))
         programs = [
             jax.make_jaxpr(informed_start.__wrapped__)(reduced),
-            jax.make_jaxpr(_bounds.__wrapped__)(reduced, rows, rows, b),
+            jax.make_jaxpr(_bounds.__wrapped__)(reduced, LaneParams(rows, rows, b)),
         ]
     for program in programs:
         sizes = [np.prod(out.aval.shape) for eqn in equations(program.jaxpr) for out in eqn.outvars]
@@ -413,7 +413,7 @@ def test_no_array_is_larger_than_a_few_matrices_of_classes(loss):
 def test_a_hessian_is_the_same_by_any_number_of_rows(rows):
     with jax.enable_x64(True):
         reduced = reduce([ZOO["imbalanced"]])
-        x = np.random.default_rng(0).normal(size=sum(reduced.factor_sizes) + reduced.num_classes)
+        x = np.random.default_rng(0).normal(size=reduced.factor_size + reduced.num_classes)
         wanted = jax.jit(jax.jacrev(jax.grad(lambda x, reduced: objective(x[:, None], reduced)[0])))(x, reduced)
         found = _derivatives(objective)[1](x, reduced, HESSIAN_HELD // rows)
     assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
@@ -423,7 +423,7 @@ def test_a_hessian_of_many_classes_is_formed_a_few_rows_at_a_time():
     # all at once its n rows would be n matrices of classes: 8.6 GB each here, and 35 GB in all
     with jax.enable_x64(True):
         reduced = reduce([problem(num_classes=600, dim=2, per_class=1)])
-        x = np.ones(sum(reduced.factor_sizes) + 600)
+        x = np.ones(reduced.factor_size + 600)
         program = jax.make_jaxpr(_derivatives(objective)[1], static_argnums=2)(x, reduced, reduced.held)
     sizes = [np.prod(out.aval.shape) for eqn in equations(program.jaxpr) for out in eqn.outvars]
     assert max(sizes) <= max(len(x) ** 2, 2 * HESSIAN_HELD)
@@ -448,11 +448,11 @@ def test_nothing_large_is_computed_from_constants():
     K = 40
     with jax.enable_x64(True):
         reduced = reduce([problem(num_classes=K, dim=K)])
-        x = np.ones((sum(reduced.factor_sizes) + K, 1))
+        x = np.ones((reduced.factor_size + K, 1))
         programs = [
             jax.make_jaxpr(informed_start.__wrapped__)(reduced),
             jax.make_jaxpr(_finish.__wrapped__)(x, reduced),
-            jax.make_jaxpr(_bounds.__wrapped__)(reduced, *[np.ones((K, K, 1))] * 2, np.ones((K, 1))),
+            jax.make_jaxpr(_bounds.__wrapped__)(reduced, LaneParams(*[np.ones((K, K, 1))] * 2, np.ones((K, 1)))),
         ]
     for program in programs:
         for equation in computed_from_constants(program.jaxpr):

@@ -759,8 +759,8 @@ def test_predictions_are_what_ufm_minimises_to(problem):
     said, best = _main(problem), ufm.minimize(problem)
     assert best.certified
     assert said.value == pytest.approx(best.value, rel=1e-8)
-    for rows, gram in ((best.classifier, said.gram_A), (best.means, said.gram_H)):
+    for rows, gram in ((best.A, said.gram_A), (best.means, said.gram_H)):
         found = rows @ rows.T
         assert_allclose(found / np.linalg.norm(found), gram / np.linalg.norm(gram), atol=1e-6)
-    assert_allclose(np.linalg.norm(best.classifier, axis=1), said.norms_A, atol=1e-6 * said.norm_A)
-    assert_allclose(best.bias - np.mean(best.bias), bias_of(problem, said) - np.mean(bias_of(problem, said)), atol=1e-6)
+    assert_allclose(np.linalg.norm(best.A, axis=1), said.norms_A, atol=1e-6 * said.norm_A)
+    assert_allclose(best.b - np.mean(best.b), bias_of(problem, said) - np.mean(bias_of(problem, said)), atol=1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 import beartype
 
 FACE = pathlib.Path(__file__).parents[1] / "ufm" / "__init__.py"
-OFFERED = ("ufm.plot", "ufm.theory.registry")  # modules that the face doesn't import, but README uses
+OFFERED = ("ufm.console", "ufm.plot", "ufm.theory.registry")  # modules that the face doesn't import, but README uses
 
 
 def typechecked(function: Callable) -> Callable:

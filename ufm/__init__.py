@@ -11,6 +11,7 @@ from ufm.metrics.definitions import Metrics as Metrics
 from ufm.metrics.measurement import measure as measure
 from ufm.metrics.recorder import Recorder as Recorder
 from ufm.metrics.stream import Stream as Stream
+from ufm.minima.certificate import dual_bound as dual_bound
 from ufm.minima.certificate import lower_bound as lower_bound
 from ufm.minima.optimum import Optimum as Optimum
 from ufm.minima.optimum import minimize as minimize

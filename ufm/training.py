@@ -153,7 +153,7 @@ class Run:
         archive.save(path, self)
 
     @classmethod
-    def of_file(cls, status: Any, ended_at: Ending | None = None, **fields: Any) -> "Run":
+    def _of_file(cls, status: Any, ended_at: Ending | None = None, **fields: Any) -> "Run":
         """What a file holds; earlier versions wrote step and snapshot into each status."""
         if ended_at is None:
             several = isinstance(status[0], tuple)

@@ -199,8 +199,8 @@ def _of_optimum(best: Optimum) -> Found:
     gap = relative_gap(best.problem, best.value, best.lower_bound)
     return Found(
         means=best.means,
-        classifier=best.classifier,
-        bias=best.bias,
+        classifier=best.A,
+        bias=best.b,
         value=best.value,
         lower_bound=best.lower_bound,
         relative_gap=gap,

@@ -27,7 +27,7 @@ def storable(cls: T) -> T:
 def formerly(name: str, stands_in: Any) -> None:
     """Read what earlier versions saved as an instance of the class `name` by another class, or function of its fields.
 
-    A class may have a class method `of_file` of a file's fields, where those of earlier versions differ.
+    A class may have a class method `_of_file` of a file's fields, where those of earlier versions differ.
     """
     assert name not in _CLASSES, f"a storable class is called {name}"
     _CLASSES[name] = stands_in
@@ -149,5 +149,5 @@ def decode(tree: Any, arrays: Any) -> Any:
         return Absent(tree["class"])
     if "member" in tree:
         return known[tree["member"]]
-    made = getattr(known, "of_file", known)
+    made = getattr(known, "_of_file", known)
     return made(**{name: decode(item, arrays) for name, item in tree["fields"].items()})

@@ -15,7 +15,7 @@ def fits(count: int, width: int) -> bool:
     return count * width <= LOGITS_AT_ONCE
 
 
-def fold(step: Callable[[Any, Any, Any], Any], start: Any, count: int, width: int) -> Any:
+def over_blocks(step: Callable[[Any, Any, Any], Any], start: Any, count: int, width: int) -> Any:
     """`step(carry, first, fresh)` over blocks of `count` rows of `width` numbers each.
 
     `first` is a block's first row and `fresh` (rows,) says which are new: the last block ends with the last row and

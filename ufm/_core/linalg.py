@@ -29,6 +29,6 @@ def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 eigh = in_turn(lambda G: tuple(jnp.linalg.eigh(G)))
-svd = in_turn(lambda X: tuple(jnp.linalg.svd(X)))
+svd = in_turn(lambda X: tuple(jnp.linalg.svd(X, full_matrices=False)))
 operator_norm = in_turn(lambda W: jnp.linalg.svd(W, compute_uv=False)[0])
 largest_eigenvalue = in_turn(lambda G: jnp.linalg.eigvalsh(G)[-1])

@@ -33,4 +33,6 @@ def to_numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-ALLOWANCE = 64 * np.finfo(np.float64).eps  # of rounding, relative to what a bound adds up
+def allowance(dtype: Any = np.float64) -> float:
+    """For the rounding of what a bound adds up, relative to its size."""
+    return 64 * float(np.finfo(dtype).eps)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm._core.precision import ALLOWANCE
+from ufm._core.precision import allowance
 from ufm.model.problem import Problem
 
 
@@ -39,7 +39,7 @@ def _least_of_decreasing_plus_line(phi, slope: float, accuracy: float = 1e-10) -
         bounds = phi(right) + slope * left
         least = bounds.min()
         if best - least <= accuracy * best or np.max((right - left)[bounds < best]) < 1e-14 * end:
-            return float(least * (1.0 - ALLOWANCE))
+            return float(least * (1.0 - allowance()))
         kept = bounds < best
         cuts = np.linspace(left[kept], right[kept], 9)
         left, right = cuts[:-1].ravel(), cuts[1:].ravel()

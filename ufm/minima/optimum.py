@@ -4,7 +4,7 @@ import dataclasses
 import functools as ft
 import math
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,9 @@ from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics
 from ufm.minima import solver
-from ufm.minima.bias import biases_at_zero
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm, objective, plain_objective, unfold
-from ufm.minima.reduction import Reduced, least_dim, lift, reduce, shape_key, zeros
+from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, reduce, shape_key, zeros
 from ufm.minima.starts import informed_start, random_start
 from ufm.model.params import Params
 from ufm.model.problem import Problem
@@ -62,9 +61,9 @@ class Optimum:
         starts: how many starting points were tried.
         agreed: how many of them ended at the best value.
         seed: of the random starting points.
-        means: (K, r) class means of the features in the reduced dimension r.
-        classifier: (K, r) classifier in the same coordinates.
-        bias: (K,) bias.
+        means: (M, r) group means of the features in the reduced dimension r: with class labels the class means.
+        A: (K, r) classifier in the same coordinates.
+        b: (K,) bias.
     """
 
     problem: Problem
@@ -80,8 +79,14 @@ class Optimum:
     agreed: int
     seed: int
     means: np.ndarray
-    classifier: np.ndarray
-    bias: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+
+    @classmethod
+    def of_file(cls, **fields: Any) -> "Optimum":
+        """What a file holds; those of earlier versions call A `classifier` and b `bias`."""
+        names = {"classifier": "A", "bias": "b"}
+        return cls(**{names.get(name, name): value for name, value in fields.items()})
 
     @property
     def gap(self) -> float:
@@ -91,7 +96,7 @@ class Optimum:
     @property
     def params(self) -> Params:
         """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
-        return lift(self.problem, self.means, self.classifier, self.bias)
+        return lift(self.problem, self.means, self.A, self.b)
 
     def __repr__(self) -> str:
         certified = "certified" if self.certified else "not certified"
@@ -181,25 +186,25 @@ def minimize_all(
         _check_bounded(problem)
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
-    told = advanced or (lambda ended: None)
+    heard = advanced or (lambda ended: None)
     with float64():
         reduced = reduce(problems)
-        x, scale = by_batches(informed_start, reduced, held=reduced.held)
-        reduced = dataclasses.replace(reduced, bias_scale=scale)
+        start = by_batches(informed_start, reduced, held=reduced.held)
+        reduced = dataclasses.replace(reduced, bias_scale=start.bias_scale, bias_at_zero=start.bias_at_zero)
         solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
-        first = solve(problems, reduced, x, advanced=told)
+        first = solve(problems, reduced, start.x, advanced=heard)
         candidates = [[(first, lane)] for lane in range(len(problems))]
         gaps = map(relative_gap, problems, first.value, first.lower_bound)
         unsettled = np.flatnonzero([not gap <= tol for gap in gaps])
         if unsettled.size:
-            again = ft.partial(solve, advanced=lambda _: told(len(problems)))
-            _retry(problems, reduced, x, seeds, unsettled, candidates, again)
+            again = ft.partial(solve, advanced=lambda _: heard(len(problems)))
+            _retry(problems, reduced, start.x, seeds, unsettled, candidates, again)
         return [_optimum(*of_one, tol) for of_one in zip(problems, seeds, candidates, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Solved:
-    """Lanes of candidates, lanes first."""
+    """Lanes of candidates."""
 
     value: np.ndarray
     lower_bound: np.ndarray
@@ -208,9 +213,7 @@ class _Solved:
     status: list[Status]
     degenerate: np.ndarray
     metrics: Metrics
-    means: np.ndarray
-    classifier: np.ndarray
-    bias: np.ndarray
+    params: LaneParams
 
 
 def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _Solved:
@@ -219,42 +222,47 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _
     held = reduced.held
     found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places, held=held)
     reached, zero = by_batches(_finish, found.x, reduced, held=held)
-    degenerate = zero["value"] <= reached["value"] + 1e-14 * np.abs(reached["value"])
-    best = {name: np.where(degenerate, zero[name], reached[name]) for name in reached}
-    params = best["means"], best["classifier"], best["bias"]
-    grad_norm = by_batches(_gradient_norm, params, reduced, held=held)
-    measured = by_batches(_measured, params, reduced.counts, held=held)
+    degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
+    best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)
+    grad_norm = by_batches(_gradient_norm, best.params, reduced, held=held)
+    measured = by_batches(_measured, best.params, reduced.counts, held=held)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
     ]
     return _Solved(
-        value=best["value"],
-        lower_bound=lower_bounds(problems, reduced, *params),
+        value=best.value,
+        lower_bound=lower_bounds(problems, reduced, best.params),
         grad_norm=grad_norm,
         steps=found.steps,
         status=status,
         degenerate=degenerate,
         metrics=measured,
-        **{name: np.moveaxis(best[name], -1, 0) for name in ("means", "classifier", "bias")},
+        params=best.params,
     )
 
 
 def _holds_zero(reduced: Reduced) -> bool:
     """Whether the zero point is feasible."""
-    return reduced.features.holds_zero and reduced.classifier.holds_zero
+    return all(factor.constraint.holds_zero for factor in reduced.factors())
+
+
+class _Ended(NamedTuple):
+    """Lanes of parameters, and their values (L,)."""
+
+    params: LaneParams
+    value: Any
 
 
 @kept
-def _finish(x, reduced):
-    """Parameters and values where the solver ended, and at the zero point with its best bias."""
-    means, A, b = unfold(x, reduced)
-    reached = {"means": means, "classifier": A, "bias": b, "value": plain_objective((means, A, b), reduced)}
-    none = zeros(reduced, means.shape[1])
-    at_zero = (none, none, biases_at_zero(reduced))
+def _finish(x, reduced) -> tuple[_Ended, _Ended]:
+    """Where the solver ended, and the zero point with its best bias."""
+    reached = unfold(x, reduced)
+    none = {factor.name: zeros(reduced, factor.rows, factor.dim) for factor in reduced.factors()}
+    at_zero = LaneParams(**none, b=jnp.asarray(reduced.bias_at_zero))
     value = plain_objective(at_zero, reduced)
     value = value if _holds_zero(reduced) else jnp.full_like(value, jnp.inf)
-    return reached, dict(zip(("means", "classifier", "bias", "value"), (*at_zero, value), strict=True))
+    return _Ended(reached, plain_objective(reached, reduced)), _Ended(at_zero, value)
 
 
 _gradient_norm = kept(gradient_norm)
@@ -263,13 +271,13 @@ _gradient_norm = kept(gradient_norm)
 @kept
 def _measured(params, counts):
     """Metrics, lane by lane; a program for each shape, whatever the loss."""
-    means, A, b = params
-    return jax.vmap(metrics.of_means, in_axes=-1)(means, counts, A, b)
+    return jax.vmap(metrics.of_means, in_axes=-1)(params.H, counts, params.A, params.b)
 
 
 def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
     """More starts, at random, for the lanes whose first solution is not known to be global."""
-    count = RANDOM_STARTS if reduced.num_classes**2 * reduced.dim <= MANY_UP_TO else FEW_STARTS
+    products = reduced.num_groups * reduced.num_classes * reduced.dim
+    count = RANDOM_STARTS if products <= MANY_UP_TO else FEW_STARTS
     owners = [lane for lane in lanes for _ in range(count)]
     many = jax.tree.map(lambda leaf: np.asarray(leaf)[..., owners], reduced)
     draws = [np.random.default_rng(seeds[lane]).spawn(count) for lane in lanes]
@@ -300,15 +308,17 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         starts=len(candidates),
         agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,
-        means=solved.means[lane],
-        classifier=solved.classifier[lane],
-        bias=solved.bias[lane],
+        means=solved.params.H[..., lane],
+        A=solved.params.A[..., lane],
+        b=solved.params.b[..., lane],
     )
 
 
 def _check_bounded(problem: Problem) -> None:
-    for name, decay in (("features", "lambda_H"), ("classifier", "lambda_A")):
-        if not (getattr(problem, name).bounds or getattr(problem, decay) > 0):
+    """Refuse a factor that can grow without end."""
+    for factor in problem.factors():
+        if not factor.bounded:
             raise ValueError(
-                f"{decay} = 0 with unbounded {name}: no minimum is attained; weight decay or a bound is needed"
+                f"{factor.decay_name} = 0 with unbounded {factor.side}: no minimum is attained; weight decay or a "
+                "bound is needed"
             )

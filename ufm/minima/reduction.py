@@ -1,22 +1,29 @@
 """The smaller problem with the same minimum, many of them side by side, and the way back.
 
-*Samples.* For a given classifier the objective is a sum over samples, equal for the samples of one class. Copying
-to a whole class the features of its cheapest sample never raises it, whatever the loss and the constraint on a row.
-So K samples with weights w_k n_k/N and decay n_k λ_H have the same minimum. (Jensen's inequality gives the same for
-convex losses; this needs none.) Only `MeanBall` couples samples: there it is Jensen's inequality, and for a loss that
-isn't convex the minimum found is one over features that are equal within classes.
+*Samples.* For a given classifier the objective is a sum over samples, equal for the samples of one group, which share
+target and weight. Copying to a whole group the features of its cheapest sample never raises it, whatever the loss and
+the constraint on a row. So M group samples with weights w_m n_m/N and decay n_m λ_H have the same minimum. (Jensen's
+inequality gives the same for convex losses; this needs none.) Only `MeanBall` couples samples: there it is Jensen's
+inequality, and for a loss that isn't convex the minimum found is one over features that are equal within groups.
 
-*Dimension.* Only H Aᵀ enters the loss, and K samples span at most K dimensions: the rows of A lose what is
-orthogonal to them, or keep it along one extra axis where their norm is fixed too. So d is replaced by min(d, K), or
-min(d, K + 1) where norms on both sides are fixed. A rotation carries the solution back; a fixed classifier is rotated
-to its row space, and non-negative entries can't be rotated.
+*Dimension.* Only H Aᵀ enters the loss, M group samples span at most M dimensions and the rows of A at most K: a factor
+loses what is orthogonal to the other, or keeps it along one extra axis where its norms are fixed. So d is replaced by
+min(d, M, K), or for M = K by min(d, K + 1) where norms on both sides are fixed. A rotation carries the solution back; a
+fixed classifier is rotated to its row space, and non-negative entries can't be rotated.
 
-*Scale.* The solver works with X = √(λ_H n_k) m_k and Y = √λ_A a_k, in which weight decay is half a squared norm and
+*Scale.* The solver works with X = √(λ_H n_m) h_m and Y = √λ_A a_k, in which weight decay is half a squared norm and
 the minimum's two factors are equally large; the bias is scaled by its curvature at the start. Where all is bounded
 by norms, a cross-entropy falls exponentially with them and its logarithm is minimised.
+
+*Lanes.* Compiled code holds L problems of one shape and kind, and every array's last axis is the problem, its lane.
+Numbers of a loss or constraint, scalars in a problem, are (1, L) there, since they meet numbers of groups (M, L) and of
+outputs (K, L); a fixed matrix is (1, K, d, L). `side_by_side` makes lanes of problems and `without_lanes` takes the
+lane out of one, whatever gave it; nothing else knows of that layout but the constraints' `unfold`.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +31,70 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ufm._core.pytree import pytree, static
-from ufm.model.losses import facts_of
+from ufm.model.losses import facts_of, infimum
 from ufm.model.params import Params
 from ufm.model.problem import Problem
+
+KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hold numbers of their own
+
+
+class LaneParams(NamedTuple):
+    """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, r, L), bias b (K, L)."""
+
+    H: Any
+    A: Any
+    b: Any
+
+
+class LaneFactor(NamedTuple):
+    """One factor of the logits of reduced problems, whose rows a constraint keeps and weight decay prices.
+
+    Attributes:
+        name: of the field of `LaneParams`.
+        rows: how many.
+        dim: coordinates of each.
+        constraint: of the rows, with numbers (1, L), or scalars in one lane.
+        decay: (L,) λ of half the squared norm of a row of the problem as posed.
+        counts: (rows, L) for how many rows of the problem as posed each stands; None for one.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    constraint: Any
+    decay: Any
+    counts: Any = None
+
+    @property
+    def width(self) -> int:
+        """The solver's variables for a row; none where nothing is to be found."""
+        return 0 if self.constraint.fixed else self.dim + self.constraint.slack
+
+    @property
+    def size(self) -> int:
+        """The solver's variables."""
+        return self.rows * self.width
+
+    @property
+    def row_counts(self) -> Float[Array, "rows *L"]:
+        """`counts`, with its ones."""
+        shape = (self.rows, *jnp.shape(self.decay))
+        return jnp.asarray(self.counts) if self.counts is not None else jnp.ones(shape, jnp.result_type(self.decay))
+
+    @property
+    def row_decay(self) -> Float[Array, "rows *L"]:
+        """λ of half the squared norm of each row."""
+        decay = jnp.asarray(self.decay)[None]
+        return (
+            decay * self.counts if self.counts is not None else jnp.broadcast_to(decay, (self.rows, *decay.shape[1:]))
+        )
 
 
 @pytree
 class Reduced:
-    """L reduced problems of one shape and kind, lanes last.
+    """L reduced problems of one shape and kind, lanes last; or one of them, without an axis of lanes.
 
-    Numbers of a problem are (L,), of a class (K, L); leaves of loss and constraints are (1, L), so that they
-    broadcast against classes.
+    Numbers of a problem are (L,), of a group (M, L), of an output (K, L), and those of loss and constraints (1, L).
     """
 
     loss: Any
@@ -45,21 +105,47 @@ class Reduced:
     lambda_A: Any
     lambda_H: Any
     lambda_b: Any
-    bias_scale: Any
+    bias_scale: Any  # (K, L) of what the solver moves a bias by, from the start
+    bias_at_zero: Any  # (K, L) best where H = A = 0, from the start
     num_classes: int = static()
+    group_labels: range | tuple[int, ...] = static()
     dim: int = static()
     bias_kind: str = static()
 
     @property
-    def factor_sizes(self) -> tuple[int, int]:
-        """Variables of the features and of the classifier."""
-        K, r = self.num_classes, self.dim
-        return K * (r + self.features.slack), K * (r + self.classifier.slack) * (not self.classifier.fixed)
+    def num_groups(self) -> int:
+        """M, groups of samples."""
+        return len(self.group_labels)
+
+    @property
+    def targets(self) -> Any:
+        """(M,) what each group's samples are told: a label, from 0 to K − 1; the only place that says so.
+
+        Where groups are the classes in order it is an iota, which XLA computes where another array would be read.
+        """
+        labels = self.group_labels
+        return jnp.arange(len(labels)) if isinstance(labels, range) else jnp.asarray(labels)
+
+    @property
+    def infima(self) -> Float[Array, " M"]:
+        """Greatest lower bound of the loss of each group's sample, in one lane."""
+        bound = jnp.asarray(infimum(self.loss, self.num_classes), jnp.result_type(self.weights))
+        return jnp.broadcast_to(bound, (self.num_groups,))
+
+    def factors(self) -> tuple[LaneFactor, ...]:
+        """The factors of the logits in the order in which they multiply, which is that of the solver's variables."""
+        H = LaneFactor("H", self.num_groups, self.dim, self.features, self.lambda_H, self.counts)
+        return H, LaneFactor("A", self.num_classes, self.dim, self.classifier, self.lambda_A)
+
+    @property
+    def factor_size(self) -> int:
+        """The solver's variables of all factors; those of the bias follow."""
+        return sum(factor.size for factor in self.factors())
 
     @property
     def held(self) -> int:
         """Numbers of a lane's largest arrays: logits, or variables."""
-        return max(self.num_classes**2, sum(self.factor_sizes))
+        return max(self.num_groups * self.num_classes, self.factor_size)
 
 
 def falls_exponentially(problem: Any) -> bool:
@@ -68,16 +154,21 @@ def falls_exponentially(problem: Any) -> bool:
     Args:
         problem: a `Problem` or a `Reduced` one.
     """
-    return facts_of(problem.loss).falls_exponentially and problem.features.bounds and problem.classifier.bounds
+    bounded = all(factor.constraint.bounds for factor in problem.factors())
+    return facts_of(problem.loss).falls_exponentially and bounded
 
 
 def least_dim(problem: Problem) -> int:
-    """Dimension of the reduced problem."""
-    sides = problem.features, problem.classifier
-    if not all(side.rotatable or side.fixed for side in sides):
+    """Dimension of the reduced problem: of what one factor spans, and an axis where the other's norms are fixed.
+
+    A classifier that is fixed keeps its own space.
+    """
+    features, classifier = problem.features, problem.classifier
+    if not all(side.rotatable or side.fixed for side in (features, classifier)):
         return problem.dim
-    fixed_norms = not any(side.decays for side in sides)
-    return min(problem.dim, problem.num_classes + fixed_norms)
+    of_classifier = problem.num_classes + (not features.decays)
+    of_features = problem.num_groups + (not classifier.decays)
+    return min(problem.dim, of_classifier if classifier.fixed else min(of_classifier, of_features))
 
 
 def row_space(problem: Problem) -> np.ndarray:
@@ -94,55 +185,85 @@ def row_space(problem: Problem) -> np.ndarray:
 def shape_key(problem: Problem) -> Any:
     """What two problems must share to be solved side by side."""
     kinds = jax.tree.structure((problem.loss, problem.features, problem.classifier))
-    return problem.num_classes, least_dim(problem), problem.bias_kind, kinds
+    return problem.num_classes, _labels(problem), least_dim(problem), problem.bias_kind, kinds
+
+
+def _labels(problem: Problem) -> range | tuple[int, ...]:
+    """The groups' labels as part of a structure: a range where they are the classes in order."""
+    classes = range(problem.num_classes)
+    return classes if np.array_equal(problem.group_labels, classes) else tuple(problem.group_labels.tolist())
+
+
+def lane_of(problem: Problem) -> Reduced:
+    """The reduced problem of one problem, without an axis of lanes; its numbers may be traced."""
+    K, weights = problem.num_classes, problem.group_weights
+    counts = problem.group_counts.astype(weights.dtype)
+    return Reduced(
+        loss=problem.loss,
+        features=problem.features,
+        classifier=problem.classifier,
+        counts=counts,
+        weights=weights * counts / counts.sum(),
+        lambda_A=problem.lambda_A,
+        lambda_H=problem.lambda_H,
+        lambda_b=problem.lambda_b,
+        bias_scale=np.ones(K),
+        bias_at_zero=np.zeros(K),
+        num_classes=K,
+        group_labels=_labels(problem),
+        dim=least_dim(problem),
+        bias_kind=problem.bias_kind,
+    )
 
 
 def reduce(problems: list[Problem]) -> Reduced:
     """The reduced problems of one `shape_key`, side by side; NumPy arrays in float64."""
-    first = problems[0]
-
-    def lanes(read):
-        return np.stack([np.asarray(read(problem), np.float64) for problem in problems], axis=-1)
-
-    def side_by_side(name):
-        trees = [getattr(problem, name) for problem in problems]
-        return jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1, dtype=np.float64)[None], *trees)
-
-    counts = lanes(lambda problem: problem.class_counts)
-    class_weights = lanes(lambda problem: problem.class_weights)
-    return Reduced(
-        num_classes=first.num_classes,
-        dim=least_dim(first),
-        bias_kind=first.bias_kind,
-        loss=side_by_side("loss"),
-        features=side_by_side("features"),
-        classifier=_rotated(side_by_side("classifier"), problems),
-        counts=counts,
-        weights=class_weights * counts / counts.sum(axis=0),
-        lambda_A=lanes(lambda problem: problem.lambda_A),
-        lambda_H=lanes(lambda problem: problem.lambda_H),
-        lambda_b=lanes(lambda problem: problem.lambda_b),
-        bias_scale=np.ones_like(counts),
-    )
+    return side_by_side([_in_its_axes(problem) for problem in problems])
 
 
-def _rotated(classifier, problems):
-    """A fixed classifier in the reduced problems' axes."""
-    if not classifier.fixed:
-        return classifier
-    matrices = [problem.classifier.matrix @ row_space(problem).T for problem in problems]
-    return jax.tree.map(lambda _: np.stack(matrices, axis=-1)[None], classifier)
+def _in_its_axes(problem: Problem) -> Reduced:
+    """The reduced problem in float64, a fixed classifier in the reduced problem's axes."""
+    lane = lane_of(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), problem))
+    if not problem.classifier.fixed:
+        return lane
+    axes = row_space(problem).T
+    return dataclasses.replace(lane, classifier=jax.tree.map(lambda matrix: matrix @ axes, lane.classifier))
+
+
+def side_by_side(lanes: list[Reduced]) -> Reduced:
+    """Lanes of one structure, in the layout that the module's head describes."""
+    many = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1), *lanes)
+    return _of_kinds(many, lambda leaf: leaf[None])
+
+
+def without_lanes(reduced: Reduced) -> Reduced:
+    """One lane in the layout of a problem, from arrays whose last axis, that of lanes, was taken off."""
+    return _of_kinds(reduced, lambda leaf: leaf[0])
+
+
+def _of_kinds(reduced, function):
+    """The same with a function of the numbers that loss and constraints hold."""
+    changed = jax.tree.map(function, {name: getattr(reduced, name) for name in KINDS})
+    return dataclasses.replace(reduced, **changed)
+
+
+def by_lane(of_lane: Callable[..., Any], reduced: Reduced, *trees: Any) -> Any:
+    """`of_lane(lane, *trees)` of every lane, a reduced problem in the layout of a problem; results have lanes last."""
+
+    def one(reduced, *trees):
+        return of_lane(without_lanes(reduced), *trees)
+
+    return jax.vmap(one, in_axes=-1, out_axes=-1)(reduced, *trees)
 
 
 def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:
-    """Parameters of the problem as posed: every sample at its class's mean, dimensions filled up with zeros."""
+    """Parameters of the problem as posed: every sample at its group's mean, dimensions filled up with zeros."""
     problem.check_room()
     axes = row_space(problem)
     A = problem.classifier.matrix if problem.classifier.fixed else A @ axes
-    return Params(np.repeat(means @ axes, problem.class_counts, axis=0), A, b)
+    return Params(np.repeat(means @ axes, problem.group_counts, axis=0), A, b)
 
 
-def zeros(reduced: Reduced, width: int) -> Float[Array, "K w L"]:
+def zeros(reduced: Reduced, *shape: int) -> Float[Array, "*shape L"]:
     """Zeros that depend on an argument: what follows from constants XLA computes, slowly, while it compiles."""
-    K, L = reduced.weights.shape
-    return jnp.broadcast_to(0.0 * reduced.weights[:, None], (K, width, L))
+    return jnp.broadcast_to(0.0 * reduced.weights[0], (*shape, reduced.weights.shape[-1]))

@@ -10,8 +10,8 @@ import numpy as np
 from ufm._core.linalg import svd
 from ufm._core.programs import kept
 from ufm.minima.bias import biases_at_zero
-from ufm.minima.lane_objective import fold, losses
-from ufm.minima.reduction import Reduced, zeros
+from ufm.minima.lane_objective import losses, variables
+from ufm.minima.reduction import LaneParams, Reduced, by_lane, zeros
 from ufm.model.losses import curvatures_of_shifts
 
 UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
@@ -19,47 +19,73 @@ LINE_STEPS = 9  # of Newton's method for a size
 START_SIZES = np.geomspace(0.03, 300.0, 12)  # of the largest logit, tried for the first starting point
 
 
-@kept
-def informed_start(reduced: Reduced) -> tuple[Any, Any]:
-    """The best point on three lines of logits, t · F for sizes t, and the bias's scale there.
+class Start(NamedTuple):
+    """Where the solver starts, and what `Reduced` holds of the start from then on.
 
-    F = I − J/K treats classes alike, so that the solver need not find the symmetry that equal classes leave; F = I is
-    for losses to which the mean logit matters; and the third is where a proximal gradient step from the zero point
-    leads: the gradient with its singular values lowered by c, which under squared error is the solution's direction
-    for any counts.
-
-    Returns:
-        Variables (n, L), and bias_scale (K, L), which those of the same problem need.
+    Attributes:
+        x: (n, L) variables.
+        bias_scale: (K, L) that they are in.
+        bias_at_zero: (K, L) the best bias where H = A = 0.
     """
-    K = reduced.num_classes
-    roots = jnp.sqrt(reduced.counts).T[:, :, None]  # lanes first, for the singular value decompositions
-    b = biases_at_zero(reduced)
-    at_zero = zeros(reduced, K) + b[:, None]
+
+    x: Any
+    bias_scale: Any
+    bias_at_zero: Any
+
+
+@kept
+def informed_start(reduced: Reduced) -> Start:
+    """The best point on three lines of logits, t F + b for sizes t; everything has lanes last.
+
+    A line is known by D^{1/2} Fᵀ (M, K), D = diag n_m, of which a factorisation into equally large factors is the
+    cheapest: its singular values are what decay prices.
+
+    1. F = T − J/K, T the targets' one-hot columns, treats classes alike, so that the solver need not find the symmetry
+       that equal classes leave; b = 0.
+    2. F = T, for losses to which the mean logit matters; b = 0.
+    3. Where a proximal gradient step from the zero point leads: the gradient there, with its singular values lowered by
+       c = √(λ_A λ_H), which under squared error is the solution's direction for any counts; b is the best at zero.
+
+    Then a few sizes are tried on each line, the best line's size is refined, and logits are split into factors.
+    """
+    roots = jnp.sqrt(reduced.counts)[:, None]  # (M, 1, L)
+    price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)  # (L,) of a singular value
+    best_b = biases_at_zero(reduced)  # (K, L)
+
+    targets = roots * jax.nn.one_hot(reduced.targets, reduced.num_classes)[:, :, None]  # (M, K, L)
+    at_zero = zeros(reduced, reduced.num_classes, reduced.num_groups) + best_b[:, None]  # (K, M, L)
     slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(at_zero)
-    pull = -jnp.transpose(slopes, (2, 1, 0)) / roots
-    price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)
-    plain = roots * jnp.eye(K)[None]
-    centred = plain - roots / K
-    lines = jnp.stack([centred, plain, pull]), jnp.stack([0 * price, 0 * price, price]), jnp.stack([0 * b, 0 * b, b])
-    values, sizes, lines = jax.lax.map(lambda line: _coarsely(reduced, price, _line(reduced, *line)), lines)
+    pull = -jnp.swapaxes(slopes, 0, 1) / roots  # (M, K, L)
+
+    frames = jnp.stack([targets - roots / reduced.num_classes, targets, pull])  # (3, M, K, L)
+    lowered = jnp.stack([jnp.zeros_like(price), jnp.zeros_like(price), price])  # (3, L)
+    biases = jnp.stack([jnp.zeros_like(best_b), jnp.zeros_like(best_b), best_b])  # (3, K, L)
+
+    def try_line(line):
+        return _coarsely(reduced, price, _line(reduced, *line))
+
+    values, sizes, lines = jax.lax.map(try_line, (frames, lowered, biases))  # one after the other, at a third's memory
     best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)
     size, line = jax.tree.map(lambda of_lines: _of_lanes(of_lines, best), (sizes, lines))
     finer = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(reduced, price, line, size), size)
     size = jnp.where(price > 0, finer, size)
-    logits = line.logits(size)
-    scale = _bias_scale(reduced, logits)
-    half = jnp.sqrt(line.kept * (size * jnp.where(price > 0, price, 1.0))[None])
-    X, Y = (_to_width(part * half[None], reduced.dim) for part in (line.left, line.right))
-    return fold(X, Y, line.b, dataclasses.replace(reduced, bias_scale=scale)), scale
+
+    bias_scale = _bias_scale(reduced, line.logits(size))
+    params = line.factors(size * jnp.where(price > 0, price, 1.0), reduced.dim)
+    x = variables(params, dataclasses.replace(reduced, bias_scale=bias_scale))
+    return Start(x, bias_scale, best_b)
 
 
 class _Line(NamedTuple):
-    """Logits t · direction (K, K, L) + b (K, L), and the factors of the direction: singular vectors and values."""
+    """Logits t · direction + b, and the singular value decomposition of D^{1/2} directionᵀ (M, K).
+
+    Of rank q ≤ min(M, K): direction is (K, M, L), b (K, L), left (M, q, L), singular (q, L), right (K, q, L).
+    """
 
     direction: Any
     b: Any
     left: Any
-    kept: Any
+    singular: Any
     right: Any
 
     @property
@@ -69,21 +95,28 @@ class _Line(NamedTuple):
         return jnp.where(largest > 0, largest, 1.0)
 
     def logits(self, size):
+        """(K, M, L) at sizes (L,)."""
         return size[None, None] * self.direction + self.b[:, None]
+
+    def factors(self, size, dim):
+        """Equally large factors, of `dim` columns, whose product is the line's at sizes (L,), and the bias."""
+        half = jnp.sqrt(self.singular * size[None])[None]  # (1, q, L)
+        return LaneParams(_to_width(self.left * half, dim), _to_width(self.right * half, dim), self.b)
 
 
 def _line(reduced, frame, lowered, b) -> _Line:
-    """The line of D^{1/2} Z along a frame (L, K, K) with singular values lowered by (L,), at rank r."""
-    left, values, right = jax.vmap(svd)(frame)
-    values = jnp.maximum(values - lowered[:, None], 0.0)
-    kept = jnp.where((jnp.arange(values.shape[1]) < reduced.dim)[None], values, 0.0)
-    direction = jnp.transpose((left * kept[:, None]) @ right, (2, 1, 0)) / jnp.sqrt(reduced.counts)[None]
-    return _Line(direction, b, jnp.moveaxis(left, 0, -1), kept.T, jnp.transpose(right, (2, 1, 0)))
+    """The line of a frame D^{1/2} Fᵀ (M, K, L) with singular values lowered by (L,), at rank r."""
+    left, singular, right = jax.vmap(svd, in_axes=-1, out_axes=-1)(frame)
+    right = jnp.swapaxes(right, 0, 1)
+    within_rank = (jnp.arange(singular.shape[0]) < reduced.dim)[:, None]
+    singular = jnp.where(within_rank, jnp.maximum(singular - lowered[None], 0.0), 0.0)
+    product = jnp.einsum("kql,mql->kml", right, left * singular[None])
+    return _Line(product / jnp.sqrt(reduced.counts)[None], b, left, singular, right)
 
 
 def _along(reduced, price, line: _Line, size):
     """The objective (L,) on the line, its factors balanced."""
-    decay = size * price * jnp.sum(line.kept, axis=0) + 0.5 * reduced.lambda_b * jnp.sum(line.b**2, axis=0)
+    decay = size * price * jnp.sum(line.singular, axis=0) + 0.5 * reduced.lambda_b * jnp.sum(line.b**2, axis=0)
     return jnp.sum(reduced.weights * losses(line.logits(size), reduced), axis=0) + decay
 
 
@@ -103,7 +136,7 @@ def _of_lanes(stacked, index):
 
 def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generator]) -> np.ndarray:
     """Starting points (n, L) with factors as large as those of `x` and directions at random, at a zero bias."""
-    size = sum(reduced.factor_sizes)
+    size = reduced.factor_size
     noise = np.stack([draw.normal(size=size) for draw in draws], axis=-1)
     start = np.zeros_like(x)
     start[:size] = noise * np.sqrt(np.mean(x[:size] ** 2, axis=0))
@@ -126,11 +159,10 @@ def _to_width(X, r):
 def _bias_scale(reduced, logits):
     """1/√(curvature along each bias), which spans orders of magnitude where classes do."""
     if reduced.bias_kind == "none":
-        return jnp.ones(reduced.counts.shape)
+        return jnp.ones((reduced.num_classes, logits.shape[-1]))
 
-    def of_lane(reduced, logits):
-        loss, labels = jax.tree.map(lambda leaf: leaf[0], reduced.loss), jnp.arange(reduced.num_classes)
-        return curvatures_of_shifts(loss, logits, labels, reduced.weights) + reduced.lambda_b
+    def of_lane(lane, logits):
+        return curvatures_of_shifts(lane.loss, logits, lane.targets, lane.weights) + lane.lambda_b
 
-    curvature = jax.vmap(of_lane, in_axes=-1, out_axes=-1)(reduced, logits)
+    curvature = by_lane(of_lane, reduced, logits)
     return 1.0 / jnp.sqrt(jnp.maximum(jnp.abs(curvature), 1e-12))

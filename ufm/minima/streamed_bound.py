@@ -1,4 +1,4 @@
-"""The lower bound of `certificate` where the K × K dual matrix is too large to hold: it is formed a block at a time.
+"""The lower bound of `certificate` where the M × K dual matrix is too large to hold: it is formed a block at a time.
 
 Three things differ from the bound of matrices that are held. The bias is improved by a few steps of L-BFGS, since
 Newton's method needs K × K numbers. With a free bias what is left of 1ᵀU is removed within the simplex that a
@@ -9,15 +9,15 @@ And the operator norm comes from a Krylov space, with a margin that holds with p
 
 import functools as ft
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.blocks import cut, fold
+from ufm._core.blocks import cut, over_blocks, put
 from ufm._core.programs import kept
-from ufm.minima.reduction import Reduced
+from ufm.minima.reduction import LaneParams, Reduced
 from ufm.model.losses import facts_of, per_sample, simplex_targets
 
 WIDTH = 32  # vectors of the Krylov space's blocks
@@ -28,49 +28,49 @@ BIAS_STEPS = 40  # of L-BFGS
 
 
 class Dual:
-    """The dual point of one lane: what makes U a block of samples at a time, and sums over its blocks.
+    """The dual point of one lane: what makes U (M, K) a block of groups at a time, and sums over its blocks.
 
     Args:
-        reduced: one lane.
-        means: (K, d) class means.
-        A: (K, d) classifier.
-        b: (K,) bias, improved where the problem has one.
+        lane: the problem.
+        params: group means (M, d), classifier (K, d) and bias (K,), which is improved where the problem has one.
     """
 
-    def __init__(self, reduced: Reduced, means: Any, A: Any, b: Any):
-        self.reduced, self.points = reduced, (jnp.asarray(means), jnp.asarray(A))
-        self.bias = self._improved(b) if reduced.bias_kind != "none" else jnp.zeros(reduced.num_classes)
-        _, self.surplus, heavy = _bias_sums(reduced, *self.points, self.bias)
-        self.repair = _repair(reduced, self.surplus, heavy)
+    def __init__(self, lane: Reduced, params: LaneParams):
+        self.lane, self.params = lane, jax.tree.map(jnp.asarray, params)
+        b = self._improved(np.asarray(params.b)) if lane.bias_kind != "none" else np.zeros(lane.num_classes)
+        self.params = self.params._replace(b=jnp.asarray(b))
+        _, self.surplus, heavy = _bias_sums(lane, self.params)
+        self.repair = _repair(lane, self.surplus, heavy)
 
     def _improved(self, b):
         """A bias with a smaller surplus 1ᵀU + λ_b b."""
         from scipy.optimize import minimize  # half a second, which most never need
 
-        decay = float(self.reduced.lambda_b)
+        decay = float(self.lane.lambda_b)
 
         def value_and_slope(b):
-            value, slope, _ = _bias_sums(self.reduced, *self.points, jnp.asarray(b))
+            value, slope, _ = _bias_sums(self.lane, self.params._replace(b=jnp.asarray(b)))
             return float(value) + 0.5 * decay * b @ b, np.asarray(slope) + decay * b
 
-        scale = 1.0 / np.sqrt(float(jnp.max(self.reduced.weights)))  # the curvature along a bias is at most its weight
+        scale = 1.0 / np.sqrt(float(jnp.max(self.lane.weights)))  # the curvature along a bias is at most its weight
         options: Any = {"maxiter": BIAS_STEPS, "gtol": 0.0, "ftol": 0.0, "maxls": 8}
         found = minimize(_scaled(value_and_slope, scale), b / scale, jac=True, method="L-BFGS-B", options=options)
         better = scale * found.x
         slopes = [np.linalg.norm(value_and_slope(x)[1]) for x in (b, better)]
-        return jnp.asarray(better if slopes[1] < slopes[0] else b)
+        return better if slopes[1] < slopes[0] else b
 
-    def pulls(self) -> tuple:
-        """U A and Uᵀ M, (K, d) each."""
-        return _pulls(self.reduced, *self.points, self.bias, self.repair)
+    def pulls(self) -> LaneParams:
+        """U A (M, d), Uᵀ H (K, d) and the surplus −1ᵀU (K,) before it is repaired."""
+        on_features, on_classifier = _pulls(self.lane, self.params, self.repair)
+        return LaneParams(on_features, on_classifier, self.surplus)
 
-    def gram(self, rows: Any, columns: Any, vectors: Any) -> np.ndarray:
-        """BᵀB V of B = D₁^{−1/2} U D₂^{−1/2} for V (K, m)."""
-        return np.asarray(_gram(self.reduced, *self.points, self.bias, self.repair, rows, columns, vectors))
+    def gram(self, decays_H: Any, decays_A: Any, vectors: Any) -> np.ndarray:
+        """BᵀB V of B = D₁^{−1/2} U D₂^{−1/2} for V (K, m), from the diagonals D₁ (M,) and D₂ (K,)."""
+        return np.asarray(_gram(self.lane, self.params, self.repair, decays_H, decays_A, vectors))
 
-    def conjugates(self, of_slopes: Callable[..., Any], scales: Any) -> tuple:
-        """Weighted sums, at each scale, of the pair that `of_slopes(scale, g, z, labels, reduced)` gives each."""
-        return _conjugate_sums(of_slopes, self.reduced, *self.points, self.bias, self.repair, scales)
+    def conjugates(self, of_groups: Callable[..., Any], scales: Any) -> tuple:
+        """Weighted sums, at each scale, of the pair that `of_groups(lane, scale, g, z, targets, infima)` gives each."""
+        return _conjugate_sums(of_groups, self.lane, self.params, self.repair, scales)
 
 
 def _scaled(fun, scale):
@@ -133,103 +133,138 @@ def shortfall(size: int) -> float:
     return brentq(excess, 0.0, 1.0 - 1e-4)  # pyright: ignore[reportReturnType]
 
 
-def _blocks(reduced, means, A, b, step, start):
-    """`step(carry, logits, labels, fresh weights, first, fresh)` over blocks of samples; logits are (class, sample)."""
-    labels = jnp.arange(reduced.num_classes, dtype=jnp.int32)
+class _Block(NamedTuple):
+    """Some m of the M groups: what is cut out of arrays of groups, and what weights are their own.
 
-    def one(carry, first, fresh):
-        Z = A @ cut(means, first, fresh).T + b[:, None]
-        weights = jnp.where(fresh, cut(reduced.weights, first, fresh), 0.0)
-        return step(carry, Z, cut(labels, first, fresh), weights, first, fresh)
+    Logits are (K, m), targets and infima (m,); weights (m,) are zero where the block before had the group already.
+    """
 
-    return fold(one, start, reduced.num_classes, reduced.num_classes)
+    logits: Any
+    targets: Any
+    infima: Any
+    weights: Any
+    first: Any
+    new: Any
+
+    def cut(self, of_groups):
+        """The block's rows of an array (M, ...)."""
+        return cut(of_groups, self.first, self.new)
 
 
-def _losses_and_slopes(reduced, Z, labels):
-    """ℓ_k(z_k) and ∇ℓ_k(z_k) of a block."""
-    losses, pull = jax.vjp(lambda Z: per_sample(reduced.loss, Z, labels), Z)
+def _over_blocks(lane, params, step, start):
+    """`step(carry, block)` over the blocks of groups."""
+    targets, infima, weights = lane.targets, lane.infima, jnp.asarray(lane.weights)
+
+    def one(carry, first, new):
+        logits = params.A @ cut(params.H, first, new).T + params.b[:, None]
+        own = jnp.where(new, cut(weights, first, new), 0.0)
+        return step(carry, _Block(logits, cut(targets, first, new), cut(infima, first, new), own, first, new))
+
+    return over_blocks(one, start, lane.num_groups, lane.num_classes)
+
+
+def _losses_and_slopes(lane, block):
+    """ℓ_m(z_m) (m,) and ∇ℓ_m(z_m) (K, m) of a block."""
+    losses, pull = jax.vjp(lambda Z: per_sample(lane.loss, Z, block.targets), block.logits)
     return losses, pull(jnp.ones_like(losses))[0]
 
 
-def _probabilities(reduced, slopes, labels):
-    """The points q of the simplex that slopes are of, where a conjugate is finite there alone; zero for other losses."""
-    if not facts_of(reduced.loss).conjugate_on_simplex:
+def _probabilities(lane, slopes, targets):
+    """Points q of the simplex that slopes are of, where a conjugate is finite there alone; zero for other losses."""
+    if not facts_of(lane.loss).conjugate_on_simplex:
         return jnp.zeros_like(slopes)
-    return jnp.maximum(slopes + simplex_targets(reduced.loss, slopes, labels), 0.0)
+    return jnp.maximum(slopes + simplex_targets(lane.loss, slopes, targets), 0.0)
 
 
 @kept
-def _bias_sums(reduced, means, A, b):
-    """The risk, its slope along the bias Σ_k w_k g_k (K,), and Σ_k w_k q_k (K,), which `_repair` asks for."""
+def _bias_sums(lane, params):
+    """The risk, its slope along the bias Σ_m w_m g_m (K,), and Σ_m w_m q_m (K,), which `_repair` asks for."""
 
-    def step(carry, Z, labels, weights, first, fresh):
+    def step(carry, block):
         risk, surplus, heavy = carry
-        losses, slopes = _losses_and_slopes(reduced, Z, labels)
-        heavy = heavy + _probabilities(reduced, slopes, labels) @ weights
-        return risk + losses @ weights, surplus + slopes @ weights, heavy
+        losses, slopes = _losses_and_slopes(lane, block)
+        heavy = heavy + _probabilities(lane, slopes, block.targets) @ block.weights
+        return risk + losses @ block.weights, surplus + slopes @ block.weights, heavy
 
-    zeros = jnp.zeros_like(reduced.weights)
-    return _blocks(reduced, means, A, b, step, (zeros[0], zeros, zeros))
+    none = jnp.zeros(lane.num_classes)
+    return _over_blocks(lane, params, step, (none[0], none, none))
 
 
-def _repair(reduced: Reduced, surplus: Any, heavy: Any) -> Any:
-    """What makes the slopes sum to zero under a free bias: a factor and a share of what is missing, or a shift."""
-    if reduced.bias_kind != "free":
+class _Rounding(NamedTuple):
+    """How slopes q − target are made to sum to zero within the simplex.
+
+    Each class's q is scaled by `kept_share` (K,) ≤ 1, and what a group then lacks is spread by `missing_share` (K,).
+    """
+
+    kept_share: Any
+    missing_share: Any
+
+    def of(self, slopes, probabilities):
+        """The slopes of the rounded points (K, m)."""
+        less = (1.0 - self.kept_share)[:, None] * probabilities
+        return slopes - less + self.missing_share[:, None] * jnp.sum(less, axis=0)[None]
+
+
+class _Shift(NamedTuple):
+    """How slopes are made to sum to zero where a conjugate is finite everywhere: all lose the same (K,)."""
+
+    excess: Any
+
+    def of(self, slopes, probabilities):
+        """The shifted slopes (K, m)."""
+        return slopes - self.excess[:, None]
+
+
+def _repair(lane: Reduced, surplus: Any, heavy: Any) -> Any:
+    """What makes the slopes sum to zero under a free bias; None where they needn't."""
+    if lane.bias_kind != "free":
         return None
-    if not facts_of(reduced.loss).conjugate_on_simplex:
-        return surplus / jnp.sum(reduced.weights)
-    wanted = heavy - surplus
-    factor = jnp.where(heavy > wanted, wanted / jnp.where(heavy > wanted, heavy, 1.0), 1.0)
-    missing = jnp.maximum(wanted - factor * heavy, 0.0)
+    if not facts_of(lane.loss).conjugate_on_simplex:
+        return _Shift(surplus / jnp.sum(lane.weights))
+    wanted = heavy - surplus  # what Σ_m w_m q_m has to be
+    kept_share = jnp.where(heavy > wanted, wanted / jnp.where(heavy > wanted, heavy, 1.0), 1.0)
+    missing = jnp.maximum(wanted - kept_share * heavy, 0.0)
     total = jnp.sum(missing)
-    return factor, missing / jnp.where(total > 0, total, 1.0)
+    return _Rounding(kept_share, missing / jnp.where(total > 0, total, 1.0))
 
 
-def _dual_slopes(reduced, Z, labels, repair):
-    """The slopes that make U: those of the loss, repaired."""
-    slopes = _losses_and_slopes(reduced, Z, labels)[1]
-    if repair is None:
-        return slopes
-    if not isinstance(repair, tuple):
-        return slopes - repair[:, None]
-    factor, shares = repair
-    less = (1.0 - factor)[:, None] * _probabilities(reduced, slopes, labels)
-    return slopes - less + shares[:, None] * jnp.sum(less, axis=0)[None]
+def _dual_slopes(lane, block, repair):
+    """The slopes (K, m) that make U: those of the loss, repaired."""
+    slopes = _losses_and_slopes(lane, block)[1]
+    return slopes if repair is None else repair.of(slopes, _probabilities(lane, slopes, block.targets))
 
 
 @kept
-def _pulls(reduced, means, A, b, repair):
-    def step(carry, Z, labels, weights, first, fresh):
-        along_A, along_means = carry
-        U = -(_dual_slopes(reduced, Z, labels, repair) * weights[None])
-        new = U.T @ A
-        block = cut(along_A, first, fresh) + new
-        return jax.lax.dynamic_update_slice_in_dim(along_A, block, first, 0), along_means + U @ cut(means, first, fresh)
+def _pulls(lane, params, repair):
+    def step(carry, block):
+        on_features, on_classifier = carry
+        U = -(_dual_slopes(lane, block, repair) * block.weights[None])  # (K, m), a block of Uᵀ
+        rows = block.cut(on_features) + U.T @ params.A  # a group that comes twice has no weight the second time
+        return put(on_features, rows, block.first), on_classifier + U @ block.cut(params.H)
 
-    return _blocks(reduced, means, A, b, step, (jnp.zeros_like(means), jnp.zeros_like(A)))
+    return _over_blocks(lane, params, step, (jnp.zeros_like(params.H), jnp.zeros_like(params.A)))
 
 
 @kept
-def _gram(reduced, means, A, b, repair, rows, columns, vectors):
-    def step(image, Z, labels, weights, first, fresh):
-        U = _dual_slopes(reduced, Z, labels, repair) * (weights / jnp.sqrt(cut(rows, first, fresh)))[None]
-        B = U / jnp.sqrt(columns)[:, None]
+def _gram(lane, params, repair, decays_H, decays_A, vectors):
+    def step(image, block):
+        U = _dual_slopes(lane, block, repair) * (block.weights / jnp.sqrt(block.cut(decays_H)))[None]
+        B = U / jnp.sqrt(decays_A)[:, None]  # (K, m), a block of Bᵀ up to its sign
         return image + B @ (B.T @ vectors)
 
-    return _blocks(reduced, means, A, b, step, jnp.zeros_like(vectors))
+    return _over_blocks(lane, params, step, jnp.zeros_like(vectors))
 
 
 @ft.partial(kept, static_argnums=0)
-def _conjugate_sums(of_slopes, reduced, means, A, b, repair, scales):
-    def step(carry, Z, labels, weights, first, fresh):
-        slopes = _dual_slopes(reduced, Z, labels, repair)
+def _conjugate_sums(of_groups, lane, params, repair, scales):
+    def step(sums, block):
+        slopes = _dual_slopes(lane, block, repair)
 
         def at(scale):
-            pair = of_slopes(scale, slopes, Z, labels, reduced)
-            # a repeated sample's conjugate may be infinite
-            return jax.tree.map(lambda found: weights @ jnp.where(weights > 0, found, 0.0), pair)
+            pair = of_groups(lane, scale, slopes, block.logits, block.targets, block.infima)
+            # the conjugate of a group that comes twice may be infinite
+            return jax.tree.map(lambda found: block.weights @ jnp.where(block.weights > 0, found, 0.0), pair)
 
-        return jax.tree.map(jnp.add, carry, jax.lax.map(at, scales))
+        return jax.tree.map(jnp.add, sums, jax.lax.map(at, scales))
 
-    zeros = jnp.zeros_like(scales)
-    return _blocks(reduced, means, A, b, step, (zeros, zeros))
+    return _over_blocks(lane, params, step, (jnp.zeros_like(scales), jnp.zeros_like(scales)))

@@ -89,7 +89,7 @@ class Constraint:
         """Feasible rows at the solver's variables, lanes last; `decay` is n_k λ, and leaves have a leading axis."""
         return X / jnp.sqrt(decay)[:, None]
 
-    def fold(self, X: Float[Array, "K r L"]) -> Float[Array, "K w L"]:
+    def variables(self, X: Float[Array, "K r L"]) -> Float[Array, "K w L"]:
         """Variables to start from where those without constraint would be `X`."""
         return X
 
@@ -144,7 +144,7 @@ class Sphere(_Round):
         """n_k λ + μ_k > 0, which may be less than n_k λ, and ½ R² Σ μ_k."""
         return _row_multipliers(self.radius, rows, pull, decay * counts, least=0.0)
 
-    def fold(self, X):
+    def variables(self, X):
         """Rows with a direction, which zero and the rounding of larger rows have none of: each gets one of its own."""
         squares = jnp.sum(X**2, axis=1, keepdims=True)
         has_one = squares > NO_DIRECTION**2 * jnp.max(squares, axis=0, keepdims=True)
@@ -192,7 +192,7 @@ class Ball(_Round):
         """The shadow of a sphere's points: all but their last coordinate."""
         return _at_radius(self.radius, X)[:, :-1]
 
-    def fold(self, X):
+    def variables(self, X):
         """Inside the ball, since at its boundary nothing pulls the last coordinate from zero; zeros at its centre."""
         return jnp.concatenate([X, _positive(START_SLACK * jnp.sqrt(jnp.sum(X**2, axis=1, keepdims=True)))], axis=1)
 
@@ -259,7 +259,7 @@ class MeanBall(_Round):
         size = jnp.sqrt(jnp.sum(X**2, axis=(0, 1))[None])
         return X[:, :-1] * (self.radius * np.sqrt(X.shape[0]) / size)[:, None]
 
-    def fold(self, X):
+    def variables(self, X):
         """Inside the ball, since at its boundary nothing pulls the last column from zero; zeros at its centre."""
         slack = START_SLACK * jnp.sqrt(jnp.mean(jnp.sum(X**2, axis=1, keepdims=True), axis=0, keepdims=True))
         slack = _positive(slack)
@@ -290,7 +290,7 @@ class Nonnegative(Constraint):
         """Squares, scaled as free rows are."""
         return X**2 / jnp.sqrt(decay)[:, None]
 
-    def fold(self, X):
+    def variables(self, X):
         """Away from zero, where the square is flat."""
         spread = jnp.sqrt(jnp.mean(X**2, axis=(0, 1), keepdims=True))
         return jnp.sqrt(jnp.abs(X) + 0.1 * spread)
@@ -349,7 +349,7 @@ class Fixed(Constraint):
         """The matrix."""
         return jnp.broadcast_to(self.matrix[0], (*self.matrix.shape[1:3], X.shape[2]))
 
-    def fold(self, X):
+    def variables(self, X):
         """No variables."""
         return X[:, :0]
 

@@ -1,12 +1,16 @@
 """What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
 
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare facts (`Facts`), from which rigorous
-lower bounds follow; `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds do;
-`curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which a best bias is found faster with;
-`soft_target(label, num_classes)`, the target of a loss whose conjugate is finite on the simplex about another than e_y;
-and, where it isn't convex, `along(lead, num_classes)` and `steepest(num_classes)`, the line on which it is least on
-balanced classes (`Focal` says what they promise). Any function or object of one sample's (logits, label) serves too, with the same facts as attributes. Everything works
-without the optional parts; what cannot be certified then says so.
+lower bounds follow, and beside them
+
+- `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
+- `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
+- `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
+- `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on
+  balanced classes (`Focal` says what they promise).
+
+Any function or object of one sample's (logits, label) serves too, with the same as attributes. Everything works without
+the optional parts; what cannot be certified then says so.
 """
 
 import contextlib
@@ -396,8 +400,8 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
     return ""
 
 
-def per_sample(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
-    """Losses (N,) of N samples, whichever form the loss was written in."""
+def per_sample(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> Any:
+    """Losses (N,) of N samples, whichever form the loss was written in; of any shape where it `takes_columns`."""
     of_columns = _of_columns(loss, "__call__", "of_columns")
     return of_columns(logits, labels) if of_columns else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
 
@@ -422,7 +426,7 @@ def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
 
 
 def takes_columns(loss: Any) -> bool:
-    """Whether `per_sample` serves any shape, logits (K, ...) and labels (...), at once, as it does for losses of ours."""
+    """Whether `per_sample` takes samples of any shape, (K, ...) and (...), as it does for losses of ours."""
     return _of_columns(loss, "__call__", "of_columns") is not None
 
 

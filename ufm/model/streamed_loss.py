@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from ufm._core.blocks import cut, fold, put
+from ufm._core.blocks import cut, over_blocks, put
 from ufm.model.losses import per_sample
 from ufm.model.params import Columns
 
@@ -27,7 +27,7 @@ def streamed_loss(H, A, b, problem):
     def step(total, first, fresh):
         return total + _block_loss(cut(H, first, fresh, 1), A, b, problem, cut(labels, first, fresh), fresh)
 
-    return fold(step, jnp.zeros((), H.dtype), problem.num_samples, problem.num_classes)
+    return over_blocks(step, jnp.zeros((), H.dtype), problem.num_samples, problem.num_classes)
 
 
 @ft.partial(streamed_loss.defjvp, symbolic_zeros=True)
@@ -57,7 +57,7 @@ def _streamed_loss_jvp(primals, tangents):
         return total + value, added
 
     start = jnp.zeros((), H.dtype), {i: jnp.zeros_like(leaves[i]) for i in moves}
-    value, gradient = fold(step, start, problem.num_samples, problem.num_classes)
+    value, gradient = over_blocks(step, start, problem.num_samples, problem.num_classes)
     return value, sum(jnp.sum(gradient[i] * move).astype(value.dtype) for i, move in moves.items())
 
 

@@ -46,7 +46,7 @@ class Executor(Protocol):
 
 def sweep(
     problem: Problem,
-    over: Mapping[str | tuple[str, ...], Iterable[Any]],
+    over: Mapping[Any, Iterable[Any]],
     *,
     run: Callable[..., Optimum] | Training = minimize,
     store: str | os.PathLike[str] | None = None,

@@ -128,12 +128,21 @@ def stacked(values: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 def param_fields(points: Sequence[Point]) -> list[Field]:
     """Parameters, filled up with NaN where shapes differ."""
-    sizes = [(p.problem.num_samples, p.problem.num_classes, p.problem.dim) for p in points]
-    N, K, d = (max(size) for size in zip(*sizes, strict=True))
-    shapes = {"H": (("sample", "axis"), (N, d)), "A": (("class", "axis"), (K, d)), "b": (("class",), (K,))}
-    return [Field(name, "float64", dims, shape) for name, (dims, shape) in shapes.items()]
+    tables = [_parameters(point.problem) for point in points]
+    sizes = {name: [table[name][1] for table in tables] for name in tables[0]}
+    return [
+        Field(name, "float64", dims, tuple(max(lengths) for lengths in zip(*sizes[name], strict=True)))
+        for name, (dims, _) in tables[0].items()
+    ]
+
+
+def _parameters(problem: Problem) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Dimensions and shape of each factor, and of the bias."""
+    dims = {True: ("sample", "axis"), False: ("class", "axis")}
+    factors = {factor.name: (dims[factor.samples], factor.shape) for factor in problem.factors()}
+    return {**factors, "b": (("class",), (problem.num_classes,))}
 
 
 def param_values(params: Params) -> dict[str, Any]:
     """The values of `param_fields`."""
-    return {name: getattr(params, name) for name in ("H", "A", "b")}
+    return {name: value for name, value in params._asdict().items() if name != "W"}

@@ -1,0 +1,162 @@
+"""A rigorous lower bound on one reduced problem, from a candidate, by duality.
+
+Weak duality over the logits. Let L(Z) = Σ_m ω_m ℓ_m(z_m) be the risk of M group samples with weights ω_m, U any M × K
+matrix, and D₁ = diag(n_m (λ_H + μ_m)), D₂ = diag(λ_A + ν_k) with multipliers of the constraints ‖h_m‖ ≤ R_H and
+‖a_k‖ ≤ R_A. Fenchel's inequality bounds the risk below by −⟨U, Z⟩ plus conjugates; the decay and the multipliers give
+at least ‖D₁^{1/2} H Aᵀ D₂^{1/2}‖_* minus what the multipliers cost; and ⟨U, H Aᵀ⟩ is at most that nuclear norm where
+‖D₁^{−1/2} U D₂^{−1/2}‖_op ≤ 1. So, for every d,
+
+    f* ≥ −Σ_m ω_m ℓ_m*(−u_m/ω_m) − ‖1ᵀU‖²/(2λ_b) − ½ R_H² Σ n_m μ_m − ½ R_A² Σ ν_k,
+
+with 1ᵀU = 0 instead of its term for a free bias, and nothing for none (Zhu et al. 2021 for the unconstrained case; the
+multipliers extend it). U = −s ∇L at a candidate, s chosen so that the norm is at most 1, is optimal at an optimum.
+
+A fixed classifier leaves a problem that is convex in H: its term is ½ Σ ‖(UA)_m‖²/(n_m (λ_H + μ_m)), without condition.
+Non-negative features weaken the condition to one on max(G, 0), G = (D₁^{−1/2} U D₂^{−1/2})(…)ᵀ.
+"""
+
+import functools as ft
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ufm._core.linalg import largest_eigenvalue, operator_norm
+from ufm._core.precision import allowance
+from ufm.minima.bias import best_bias, risk_of_lane
+from ufm.minima.reduction import LaneParams, Reduced
+from ufm.minima.streamed_bound import Dual, norm_bound
+from ufm.model.losses import facts_of, per_sample, per_sample_conjugate
+
+SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
+SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
+
+
+def bound_of_lane(lane: Reduced, params: LaneParams):
+    """The bound for one lane, from group means (M, d), a classifier (K, d) and a bias (K,)."""
+    logits = products = params.A @ params.H.T  # (K, M)
+    if lane.bias_kind != "none":
+        logits = products + best_bias(lane, products, params.b)[:, None]
+    # the dual point: U = −Ω g for the slopes g of each group's loss, which a free bias has sum to zero
+    slopes = jax.grad(risk_of_lane(lane))(logits) / lane.weights[None]  # (K, M)
+    surplus = slopes @ lane.weights  # (K,), −1ᵀU
+    if lane.bias_kind == "free":
+        slopes = slopes - (surplus / jnp.sum(lane.weights))[:, None]
+    U = -(slopes * lane.weights[None]).T  # (M, K)
+
+    def norm(decays_H, decays_A):
+        return _norm(lane.features, U / jnp.sqrt(decays_H)[:, None] / jnp.sqrt(decays_A)[None, :])
+
+    scales, costs = _scales_and_costs(lane, params, LaneParams(U @ params.A, U.T @ params.H, surplus), norm)
+    # of each group at each scale, (scales, M)
+    of_groups = slopes, logits, lane.targets, lane.infima
+    conjugates, sizes = jax.lax.map(lambda scale: _conjugates(lane, scale, *of_groups), scales)
+    return _best_dual(lane, scales, conjugates @ lane.weights, sizes @ lane.weights, costs)
+
+
+def streamed_bound_of_lane(lane: Reduced, params: LaneParams) -> float:
+    """The bound for one lane whose M × K matrices are not held."""
+    dual = Dual(lane, params)
+
+    def norm(decays_H, decays_A):
+        return norm_bound(ft.partial(dual.gram, decays_H, decays_A), lane.num_classes)
+
+    scales, costs = _scales_and_costs(lane, dual.params, dual.pulls(), norm)
+    conjugates, sizes = dual.conjugates(_conjugates, scales)
+    return float(_best_dual(lane, scales, conjugates, sizes, costs))
+
+
+class _Costs(NamedTuple):
+    """What is taken off a dual value: by the constraints' multipliers, and, times the scale's square, by the others."""
+
+    multipliers_H: Any
+    multipliers_A: Any
+    fixed: Any  # a fixed classifier
+    bias: Any
+
+
+def _scales_and_costs(lane, params, pulls, norm):
+    """Scales (S,) of the dual point that are feasible, and what they cost.
+
+    Args:
+        lane: the problem.
+        params: of the candidate.
+        pulls: U A (M, d) on the features, Uᵀ H (K, d) on the classifier, −1ᵀU (K,) on the bias.
+        norm: bounds the norm of D₁^{−1/2} U D₂^{−1/2} for the diagonals D₁ (M,) and D₂ (K,).
+    """
+    H, A = lane.factors()
+    none = jnp.zeros((), pulls.b.dtype)
+    decays_H, cost_H = H.constraint.multiplied(params.H, pulls.H, H.decay, H.row_counts)
+    cost_b = 0.5 * jnp.sum(pulls.b**2) / lane.lambda_b if lane.bias_kind == "regularised" else none
+    if A.constraint.fixed:
+        fixed = _fixed_price(H.constraint, pulls.H, decays_H)
+        return _scales(jnp.ones_like(none)), _Costs(cost_H, none, fixed, cost_b)
+    decays_A, cost_A = A.constraint.multiplied(params.A, pulls.A, A.decay, A.row_counts)
+    most = _most(norm(decays_H, decays_A), max(H.rows, A.rows), none.dtype)
+    return _scales(most), _Costs(cost_H, cost_A, none, cost_b)
+
+
+def _most(norm, size, dtype):
+    """The largest scale at which the norm of a matrix of so many rows or columns is at most 1, rounded or not."""
+    return 1.0 / jnp.maximum(norm * (1.0 + size * allowance(dtype)), SMALLEST_NORM * float(np.finfo(dtype).tiny))
+
+
+def _scales(most):
+    """Scales (S,) to try where no more than `most` is feasible; the first is the candidate's own where that is."""
+    return jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES, most.dtype)])
+
+
+def _best_dual(lane, scales, conjugates, sizes, costs):
+    """The largest of the dual values at the scales (S,), and of the loss's infimum.
+
+    `conjugates` (S,) are their weighted sums, and `sizes` (S,) how large the numbers are that those add up.
+    """
+    spread = allowance(conjugates.dtype)
+    taken = costs.multipliers_H + costs.multipliers_A + scales**2 * (costs.fixed + costs.bias)
+    sizes = sizes + jnp.abs(costs.multipliers_H) + jnp.abs(costs.multipliers_A) + scales**2 * costs.fixed
+    duals = -conjugates - taken - spread * sizes
+    trivial = lane.weights @ lane.infima
+    trivial = trivial - spread * jnp.abs(trivial)
+    return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
+
+
+def _norm(features, W):
+    """Largest ⟨W, X Yᵀ⟩ of W (M, K) where ½‖X‖² + ½‖Y‖² = 1 and X is what scaled features may be, or more.
+
+    For any X the operator norm. The best Y leaves ½ Σ x_lᵀ G x_l over columns x_l of X, G = W Wᵀ (M, M). Where a
+    constraint lets G be raised to a matrix that is no smaller on its columns, that one's largest eigenvalue bounds too.
+    """
+    norm, raised = operator_norm(W), features.raised(W @ W.T)
+    return norm if raised is None else jnp.minimum(norm, jnp.sqrt(largest_eigenvalue(raised)))
+
+
+def _fixed_price(features, pull, decays):
+    """sup over features H of ⟨pull, H⟩ − ½ Σ d_m ‖h_m‖², the problem being convex in them alone.
+
+    Over all H it is ½ Σ ‖pull_m‖²/d_m, and over a convex cone the same of the pull's projection onto it (Moreau).
+    """
+    pull = features.project(pull, axis=1) if features.cone else pull
+    return 0.5 * jnp.sum(pull**2 / decays[:, None])
+
+
+def _conjugates(lane, scale, slopes, logits, labels, infima):
+    """Upper bounds (M,) on ℓ_m*(s g_m) at g_m = ∇ℓ_m(z_m), and how large the numbers are that they add up.
+
+    Where no conjugate is known, convexity of ℓ* between g and 0 gives s ℓ*(g) − (1 − s) inf ℓ, and Fenchel's equality
+    ℓ*(g) = ⟨g, z⟩ − ℓ(z). It can serve neither a scale above 1, which isn't between, nor a free bias, for which the
+    slopes were shifted.
+    """
+    loss = lane.loss
+    if hasattr(loss, "conjugate"):
+        found = per_sample_conjugate(loss, scale * slopes, labels)
+    elif lane.bias_kind == "free":
+        found = jnp.full(labels.shape, jnp.inf, slopes.dtype)
+    else:
+        at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
+        between = scale * at_slope - (1.0 - scale) * infima
+        found = jnp.where(scale <= 1.0, between, jnp.inf)
+    sizes = jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
+    if facts_of(loss).keeps_digits:
+        return found, sizes
+    return found, sizes + 1.0 + jnp.max(jnp.abs(logits), axis=0)
