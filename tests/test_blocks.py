@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from zoo import ZOO, problem
 
 import ufm
-from ufm._core import blocks
+from ufm._core import blocks, programs
 from ufm.minima import streamed_bound
 from ufm.minima.streamed_bound import norm_bound, shortfall
 from ufm.model.params import columns
@@ -25,10 +25,10 @@ def streamed(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(blocks, "LOGITS_AT_ONCE", at_once)
             if kept:  # a program is kept by its shapes, of which the size of blocks is none
-                jax.clear_caches()
+                programs.forget_all()
             in_blocks = run()
         if kept:
-            jax.clear_caches()
+            programs.forget_all()
         return whole, in_blocks
 
     return twice

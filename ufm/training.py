@@ -327,11 +327,13 @@ def _drive(problem, optimizer, carry, batched, steps, looks, progress):
     A long stretch is several calls of the program, so that it can be seen to go on, and be given up.
     """
     size = sum(leaf.size for leaf in jax.tree.leaves(carry.params))
-    advance, record = _compiled(size < SINGLE_THREAD_BELOW)
+    advance, losses, metrics = _compiled(size < SINGLE_THREAD_BELOW)
+    kind = problem.num_groups, np.asarray(problem.labels, np.int32), np.bool_(problem.bias)
     group, pace = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size)), Pace(FIRST_STEPS)
 
     def measured(params, count):
-        return np.asarray(record(problem, batched, params, count))[:count]
+        loss, others = losses(problem, batched, params, count), metrics(batched, *kind, params, count)
+        return np.concatenate([np.asarray(loss)[:, None], np.asarray(others)], axis=1)[:count]
 
     stops = [*looks, steps] if looks[-1] < steps else looks
     records, pending, done, told = [], collections.deque(), 0, time.monotonic()
@@ -389,7 +391,7 @@ def _history(records, looks, first, batched) -> tuple[History, Any, Ending]:
 
 @made_once
 def _compiled(single_thread: bool):
-    """The two programs of a run.
+    """The three programs of a run: steps, losses and metrics; the last, the slowest to compile, for any loss.
 
     On a CPU a small one is kept on one core, where XLA would split its loops over all, and the features are updated
     in place, where it would copy them at every step.
@@ -399,7 +401,8 @@ def _compiled(single_thread: bool):
     on_cpu = jax.default_backend() == "cpu"
     options = [{**alone, **in_place}, alone] if on_cpu else [None, None]
     advance = kept(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
-    return advance, kept(_record, static_argnums=1, compiler_options=options[1])
+    losses = kept(_losses, static_argnums=1, compiler_options=options[1])
+    return advance, losses, kept(_metrics, static_argnums=(0, 1), compiler_options=options[1])
 
 
 def _advance(problem, optimizer, batched, carry, counts):
@@ -428,15 +431,24 @@ def _step(problem, optimizer, carry: _Carry) -> _Carry:
     return _Carry(feasible(problem, moved), state)
 
 
-def _record(problem, batched, params, count):
-    """Loss and metrics of the first `count` of a group of parameters: (group, fields) or (group, fields, seeds)."""
+def _losses(problem, batched, params, count):
+    """Losses of the first `count` of a group of parameters: (group,) or (group, seeds)."""
+    return _of_each(lambda params: risk(problem, params), batched, params, count)
+
+
+def _metrics(batched, num_groups, labels, biased, params, count):
+    """Metrics of the first `count` of a group of parameters: (group, fields) or (group, fields, seeds)."""
 
     def one(params):
-        b = params.b if problem.bias else jnp.zeros_like(params.b)
-        metrics = of_columns(params.H, jnp.asarray(problem.labels), problem.num_groups, params.A, b)
-        return jnp.stack([risk(problem, params), *metrics])
+        b = jnp.where(biased, params.b, jnp.zeros_like(params.b))
+        return jnp.stack(of_columns(params.H, labels, num_groups, params.A, b))
 
-    of_one = jax.vmap(one, out_axes=1) if batched else one
+    return _of_each(one, batched, params, count)
+
+
+def _of_each(one, batched, params, count):
+    """`one` of the first `count` of a group of parameters, seeds last; zeros for the others."""
+    of_one = jax.vmap(one, out_axes=-1) if batched else one
 
     def fill(j, records):
         return records.at[j].set(of_one(jax.tree.map(lambda leaf: leaf[j], params)))

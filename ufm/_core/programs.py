@@ -52,14 +52,21 @@ def made_once(make: Callable) -> Any:
     return of
 
 
+def forget_all() -> None:
+    """Forget every program; what is needed of them is made anew."""
+    global _traced
+    with _one_at_a_time:
+        for forget in [*_forget, *(program.clear_cache for program in _programs)]:
+            forget()
+        _traced = 0
+
+
 def _make_room() -> None:
     """Count another program, and forget those before it where they are too many."""
     global _traced
     with _one_at_a_time:
         if _traced >= MOST_PROGRAMS or (_traced >= FEWEST and _maps() > MOST_MAPS):
-            for forget in [*_forget, *(program.clear_cache for program in _programs)]:
-                forget()
-            _traced = 0
+            forget_all()
         _traced += 1
 
 
