@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 import ufm
 from handwriting import NUM_CLASSES, Digits, split_by_class
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 MACHINES = {"Laplace kernel": "laplace", "Gaussian kernel": "gauss", "no AGOP (Laplace kernel)": None}
 SHOWN = ("nc1", "nc2", "trace_ratio")
@@ -145,7 +145,7 @@ def measured(X: np.ndarray, mapped: np.ndarray, digits: Digits) -> dict[str, flo
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """Each metric over layers: mean of the seeds and their range; halfway, what the AGOP's root has made of them."""
-    made, (axes,) = plot.figure(1, 3, 11.0, 4.0)
+    made, (axes,) = plot.figure(1, 3, width=11.0, height=4.0)
     layers = table.layer.values
     labels = {
         "nc1": plot.LABELS["nc1"],
@@ -168,9 +168,8 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Run, print, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print every quantity at every layer."""
     mean = table.mean("seed")
     rows = [
         [
@@ -182,10 +181,13 @@ def main(config: Config) -> None:
     ]
     titles = ["NC1", "NC2", "trace ratio", "NC1 mapped", "NC2 mapped", "ratio mapped", "test accuracy"]
     show(["features, mean of seeds", *titles], rows)
-    plot.save(draw(table), config.output)
-    arrays = {str(name): table[name].values for name in (*table.coords, *table.data_vars)}
-    plot.save_data(arrays, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+
+
+def main(config: Config) -> None:
+    """Run, print, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

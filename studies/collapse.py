@@ -9,13 +9,13 @@ import pathlib
 import sys
 from typing import Any
 
-import numpy as np
 import optax
 import tyro
+import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,63 +50,58 @@ class Config:
     """Figure to write; the data goes beside it as .npz."""
 
 
-def data(config: Config) -> dict[str, ufm.Run]:
-    """Train the three problems."""
+def problems(config: Config) -> dict[str, tuple[ufm.Problem, float]]:
+    """The three problems, each with its learning rate."""
     shape: dict[str, Any] = {"num_classes": config.num_classes, "dim": config.dim, "per_class": config.per_class}
-    shape["lambda_A"] = config.lambda_A
-    free = {**shape, "lambda_H": config.lambda_H}
-    sphere = {**shape, "lambda_H": 0.0, "features": ufm.Sphere(config.radius)}
-    cases = {
+    free = {**shape, "lambda_A": config.lambda_A, "lambda_H": config.lambda_H}
+    sphere = {**free, "lambda_H": 0.0, "features": ufm.Sphere(config.radius)}
+    return {
         "cross-entropy": (ufm.Problem(loss=ufm.CrossEntropy(), **free), config.rate_cross_entropy),
         "squared error": (ufm.Problem(loss=ufm.SquaredError(), **free), config.rate_squared_error),
         "sphere": (ufm.Problem(loss=ufm.CrossEntropy(), **sphere), config.rate_cross_entropy),
     }
-    runs = {}
-    for name, (problem, rate) in cases.items():
+
+
+def data(config: Config) -> xarray.Dataset:
+    """Loss and metrics of the three problems over training."""
+    runs = []
+    posed = problems(config)
+    for name, (problem, rate) in posed.items():
         print(f"training: {name}", file=sys.stderr)
         optimizer = optax.sgd(rate, momentum=config.momentum)
-        runs[name] = ufm.train(problem, optimizer, config.steps, config.seed, config.snapshots)
-        if not runs[name].status.ok:
-            raise SystemExit(f"{name}: {runs[name].ended()}")
-    return runs
+        run = ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
+        if not run.status.ok:
+            raise SystemExit(f"{name}: {run.ended()}")
+        runs.append(run.to_xarray())
+    together: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "equals", "join": "exact"}
+    return xarray.concat(runs, xarray.Variable("problem", list(posed)), combine_attrs="drop_conflicts", **together)
 
 
-def draw(runs: dict[str, ufm.Run]) -> plot.Figure:
+def draw(table: xarray.Dataset) -> plot.Figure:
     """The four metrics of every run."""
-    return plot.collapse({name: run.history for name, run in runs.items()})
+    return plot.collapse({str(name): table.sel(problem=name) for name in table.problem.values})
 
 
-def summary(runs: dict[str, ufm.Run]) -> None:
+def summary(table: xarray.Dataset) -> None:
     """Print first and last values."""
     rows = []
-    for name, run in runs.items():
-        history = run.history
-        start = plot.terminal_phase(history)
+    for name in table.problem.values:
+        run = table.sel(problem=name)
+        start = plot.terminal_phase(run)
         for when, index in (("first", 0), ("last", -1)):
-            values = [getattr(history, field)[index] for field in ("loss", "nc1", "nc2", "nc3", "nc4", "accuracy")]
-            rows.append([f"{name}, {when}", int(history.step[index]), *values])
-        rows[-1].append("never" if start is None else str(history.step[start]))
+            seen = run.isel(snapshot=index)
+            values = [float(seen[field]) for field in ("loss", "nc1", "nc2", "nc3", "nc4", "accuracy")]
+            rows.append([f"{name}, {when}", int(seen.step), *values])
+        rows[-1].append("never" if start is None else str(int(run.step[start])))
         rows[-2].append("")
     show(["problem", "step", "loss", "NC1", "NC2", "NC3", "NC4", "accuracy", "zero error from step"], rows)
 
 
-def write(runs: dict[str, ufm.Run], config: Config) -> None:
-    """The figure, and beside it the data with the command and versions that made it."""
-    plot.save(draw(runs), config.output)
-    arrays = {
-        f"{name}/{field}": np.asarray(getattr(run.history, field))
-        for name, run in runs.items()
-        for field in ("step", "loss", *ufm.Metrics._fields)
-    }
-    plot.save_data(arrays, config.output)
-
-
 def main(config: Config) -> None:
     """Train, print, draw."""
-    runs = data(config)
-    summary(runs)
-    write(runs, config)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,19 @@ a few epochs. Needs scikit-learn: `pip install -e '.[studies]'`.
 import dataclasses
 import pathlib
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import tyro
+import xarray
 
 import networks
-import ufm
 from handwriting import DIGITS, split
-from networks import Architecture, Decays, Recipe
+from networks import Architecture, Decays, Recipe, Trained
 from ufm import plot
-from ufm._core.tables import show
-from ufm.metrics.history import History
+from ufm.console import show
 
 SHOWN = ("loss", "nc1", "nc2", "nc3", "nc4", "trace_ratio", "accuracy")
+FEATURES = {"H": ("sample", "feature"), "labels": ("sample",), "A": ("class", "feature"), "b": ("class",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,74 +59,68 @@ class Config:
             raise ValueError(f"features = {self.features}: where the data of the figure goes; another file is needed")
 
 
-class Result(NamedTuple):
-    """A trained network.
+def data(config: Config) -> xarray.Dataset:
+    """Both networks over epochs with true and with random labels, and the features of each at the end.
 
-    Attributes:
-        history: cross-entropy and metrics of the training set, by epoch.
-        test_accuracy: at the same epochs, against the true labels.
-        features: H (N, d), labels (N,), A (K, d) and b (K,) at the end, as `ufm.measure` takes them.
+    Networks are looked at in different epochs, and may be of different widths: what is not there is NaN.
     """
-
-    history: History
-    test_accuracy: np.ndarray
-    features: dict[str, np.ndarray]
-
-
-def data(config: Config) -> dict[str, Result]:
-    """Train both networks with true and with random labels."""
     digits = split(config.samples, config.seed)
     shuffled = np.random.default_rng([config.seed, 1]).permutation(digits.labels)
-    results = {}
+    tables = {}
     for network, architecture in (("MLP", config.perceptron), ("CNN", config.convolutional)):
         for kind, labels, recipe in (("true", digits.labels, config.true), ("random", shuffled, config.random)):
             print(f"training: {network}, {kind} labels", file=sys.stderr)
             case = digits._replace(labels=labels)
             trained = networks.fit(case, architecture, recipe, config.seed, config.snapshots)
-            accuracy = np.asarray([seen.test_accuracy for seen in trained.looks])
-            history = networks.history(trained)
-            results[f"{network}, {kind} labels"] = Result(history, accuracy, networks.features(trained))
-    return results
+            tables[f"{network}, {kind} labels"] = networks.history(trained).merge(at_the_end(trained))
+    names, padded = xarray.Variable("network", list(tables)), {"data_vars": "all", "coords": "minimal"}
+    return xarray.concat(list(tables.values()), names, compat="equals", join="outer", **padded)
 
 
-def draw(results: dict[str, Result]) -> plot.Figure:
+def at_the_end(trained: Trained) -> xarray.Dataset:
+    """H (N, d), labels (N,), A (K, d) and b (K,)."""
+    arrays = {name: (FEATURES[name], array) for name, array in networks.features(trained).items()}
+    return xarray.Dataset(arrays, {"feature": range(trained.looks[-1].H.shape[1])})
+
+
+def features(table: xarray.Dataset, network: str) -> dict[str, np.ndarray]:
+    """What a network ends with, as `ufm.measure` takes it."""
+    last = table[list(FEATURES)].sel(network=network).dropna("feature")
+    return {name: last[name].values for name in FEATURES}
+
+
+def draw(table: xarray.Dataset) -> plot.Figure:
     """The four metrics of both networks with both kinds of labels."""
-    return plot.collapse({name: result.history for name, result in results.items()}, unit="epoch")
+    return plot.collapse({str(name): table.sel(network=name) for name in table.network.values}, unit="epoch")
 
 
-def summary(results: dict[str, Result]) -> None:
+def summary(table: xarray.Dataset) -> None:
     """Print first and last values."""
     rows = []
-    for name, result in results.items():
-        history = result.history
+    for name in table.network.values:
+        seen = table.sel(network=name).dropna("step", subset=["loss"])
         for when, index in (("first", 0), ("last", -1)):
-            values = [getattr(history, field)[index] for field in SHOWN]
-            rows.append([f"{name}, {when}", int(history.step[index]), *values, result.test_accuracy[index]])
-    columns = ["loss", "NC1", "NC2", "NC3", "NC4", "trace ratio", "accuracy", "test accuracy"]
-    show(["network", "epoch", *columns], rows)
+            look = seen.isel(step=index)
+            values = [float(look[field]) for field in (*SHOWN, "test_accuracy")]
+            rows.append([f"{name}, {when}", int(look.step), *values])
+    titles = ["loss", "NC1", "NC2", "NC3", "NC4", "trace ratio", "accuracy", "test accuracy"]
+    show(["network", "epoch", *titles], rows)
 
 
-def write(results: dict[str, Result], config: Config) -> None:
-    """The figure, beside it the data with the command and versions that made it, and the final features."""
-    plot.save(draw(results), config.output)
-    arrays = {
-        f"{name}/{field}": np.asarray(getattr(result.history, field))
-        for name, result in results.items()
-        for field in ("step", "loss", *ufm.Metrics._fields)
-    }
-    arrays |= {f"{name}/test_accuracy": result.test_accuracy for name, result in results.items()}
-    plot.save_data(arrays, config.output)
-    config.features.parent.mkdir(parents=True, exist_ok=True)
-    with config.features.open("wb") as file:
-        np.savez_compressed(file, **results["MLP, true labels"].features)  # pyright: ignore[reportArgumentType]
+def write_features(table: xarray.Dataset, path: pathlib.Path) -> None:
+    """The perceptron's with true labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, **features(table, "MLP, true labels"))  # pyright: ignore[reportArgumentType]
+    print(f"wrote {path}")
 
 
 def main(config: Config) -> None:
     """Train, print, draw."""
-    results = data(config)
-    summary(results)
-    write(results, config)
-    print(f"wrote {config.output}, {config.output.with_suffix('.npz')} and {config.features}")
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table.drop_dims(["sample", "class", "feature"]))
+    write_features(table, config.features)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ import xarray
 from jaxtyping import Array, Float
 
 from ufm import geometry, plot
-from ufm._core.precision import float64
-from ufm._core.progress import progress
-from ufm._core.tables import show
+from ufm.console import progress, show
 from ufm.minima import solver
 
 ABSENT = -1e30  # added to the logarithm of what a smaller code lacks
@@ -115,7 +113,7 @@ def anneal(dim: int, sizes: np.ndarray, firsts: np.ndarray, x: np.ndarray, confi
     for stage, tau in enumerate(config.temperatures):
         args = np.maximum(tau, firsts), absent
         counted = ft.partial(lambda before, done: advanced(before + done), stage * L)
-        with float64():
+        with jax.enable_x64(True):
             # a code is worth its distance, however near to stationary it is: no Newton steps
             found = solver.minimize(log_loss, x, args, config.tol, config.max_steps, advanced=counted, polish=False)
         x, margins = unit_rows(found.x, K).reshape(x.shape), -found.value / args[0]
@@ -176,7 +174,7 @@ def data(config: Config) -> xarray.Dataset:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """One-vs-rest distance and least angle against the number of classes, over what theory knows of them."""
-    made, ((left, right),) = plot.figure(1, 2, 11.0, 4.8)
+    made, ((left, right),) = plot.figure(1, 2, width=11.0, height=4.8)
     K = table.num_classes.values
     for index, dim in enumerate(table.dim.values):
         style = {
@@ -218,9 +216,9 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def rows(table: xarray.Dataset) -> list[list]:
-    """One row a code, for people."""
-    listed = []
+def summary(table: xarray.Dataset) -> None:
+    """Print a row a code."""
+    rows = []
     for dim in table.dim.values:
         of_dim = table.sel(dim=dim).dropna("num_classes", subset=["distance"])
         for K in of_dim.num_classes.values:
@@ -229,20 +227,18 @@ def rows(table: xarray.Dataset) -> list[list]:
             known = f"{upper:.6f}" if lower == upper else f"{lower:.6f} to 1" if np.isfinite(lower) else "at most 1"
             bound = f"{largest:.3f}" if np.isfinite(largest) else ""
             angle = f"{np.degrees(float(code.angle)):.3f}"
-            listed.append(
+            rows.append(
                 [f"{dim}, {K}", f"{float(code.distance):.6f}", known, angle, bound, f"{float(code.agreed):.0%}"]
             )
-    return listed
+    header = ["d, K", "distance found", "theory", "least angle found", "largest there is", "starts that agree"]
+    show(header, rows)
 
 
 def main(config: Config) -> None:
     """Anneal, compare, draw."""
     table = data(config)
-    columns = ["d, K", "distance found", "theory", "least angle found", "largest there is", "starts that agree"]
-    show(columns, rows(table))
-    plot.save(draw(table), config.output)
-    plot.save_data({str(name): table[name].values for name in (*table.coords, *table.data_vars)}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import ufm
 from handwriting import NUM_CLASSES, split_by_class
 from networks import Architecture, Decays, Look, Recipe
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 PANELS = {
     "objective": "objective",
@@ -93,19 +93,20 @@ def data(config: Config) -> xarray.Dataset:
                 seeds.append([against(problem, bests[-1], seen, trained.labels) for seen in trained.looks])
                 epochs = [seen.epoch for seen in trained.looks]
     axes = ("network", "seed", "epoch")
-    return xarray.Dataset(
+    table = xarray.Dataset(
         {
             name: (axes, [[[seen[name] for seen in run] for run in seeds] for seeds in cases.values()])
             for name in ("objective", *ENDS)
         },
         coords={"network": list(cases), "seed": range(config.seeds), "epoch": epochs},
-        attrs={
-            "objective": bests[0].value,
-            "gap": max(best.gap for best in bests),
-            "norm_A": np.linalg.norm(bests[0].A),
-            "norm_H": np.sqrt(config.per_class) * np.linalg.norm(bests[0].means),
-        },
     )
+    minimum = {
+        "objective": bests[0].value,
+        "gap": max(best.gap for best in bests),
+        "norm_A": np.linalg.norm(bests[0].A),
+        "norm_H": np.sqrt(config.per_class) * np.linalg.norm(bests[0].means),
+    }
+    return table.assign({f"minimum/{name}": value for name, value in minimum.items()})
 
 
 def against(problem: ufm.Problem, best: ufm.Optimum, seen: Look, labels: np.ndarray) -> dict[str, float]:
@@ -130,7 +131,7 @@ def against(problem: ufm.Problem, best: ufm.Optimum, seen: Look, labels: np.ndar
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """Objective, norms and geometry over epochs: mean of the seeds and their range; the model's minimum as a dash."""
-    made, axes = plot.figure(2, 3, 11.0, 6.4)
+    made, axes = plot.figure(2, 3, width=11.0, height=6.4)
     epochs = table.epoch.values
     for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
         for colour, network in zip(plot.COLOURS, table.network.values, strict=False):
@@ -138,32 +139,36 @@ def draw(table: xarray.Dataset) -> plot.Figure:
             axis.plot(epochs[1:], values.mean(axis=0)[1:], color=colour, lw=1.6, label=str(network))
             axis.fill_between(epochs[1:], *(f(values, axis=0)[1:] for f in (np.min, np.max)), color=colour, alpha=0.2)
         if name in PREDICTED:
-            axis.axhline(table.attrs[name], color="black", ls="--", lw=1.4, label="theory: minimum of the UFM")
+            axis.axhline(
+                float(table[f"minimum/{name}"]), color="black", ls="--", lw=1.4, label="theory: minimum of the UFM"
+            )
         axis.set(xscale="log", yscale="log", xlabel="epoch", title=title)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
     return made
 
 
-def main(config: Config) -> None:
-    """Train, compare, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print where each network ends, beside the minimum of the model."""
     last = table.isel(epoch=-1)
-    columns = ["excess %", "‖A‖ %", "‖H‖ %", "Gram H", "Gram A", "NC1", "NC2", "NC3", "accuracy", "test"]
+    titles = ["excess %", "‖A‖ %", "‖H‖ %", "Gram H", "Gram A", "NC1", "NC2", "NC3", "accuracy", "test"]
     rows = []
     for network in table.network.values:
         for seed in table.seed.values:
             end = last.sel(network=network, seed=seed)
-            percent = [100.0 * float(end.excess), *(100.0 * (float(end[n]) / table.attrs[n] - 1.0) for n in NORMS)]
-            cells = [*(f"{value:.2f}" for value in percent), *(f"{float(end[name]):.4f}" for name in ENDS[3:])]
+            above = [float(end.excess), *(float(end[name] / table[f"minimum/{name}"]) - 1.0 for name in NORMS)]
+            cells = [*(f"{100.0 * value:.2f}" for value in above), *(f"{float(end[name]):.4f}" for name in ENDS[3:])]
             rows.append([f"{network}, seed {seed}", *cells])
-    show(["end above UFM's minimum", *columns], rows)
-    names = ", ".join(f"{PANELS[name]} {table.attrs[name]:.6f}" for name in PREDICTED)
-    print(f"certified minimum of the UFM (gap {table.gap:.0e}): {names}")
-    plot.save(draw(table), config.output)
-    arrays = {str(name): table[name].values for name in (*table.coords, *table.data_vars)}
-    plot.save_data({**arrays, **{f"minimum/{name}": value for name, value in table.attrs.items()}}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    show(["end above UFM's minimum", *titles], rows)
+    values = ", ".join(f"{PANELS[name]} {float(table[f'minimum/{name}']):.6f}" for name in PREDICTED)
+    print(f"certified minimum of the UFM (gap {float(table['minimum/gap']):.0e}): {values}")
+
+
+def main(config: Config) -> None:
+    """Train, compare, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,7 @@ def data(config: Config) -> xarray.Dataset:
             "value": (by, [[best.value + offsets[name] for best in found] for name, found in optima.items()]),
             "gap": (by, [[best.gap for best in found] for found in optima.values()]),
             "cosine": (by, [[cosine(*best.means[-2:]) for best in found] for found in optima.values()]),
+            "simplex_cosine": -1 / (K - 1),
             "predicted": ("ratio", np.array(predicted, float) + offsets["forced"]),
             # minority collapse iff n_B ≤ N² λ_A λ_H
             "merged": ("ratio", np.array([n[-1] for n in counts]) <= N**2 * config.lambda_A * config.lambda_H),
@@ -77,14 +78,13 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """Cosine and value against the imbalance ratio."""
-    made, ((cosines, values),) = plot.figure(1, 2, 10.0, 4.0)
+    made, ((cosines, values),) = plot.figure(1, 2, width=10.0, height=4.0)
     threshold = float(table.ratio[np.argmax(table.merged.values)])
     for colour, mark, name in zip(plot.COLOURS, plot.MARKS, table.classifier.values, strict=False):
         label = {"learned": "learned classifier", "forced": "forced simplex ETF"}[str(name)]
         for axis, quantity in ((cosines, "cosine"), (values, "value")):
             axis.plot(table.ratio, table[quantity].sel(classifier=name), mark + "-", color=colour, ms=4, label=label)
-    K = 1 - 1 / float(table.cosine.sel(classifier="forced")[0])
-    cosines.axhline(1 / (1 - K), color="black", ls="--", label="theory: −1/(K−1)")
+    cosines.axhline(float(table.simplex_cosine), color="black", ls="--", label="theory: −1/(K−1)")
     for axis in (cosines, values):
         axis.axvline(threshold, color="#555555", ls="--", lw=1.2, label="theory: n_rare = N² λ_A λ_H")
     values.plot(table.ratio, table.predicted, "k--", label="theory of the forced ETF")
@@ -97,19 +97,22 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Minimise, print, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print both minima and cosines at every fourth ratio."""
     rows = [
         [f"{ratio:.1f}", *table["value"].values[:, i].tolist(), *table.cosine.values[:, i].tolist()]
         for i, ratio in enumerate(table.ratio.values.tolist())
         if i % 4 == 0
     ]
-    columns = ["ratio", "value, learned", "value, forced", "rare cosine, learned", "rare cosine, forced"]
-    show(columns, rows, f"largest relative gap {float((table.gap / table['value']).max()):.1e}")
-    plot.save(draw(table), config.output)
-    plot.save_data({str(name): table[name].values for name in table.variables}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    header = ["ratio", "value, learned", "value, forced", "rare cosine, learned", "rare cosine, forced"]
+    show(header, rows, caption=f"largest relative gap {float((table.gap / table['value']).max()):.1e}")
+
+
+def main(config: Config) -> None:
+    """Minimise, print, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

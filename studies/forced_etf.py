@@ -21,7 +21,7 @@ import ufm
 from handwriting import NUM_CLASSES, Digits, split_by_class
 from networks import Architecture, Decays, Recipe, Trained
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 SMALL = np.arange(NUM_CLASSES) >= NUM_CLASSES // 2  # the digits of which few samples are given
 CLASSIFIERS = ("learned", "fixed simplex ETF")
@@ -115,7 +115,7 @@ def mean_cosine(A: np.ndarray) -> float:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """Geometry and accuracy against the small classes' samples: mean of the seeds, and every one."""
-    made, axes = plot.figure(2, 2, 9.0, 6.4)
+    made, axes = plot.figure(2, 2, height=6.4)
     small = table.small.values
     for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
         for index, classifier in enumerate(table.classifier.values):
@@ -132,9 +132,8 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Train, compare, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print where both classifiers end, means of the seeds, and what the model predicts."""
     mean = table.mean("seed")
     rows = []
     for small in table.small.values:
@@ -144,11 +143,15 @@ def main(config: Config) -> None:
         theory = table.sel(small=small)
         cells = ["", float(theory["predicted_nc2"]), "", "", float(theory["predicted_cosine"]), "", "", ""]
         rows.append([f"{small} samples, UFM", *cells])
-    columns = ["NC1", "NC2", "NC3", "NC4", "cosine", "accuracy", "test, large", "test, small"]
-    show(["small classes, classifier", *columns], rows)
-    plot.save(draw(table), config.output)
-    plot.save_data({str(name): table[name].values for name in (*table.coords, *table.data_vars)}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    titles = ["NC1", "NC2", "NC3", "NC4", "cosine", "accuracy", "test, large", "test, small"]
+    show(["small classes, classifier", *titles], rows)
+
+
+def main(config: Config) -> None:
+    """Train, compare, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

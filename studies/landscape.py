@@ -15,8 +15,8 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
-from ufm.theory.landscape import escape_curvature, zero_point
+from ufm.console import show
+from ufm.theory import landscape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def problem_of(config: Config) -> ufm.Problem:
 
 def critical_points(problem: ufm.Problem) -> dict[str, ufm.Params]:
     """Critical points that are not global: at zero, of low rank, and with merged groups of classes."""
-    points = {"zero point": zero_point(problem)}
+    points = {"zero point": landscape.zero_point(problem)}
     for rank in range(1, problem.num_classes - 1):
         small = dataclasses.replace(problem, dim=rank)
         points[f"rank {rank}"] = widened(ufm.minimize(small).params, problem.dim)
@@ -89,45 +89,47 @@ def grouped(problem: ufm.Problem, groups: int) -> ufm.Params:
 def data(config: Config) -> xarray.Dataset:
     """Training from every seed, and the curvature at every constructed critical point."""
     problem = problem_of(config)
-    best = ufm.minimize(problem)
-    starts = [problem.init(seed, scale=config.scale) for seed in range(config.seeds)]
-    start = ufm.Params(
-        np.stack([q.H for q in starts]), np.stack([q.A for q in starts]), np.stack([q.b for q in starts])
-    )
+    best, points = ufm.minimize(problem), critical_points(problem)
     run = ufm.train(
         problem,
         optax.sgd(config.rate, momentum=0.9),
-        config.steps,
-        seed=list(range(config.seeds)),
+        steps=config.steps,
+        seed=range(config.seeds),
         snapshots=150,
-        params=start,
+        params=starts(problem, config),
         precision="float64",
     )
-    points = critical_points(problem)
-    return xarray.Dataset(
-        {
-            "loss": (("seed", "step"), run.history.loss),
-            "value": ("point", [problem.objective(point) for point in points.values()]),
-            "measured": ("point", [ufm.curvature(problem, point).smallest for point in points.values()]),
-            "predicted": ("point", [escape_curvature(problem, point) for point in points.values()]),
-        },
-        coords={"step": run.history.step, "seed": range(config.seeds), "point": list(points)},
-        attrs={"minimum": best.value, "lower_bound": best.lower_bound},
+    saddles = {
+        "value": [problem.objective(point) for point in points.values()],
+        "measured": [ufm.curvature(problem, point).smallest for point in points.values()],
+        "predicted": [landscape.escape_curvature(problem, point) for point in points.values()],
+    }
+    return (
+        run.to_xarray()
+        .assign({name: ("point", values) for name, values in saddles.items()})
+        .assign(minimum=best.value, lower_bound=best.lower_bound)
+        .assign_coords(point=list(points))
     )
+
+
+def starts(problem: ufm.Problem, config: Config) -> ufm.Params:
+    """Random parameters of every seed, near the zero point."""
+    drawn = [problem.init(seed, scale=config.scale) for seed in range(config.seeds)]
+    return ufm.Params(*(np.stack([getattr(params, name) for params in drawn]) for name in ("H", "A", "b")))
 
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """What is left above the minimum against steps, and measured against predicted curvature."""
-    made, ((left, right),) = plot.figure(1, 2, 9.5, 4.2)
-    rounding = np.finfo(float).eps * table.minimum
-    excess = np.maximum(table.loss.values[:, 1:] - table.minimum, rounding)
+    made, ((left, right),) = plot.figure(1, 2, width=9.5, height=4.2)
+    minimum = float(table.minimum)
+    rounding = np.finfo(float).eps * minimum
+    excess = np.maximum(table.loss.values[:, 1:] - minimum, rounding)
     left.plot(table.step.values[1:], excess.T, color=plot.COLOURS[0], lw=0.8, alpha=0.6)
     left.plot([], [], color=plot.COLOURS[0], label=f"{table.sizes['seed']} seeds")
-    left.axhline(
-        max(table.minimum - table.lower_bound, rounding), color="black", ls="--", label="gap of the certificate"
-    )
+    gap = max(minimum - float(table.lower_bound), rounding)
+    left.axhline(gap, color="black", ls="--", label="gap of the certificate")
     for value in np.unique(np.round(table["value"].values, 9)):
-        left.axhline(value - table.minimum, color=plot.COLOURS[1], ls=":", lw=0.9)
+        left.axhline(value - minimum, color=plot.COLOURS[1], ls=":", lw=0.9)
     left.plot([], [], color=plot.COLOURS[1], ls=":", label="saddles of the right panel")
     left.set(
         xscale="log", yscale="log", xlabel="step", ylabel="objective above its certified minimum", ylim=(1e-21, None)
@@ -147,20 +149,23 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Train, print, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print every critical point, and how near the seeds came to the minimum."""
     rows = [
         [str(name), *(float(table[field].sel(point=name)) for field in ("value", "predicted", "measured"))]
         for name in table.point.values
     ]
     show(["critical point", "value", "predicted curvature", "measured"], rows)
-    excess = (table.loss.values[:, -1] - table.minimum) / table.minimum
-    print(f"{len(excess)} seeds end within {excess.max():.1e} (relative) of the certified minimum {table.minimum:.10f}")
-    plot.save(draw(table), config.output)
-    arrays = {name: table[name].values for name in ("step", "loss", "value", "predicted", "measured")}
-    plot.save_data({**arrays, "point": table.point.values.astype(str)}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    minimum = float(table.minimum)
+    excess = (table.loss.values[:, -1] - minimum) / minimum
+    print(f"{len(excess)} seeds end within {excess.max():.1e} (relative) of the certified minimum {minimum:.10f}")
+
+
+def main(config: Config) -> None:
+    """Train, print, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

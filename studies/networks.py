@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray
 
 import ufm
 from handwriting import SIDE, Digits
-from ufm._core.progress import progress
-from ufm.metrics.history import History
+from ufm.console import progress
 from ufm.training import schedule
 
 
@@ -312,11 +312,13 @@ def apply(state: State, X):
     return H, logits(state.network, H)
 
 
-def history(trained: Trained) -> History:
-    """Cross-entropy and metrics of the training samples, by epoch."""
+def history(trained: Trained) -> xarray.Dataset:
+    """Cross-entropy and metrics of the training samples and the test accuracy, over `step`, which counts epochs."""
     metrics = [ufm.measure(seen.H, trained.labels, seen.A, seen.b) for seen in trained.looks]
-    epochs, losses = np.asarray([[seen.epoch, seen.loss] for seen in trained.looks]).T
-    return History(epochs.astype(int), losses, ufm.Metrics(*map(np.asarray, zip(*metrics, strict=True))))
+    values = dict(zip(ufm.Metrics._fields, map(np.asarray, zip(*metrics, strict=True)), strict=True))
+    values |= {name: np.asarray([getattr(seen, name) for seen in trained.looks]) for name in ("loss", "test_accuracy")}
+    table = xarray.Dataset({name: ("step", value) for name, value in values.items()})
+    return table.assign_coords(step=[seen.epoch for seen in trained.looks])
 
 
 def features(trained: Trained) -> dict[str, np.ndarray]:

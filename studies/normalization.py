@@ -16,7 +16,10 @@ import xarray
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
+
+HELD: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}  # by constraints alone
+TOGETHER: dict[str, Any] = {"data_vars": "all", "coords": "minimal", "compat": "equals", "join": "exact"}  # runs alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,66 +72,70 @@ def problems(config: Config) -> dict[str, ufm.Problem]:
     return {"decay": decayed, "ball": held(ufm.Ball), "sphere": held(ufm.Sphere)}
 
 
-def train(config: Config) -> dict[str, ufm.Run]:
-    """The three runs."""
-    optimizer = optax.sgd(config.rate, momentum=config.momentum)
-    return {
-        name: ufm.train(problem, optimizer, config.steps, config.seed, config.snapshots)
-        for name, problem in problems(config).items()
-    }
-
-
 def data(config: Config) -> xarray.Dataset:
-    """Certified minima over temperatures, splits and kinds; and over imbalance on spheres."""
-    K = config.num_classes
-    held: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}
+    """Training with the norms held in three ways, and the minima there, over temperatures and over imbalance."""
+    return xarray.merge([trained(config), over_temperatures(config), over_imbalance(config)])
+
+
+def trained(config: Config) -> xarray.Dataset:
+    """The three runs, each with the certified minimum of its problem."""
+    optimizer, posed, runs = optax.sgd(config.rate, momentum=config.momentum), problems(config), []
+    for problem in posed.values():
+        run = ufm.train(problem, optimizer, steps=config.steps, seed=config.seed, snapshots=config.snapshots)
+        best = ufm.minimize(problem)
+        runs.append(run.to_xarray().assign(minimum=best.value, minimum_gap=best.gap))
+    return xarray.concat(runs, xarray.Variable("held_by", list(posed)), **TOGETHER)
+
+
+def over_temperatures(config: Config) -> xarray.Dataset:
+    """Certified minima over temperatures, their splits into two radii, and kinds of constraint."""
+    K, dims = config.num_classes, ("kind", "temperature", "split")
     temperatures, splits = np.geomspace(0.3, config.coldest, config.temperatures), np.array([0.1, 1.0, 10.0])
-    values = np.full((3, len(temperatures), len(splits)), np.nan)
-    gaps = np.full_like(values, np.nan)
-    for index, kind in enumerate((ufm.Ball, ufm.MeanBall, ufm.Sphere)):
-        problem = ufm.Problem(
-            K, config.dim, per_class=config.per_class, features=kind(1.0), classifier=kind(1.0), **held
-        )
-        radii = [(float(np.sqrt(t * s)), float(np.sqrt(t / s))) for t in temperatures for s in splits]
-        table = ufm.sweep(problem, {("features.radius", "classifier.radius"): radii})
-        values[index], gaps[index] = (table[name].values.reshape(values.shape[1:]) for name in ("value", "gap"))
-    ratios = np.unique(np.geomspace(1, 1000, config.ratios).round()).astype(int)
-    spheres = {"features": ufm.Sphere(config.radius), "classifier": ufm.Sphere(config.radius)}
-    even = ufm.Problem(K, config.dim, per_class=1, **spheres, **held)
-    uneven = [
-        ufm.minimize(dataclasses.replace(even, per_class=[int(r)] * (K - K // 2) + [1] * (K // 2))) for r in ratios
-    ]
-    cosines = [best.A @ best.A.T / config.radius**2 for best in uneven]
-    first, last = slice(0, K - K // 2), slice(K - K // 2, K)
-    groups = {"frequent": (first, first), "rare": (last, last), "between": (first, last)}
-    off = ~np.eye(K, dtype=bool)
-    means = [[c[rows, columns][off[rows, columns]].mean() for rows, columns in groups.values()] for c in cosines]
-    bound = temperatures * K / (K - 1)
+    radii = [(float(np.sqrt(t * s)), float(np.sqrt(t / s))) for t in temperatures for s in splits]
+    kinds = {"ball": ufm.Ball, "mean ball": ufm.MeanBall, "sphere": ufm.Sphere}
+    swept = []
+    for kind in kinds.values():
+        problem = ufm.Problem(K, config.dim, per_class=config.per_class, features=kind(1), classifier=kind(1), **HELD)
+        swept.append(ufm.sweep(problem, {("features.radius", "classifier.radius"): radii}))
+    shape = (len(kinds), len(temperatures), len(splits))
+    found = {name: (dims, np.reshape([table[name].values for table in swept], shape)) for name in ("value", "gap")}
+    predicted = np.log1p((K - 1) * np.exp(-temperatures * K / (K - 1)))
     return xarray.Dataset(
-        {
-            "value": (("kind", "temperature", "split"), values),
-            "gap": (("kind", "temperature", "split"), gaps),
-            "predicted": ("temperature", np.log1p((K - 1) * np.exp(-bound))),
-            "uneven_value": ("ratio", [best.value for best in uneven]),
-            "uneven_gap": ("ratio", [best.gap for best in uneven]),
-            "cosine": (("ratio", "group"), np.array(means)),
-        },
-        coords={
-            "kind": ["ball", "mean ball", "sphere"],
-            "temperature": temperatures,
-            "split": splits,
-            "ratio": ratios,
-            "group": list(groups),
-        },
+        {**found, "predicted": ("temperature", predicted)},
+        coords={"kind": list(kinds), "temperature": temperatures, "split": splits},
     )
 
 
-def draw(runs: dict[str, ufm.Run], table: xarray.Dataset) -> plot.Figure:
+def over_imbalance(config: Config) -> xarray.Dataset:
+    """Certified minima on spheres where half of the classes are frequent, and cosines of their classifiers' rows."""
+    K, frequent = config.num_classes, config.num_classes - config.num_classes // 2
+    ratios = np.unique(np.geomspace(1, 1000, config.ratios).round()).astype(int)
+    spheres = {"features": ufm.Sphere(config.radius), "classifier": ufm.Sphere(config.radius)}
+    even = ufm.Problem(K, config.dim, per_class=1, **spheres, **HELD)
+    uneven = [
+        ufm.minimize(dataclasses.replace(even, per_class=[int(r)] * frequent + [1] * (K - frequent))) for r in ratios
+    ]
+    first, last, off = slice(0, frequent), slice(frequent, K), ~np.eye(K, dtype=bool)
+    groups = {"frequent": (first, first), "rare": (last, last), "between": (first, last)}
+    cosines = [best.A @ best.A.T / config.radius**2 for best in uneven]
+    means = [[each[group][off[group]].mean() for group in groups.values()] for each in cosines]
+    return xarray.Dataset(
+        {
+            "uneven_value": ("ratio", [best.value for best in uneven]),
+            "uneven_gap": ("ratio", [best.gap for best in uneven]),
+            "cosine": (("ratio", "group"), np.array(means)),
+            "simplex_cosine": -1 / (K - 1),
+        },
+        coords={"ratio": ratios, "group": list(groups)},
+    )
+
+
+def draw(table: xarray.Dataset) -> plot.Figure:
     """Collapse against steps above; minima against temperature and imbalance below."""
-    made, axes = plot.figure(2, 3, 14.0, 7.5)
+    made, axes = plot.figure(2, 3, width=14.0, height=7.5)
     for axis, name in zip(axes[0], ("nc1", "nc2", "nc3"), strict=True):
-        for colour, (label, run) in zip(plot.COLOURS, runs.items(), strict=False):
-            plot.trace(axis, run.history, name, colour, label)
+        for colour, label in zip(plot.COLOURS, table.held_by.values, strict=False):
+            plot.trace(axis, table.sel(held_by=label), metric=name, colour=colour, label=str(label))
         axis.set(xscale="log", yscale="log", xlabel="step", title=plot.LABELS[name])
     axes[0, 0].legend(title="norms held by")
     minima, geometry, gaps = axes[1]
@@ -144,8 +151,7 @@ def draw(runs: dict[str, ufm.Run], table: xarray.Dataset) -> plot.Figure:
     for colour, group in zip(plot.COLOURS, table.group.values, strict=False):
         label = "frequent and rare" if group == "between" else f"two {group} classes"
         geometry.plot(table.ratio, table.cosine.sel(group=group), "o-", color=colour, ms=3, label=label)
-    K = runs["decay"].problem.num_classes
-    geometry.axhline(-1 / (K - 1), color="black", ls="--", label="theory, equal counts: −1/(K−1)")
+    geometry.axhline(float(table.simplex_cosine), color="black", ls="--", label="theory, equal counts: −1/(K−1)")
     geometry.set(xscale="log", xlabel="imbalance ratio", ylabel="cosine of classifier rows")
     geometry.set(title="Spheres under imbalance: rare classes close up", ylim=(-0.3, 1.1))
     geometry.legend(loc="upper left")
@@ -157,17 +163,15 @@ def draw(runs: dict[str, ufm.Run], table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Train, minimise, print, draw."""
-    runs, table = train(config), data(config)
-    posed = problems(config)
-    minima = {name: ufm.minimize(problem) for name, problem in posed.items()}
+def summary(table: xarray.Dataset) -> None:
+    """Print where the three runs ended, and how far the minima are from theory."""
     names = ("loss", "nc1", "nc2", "nc3")
+    ends = table.isel(snapshot=-1)
     rows = [
-        [name, *(getattr(run.history, n)[-1] for n in names), minima[name].value, minima[name].gap]
-        for name, run in runs.items()
+        [str(label), *(float(ends[name].sel(held_by=label)) for name in (*names, "minimum", "minimum_gap"))]
+        for label in table.held_by.values
     ]
-    show(["norms held by", *(f"{n}, last step" for n in names), "certified minimum", "gap"], rows)
+    show(["norms held by", *(f"{name}, last step" for name in names), "certified minimum", "gap"], rows)
     predicted = np.abs(table["value"] / table.predicted - 1).max()
     show(
         ["quantity", "measured"],
@@ -179,9 +183,13 @@ def main(config: Config) -> None:
             ["largest relative gap", float((table.uneven_gap / table.uneven_value).max())],
         ],
     )
-    plot.save(draw(runs, table), config.output)
-    plot.save_data({str(name): table[name].values for name in table.variables}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+
+
+def main(config: Config) -> None:
+    """Train, minimise, print, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import ufm
 from handwriting import NUM_CLASSES, SIDE, Digits, split_by_class
 from networks import Architecture, Decays, Recipe, Trained
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 KNOWN = 8  # digits below are trained on, the others held out
 LEAST = 5  # samples that make a group of a decision
@@ -158,7 +158,7 @@ def straight(distance: np.ndarray, confidence: float) -> np.ndarray:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """NC1–NC3 of every kind of sample, mean of the seeds and every one; and confidence against distance."""
-    made, ((left, right),) = plot.figure(1, 2, 11.0, 4.8)
+    made, ((left, right),) = plot.figure(1, 2, width=11.0, height=4.8)
     places = np.arange(table.sizes["samples"])
     for index, (name, label) in enumerate(METRICS.items()):
         style = {"color": plot.COLOURS[index]}
@@ -187,16 +187,19 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     return made
 
 
-def main(config: Config) -> None:
-    """Train, show, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print what was measured of every kind of sample, means of the seeds."""
     mean = table.mean("seed")
     rows = [[name, *(float(mean[key].sel(samples=name)) for key in SHOWN)] for name in mean.samples.values]
-    columns = [*METRICS.values(), "distance", "confidence", "accuracy", "AUROC against test"]
-    show(["samples, mean of seeds", *columns], rows)
-    plot.save(draw(table), config.output)
-    plot.save_data({str(name): table[name].values for name in (*table.coords, *table.data_vars)}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+    titles = [*METRICS.values(), "distance", "confidence", "accuracy", "AUROC against test"]
+    show(["samples, mean of seeds", *titles], rows)
+
+
+def main(config: Config) -> None:
+    """Train, print, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from matplotlib.colors import LogNorm
 
 import ufm
 from ufm import plot
-from ufm._core.tables import show
+from ufm.console import show
 
 FLOOR = 1e-16  # where zeros are drawn on a log axis
 
@@ -50,7 +50,7 @@ def data(config: Config) -> xarray.Dataset:
         [ufm.predict(dataclasses.replace(problem, lambda_A=a, lambda_H=h)).value for h in decays.tolist()]
         for a in decays.tolist()
     ]
-    norms = {name: np.sqrt((table[name] ** 2).sum(("axis", rows))) for name, rows in (("H", "sample"), ("A", "class"))}
+    norms = {name: (table[name] ** 2).sum(("axis", rows)) ** 0.5 for name, rows in (("H", "sample"), ("A", "class"))}
     return table.drop_vars(["H", "A", "b"]).assign(
         predicted=(("lambda_A", "lambda_H"), np.asarray(predicted, float)),
         ratio=norms["A"] / norms["H"].where(norms["H"] > 0),
@@ -61,7 +61,7 @@ def data(config: Config) -> xarray.Dataset:
 
 def draw(table: xarray.Dataset) -> plot.Figure:
     """The phase diagram; and value, NC2 and norm ratio of every point against the one number they depend on."""
-    made, ((phases, values), (simplex, ratios)) = plot.figure(2, 2, 10.0, 8.0)
+    made, ((phases, values), (simplex, ratios)) = plot.figure(2, 2, width=10.0, height=8.0)
     threshold = float(table.threshold)
     draw_phases(made, phases, table, threshold)
     c, order = table.c.values.ravel(), np.argsort(table.c.values.ravel())
@@ -105,9 +105,8 @@ def draw_phases(made: plot.Figure, axis, table: xarray.Dataset, threshold: float
     axis.legend(loc="lower left", frameon=True, facecolor="#DDDDDD")
 
 
-def main(config: Config) -> None:
-    """Sweep, compare, draw."""
-    table = data(config)
+def summary(table: xarray.Dataset) -> None:
+    """Print how far the minima are from what theory says."""
     theory = np.abs(table["value"] - table.predicted) / table.predicted
     expected = np.sqrt(table.lambda_H / table.lambda_A)
     beyond, below = table.c > table.threshold * (1 + 1e-9), table.c < table.threshold * (1 - 1e-9)
@@ -124,13 +123,13 @@ def main(config: Config) -> None:
         ],
     ]
     show(["quantity", "measured"], rows)
-    plot.save(draw(table), config.output)
-    kept = {
-        name: table[name].values for name in ("value", "gap", "predicted", "nc2", "ratio", "degenerate", "certified")
-    }
-    axes = {"lambda_A": table.lambda_A.values, "lambda_H": table.lambda_H.values}
-    plot.save_data({**axes, **kept}, config.output)
-    print(f"wrote {config.output} and {config.output.with_suffix('.npz')}")
+
+
+def main(config: Config) -> None:
+    """Sweep, compare, draw."""
+    table = data(config)
+    summary(table)
+    plot.write(draw(table), config.output, data=table)
 
 
 if __name__ == "__main__":

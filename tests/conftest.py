@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import os
 import pathlib
@@ -8,6 +9,7 @@ import tempfile
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -33,6 +35,7 @@ def pytest_configure(config):
 
 
 def pytest_addoption(parser):
+    parser.addoption("--seeds", type=int, default=1, metavar="COUNT", help="seeds of each study on digits")
     parser.addoption("--shuffle", type=int, metavar="SEED", help="shuffle the modules, and the tests within each")
 
 
@@ -53,15 +56,47 @@ def programs():
         jax.clear_caches()
 
 
-@pytest.fixture
+def load(name):
+    """A study, as the script that it is."""
+    spec = importlib.util.spec_from_file_location(f"study_{name}", ROOT / "studies" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def study():
-    """Load a study by name, as the script that it is."""
+    """Studies by name, each loaded once."""
+    return functools.cache(load)
 
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f"study_{name}", ROOT / "studies" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        return module
 
+@pytest.fixture
+def loaded_again():
+    """A study by name, loaded once more."""
     return load
+
+
+@pytest.fixture(scope="session")
+def seeds(request):
+    """How many seeds of a study on digits a property is tried on."""
+    return request.config.getoption("seeds")
+
+
+@pytest.fixture
+def written(tmp_path, capsys, monkeypatch):
+    """What a study prints, and the arrays it writes, of data that was computed before."""
+
+    def run(module, table, **changes):
+        monkeypatch.setattr(module, "data", lambda config: table)
+        file = tmp_path / "figure.png"
+        module.main(module.Config(**changes, output=file))
+        assert file.stat().st_size > 10_000
+        with np.load(file.with_suffix(".npz")) as arrays:
+            found = dict(arrays)
+        assert {"command", "versions"} <= set(found)
+        for name in set(found) & set(table.data_vars):
+            np.testing.assert_array_equal(found[name], table[name].values.astype(found[name].dtype))
+        return capsys.readouterr().out, found
+
+    return run

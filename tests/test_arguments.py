@@ -69,6 +69,7 @@ RECORDS = (
     "Report",
     "Run",
     "Status",
+    "Verdict",
 )  # that functions return; they hold what they're given
 
 
@@ -111,7 +112,7 @@ def register(**words):
         """What it says."""
 
     registry.theorem(**words)(prediction)
-    registry.THEOREMS.pop()
+    registry.THEOREMS.popitem()
 
 
 TABLE = {
@@ -167,6 +168,9 @@ TABLE = {
         compiles=True,
     ),
     "measure": Call(ufm.measure, {"H": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "metrics.evaluate": Call(
+        ufm.metrics.evaluate, {"H": H, **BATCH, **CLASSIFIER, "num_classes": 3}, {"b": NONE, "num_classes": NONE}
+    ),
     "Stream": Call(ufm.Stream, {"num_classes": 3}),
     "Stream.add": Call(lambda **words: ufm.Stream(3).add(**words), {"H": H, **BATCH}),
     "Stream.checked": Call(ufm.Stream(3).checked, {"H": H, **BATCH}),
@@ -225,9 +229,8 @@ TABLE = {
     ),
     "theory.registry.theorem": Call(
         register,
-        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "limit": None, "identity": None},
-        dict.fromkeys(("name", "paper", "assumes"), NAME)
-        | {"applies": FUNCTION, "limit": FUNCTION | NONE, "identity": FUNCTION | NONE},
+        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len},
+        dict.fromkeys(("name", "paper", "assumes"), NAME) | {"applies": FUNCTION, "checks": FUNCTION},
     ),
 }
 
@@ -255,6 +258,7 @@ def public():
         for name, thing in vars(module).items():
             if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
                 yield f"{module.__name__.removeprefix('ufm.')}.{name}", parameters(thing)
+    yield "metrics.evaluate", parameters(ufm.metrics.evaluate)
     yield "theory.registry.theorem", parameters(registry.theorem)
 
 

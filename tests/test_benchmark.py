@@ -1,4 +1,3 @@
-import functools
 import json
 import sys
 
@@ -6,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from timing import race
 from ufm._core import blocks
 
 SMALL = {
@@ -32,10 +32,9 @@ SMALL = {
 
 @pytest.fixture
 def benchmark(study, monkeypatch):
-    benchmark = study("benchmark")
-    monkeypatch.setattr(benchmark, "REST", 0.0)
+    monkeypatch.setattr(race, "REST", 0.0)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # other tests in this process need them
-    return benchmark
+    return study("benchmark")
 
 
 def test_without_torch_its_rows_are_left_out(benchmark, tmp_path, monkeypatch, capsys):
@@ -56,7 +55,7 @@ def test_without_torch_its_rows_are_left_out(benchmark, tmp_path, monkeypatch, c
 
 def test_sweeps_are_timed_against_scipy(benchmark):
     pytest.importorskip("threadpoolctl")
-    rows = benchmark.sweeps(benchmark.Config(**SMALL))
+    rows = race.rows(benchmark.sweeps(benchmark.Config(**SMALL)))
     assert [row.what.split(": ")[-1] for row in rows] == [
         "one batch",
         "no store, no bar",
@@ -71,7 +70,7 @@ def test_sweeps_are_timed_against_scipy(benchmark):
 
 def test_streamed_gradients_are_timed_against_their_products(benchmark, monkeypatch):
     monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 100)
-    gradient, *memory = benchmark.vocabulary(benchmark.Config(**SMALL))
+    gradient, *memory = race.rows(benchmark.vocabulary(benchmark.Config(**SMALL)))
     assert "objective" in gradient.note
     assert [row.what.split(",")[0] for row in memory] == ["a gradient", "training with a bar"]
     assert all("met" in row.note for row in memory)
@@ -80,8 +79,7 @@ def test_streamed_gradients_are_timed_against_their_products(benchmark, monkeypa
 def test_eager_torch_takes_the_same_steps(benchmark):
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
-    config = benchmark.Config(**SMALL)
-    row = torch_row(benchmark, config, "eager_peers")
+    row = next(benchmark.training(benchmark.Config(**SMALL))).row()
     assert len(row.peers) == 6
     assert "loss" in row.note
     assert torch.get_num_threads() == threads
@@ -91,28 +89,21 @@ def test_eager_torch_takes_the_same_steps(benchmark):
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_torch_takes_the_same_steps(benchmark):
     pytest.importorskip("torch")
-    row = torch_row(benchmark, benchmark.Config(**SMALL), "compiled_peers")
+    _, compiled, *_ = benchmark.training(benchmark.Config(**SMALL))
+    row = compiled.row()
     assert len(row.peers) == 4
     assert all(peer.compilation is not None for peer in row.peers.values())
 
 
-def test_another_loss_raises(benchmark):
-    assert "loss" in benchmark.same("loss", 1.0, 1.00001)
+def test_another_loss_raises():
+    assert "loss" in race.same("loss", 1.0, 1.00001)
     for other in (1.01, np.nan):
         with pytest.raises(AssertionError, match="loss: 1 by ufm"):
-            benchmark.same("loss", 1.0, other)
+            race.same("loss", 1.0, other)
 
 
 def test_groups_are_in_the_help_and_unknown_ones_are_refused(benchmark):
     for group in benchmark.GROUPS:
         assert group in benchmark.description()
     with pytest.raises(ValueError, match=r"only = 'speed': one of training, metrics"):
-        benchmark.Config(only=("speed",))
-
-
-def torch_row(benchmark, config, peers):
-    problem = benchmark.ufm.Problem(
-        config.num_classes, config.dim, per_class=config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H
-    )
-    ours = functools.partial(benchmark.train, problem, config, 2)
-    return benchmark.against_torch("torch", problem, ours, getattr(benchmark, peers), config, benchmark.at_least(1))
+        benchmark.main(benchmark.Config(only=("training", "speed")))

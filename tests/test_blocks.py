@@ -10,7 +10,6 @@ from zoo import ZOO, problem
 
 import ufm
 from ufm._core import blocks
-from ufm.metrics.definitions import evaluate
 from ufm.minima import streamed_bound
 from ufm.minima.streamed_bound import norm_bound, shortfall
 from ufm.model.params import columns
@@ -107,8 +106,8 @@ def test_metrics(name, streamed):
 
     def inside(p, q):
         with jax.enable_x64(True):
-            H, A, b, _ = columns(jax.tree.map(jnp.asarray, q))
-            return jax.tree.map(np.asarray, jax.jit(evaluate)(H, jnp.asarray(p.labels), A, b))
+            traced = jax.jit(lambda H, A, b: ufm.metrics.evaluate(H, p.labels, A, b))
+            return jax.tree.map(np.asarray, traced(q.H, q.A, q.b))
 
     assert_same(*streamed(both, kept=True))
 
@@ -118,7 +117,7 @@ def test_training(streamed):
     sgd = optax.sgd(0.5, momentum=0.9)
 
     def run():
-        found = ufm.train(p, sgd, 30, seeds, snapshots=5, precision="float64", progress=True)
+        found = ufm.train(p, sgd, steps=30, seed=seeds, snapshots=5, precision="float64", progress=True)
         return found.params, found.history.loss, found.history.metrics
 
     assert_same(*streamed(run, at_once=40, kept=True), rtol=1e-10)

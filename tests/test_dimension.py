@@ -1,9 +1,9 @@
+import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import ufm
-from ufm._core.precision import float64
 
 
 def test_log_loss_is_that_of_the_problem_however_many_classes_are_absent(study):
@@ -11,7 +11,7 @@ def test_log_loss_is_that_of_the_problem_however_many_classes_are_absent(study):
     K, padded, d, tau = 3, 5, 4, 2.5
     x = np.random.default_rng(0).normal(size=(2 * padded * d, 1))
     absent = np.where(np.arange(padded) < K, 0.0, dimension.ABSENT)[:, None]
-    with float64():
+    with jax.enable_x64(True):
         found = np.asarray(dimension.log_loss(x, (np.array([tau]), absent)))
     H, A = np.sqrt(tau) * dimension.unit_rows(x, padded)[:, :K, :, 0]
     sphere = ufm.Sphere(np.sqrt(tau))

@@ -1,14 +1,19 @@
 import numpy as np
+import pytest
 
 
-def config_of(module, **changes):
+@pytest.fixture(scope="module")
+def module(study):
+    return study("forced_etf")
+
+
+@pytest.fixture(scope="module")
+def table(module, seeds):
     network = module.Architecture(widths=(128, 64), linear=True)
-    return module.Config(**({"small": (100, 3), "network": network, "seeds": 2, "epochs": 300} | changes))
+    return module.data(module.Config(small=(100, 3), network=network, seeds=seeds, epochs=300))
 
 
-def test_a_fixed_simplex_loses_nothing_with_balance_and_wins_without(study):
-    module = study("forced_etf")
-    table = module.data(config_of(module))
+def test_a_fixed_simplex_loses_nothing_with_balance_and_wins_without(module, table):
     assert (table.accuracy == 1.0).all()
     assert (table.nc1 < 0.1).all()
     learned, fixed = (table.sel(classifier=name) for name in module.CLASSIFIERS)
@@ -24,19 +29,15 @@ def test_a_fixed_simplex_loses_nothing_with_balance_and_wins_without(study):
     assert (learned.cosine > -1.0 / 9.0 + 0.5 * (float(learned.predicted_cosine) + 1.0 / 9.0)).all()
 
 
-def test_mean_cosine_of_a_simplex_and_of_merged_rows(study):
-    module = study("forced_etf")
+def test_mean_cosine_of_a_simplex_and_of_merged_rows(module):
     A = 3.0 * module.ufm.geometry.simplex_etf(10, 20)
     np.testing.assert_allclose(module.mean_cosine(A), -1.0 / 9.0, rtol=1e-12)
     A[5:] = A[5] * np.arange(1, 6)[:, None]
     np.testing.assert_allclose(module.mean_cosine(A), 1.0, rtol=1e-12)
 
 
-def test_files_hold_what_is_drawn(study, tmp_path, capsys):
-    module = study("forced_etf")
-    module.main(config_of(module, epochs=2, seeds=1, small=(100,), output=tmp_path / "figure.png"))
-    assert "100 samples, UFM" in capsys.readouterr().out
-    with np.load(tmp_path / "figure.npz") as file:
-        assert {"command", "versions", "predicted_nc2"} <= set(file)
-        assert file["small_accuracy"].shape == (1, 2, 1)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+def test_files_hold_what_is_drawn(module, table, written):
+    out, arrays = written(module, table)
+    assert "100 samples, UFM" in out
+    assert "predicted_nc2" in arrays
+    assert arrays["small_accuracy"].shape == (2, 2, table.sizes["seed"])

@@ -13,7 +13,7 @@ EXACT = 1e-14
 
 @given(st.integers(2, 40), st.integers(0, 5), st.sampled_from((None, 0, 1)))
 def test_simplex_etf_has_unit_rows_and_cosines_minus_one_over_K_minus_one(K, extra, seed):
-    M = geometry.simplex_etf(K, K - 1 + extra, seed)
+    M = geometry.simplex_etf(K, K - 1 + extra, seed=seed)
     # MMᵀ = K/(K−1) (I − J/K): the diagonal is 1 and the rest −1/(K−1)
     assert_allclose(M @ M.T, K / (K - 1) * (np.eye(K) - 1 / K), atol=EXACT)
     assert M.shape == (K, K - 1 + extra)
@@ -104,7 +104,7 @@ def distance_by_faces(W):
 
 @given(st.integers(2, 16), st.integers(0, 3), st.sampled_from((None, 0, 1)))
 def test_orthoplex_has_orthogonal_axes_and_antipodal_pairs(K, extra, seed):
-    W = geometry.orthoplex(K, -(-K // 2) + extra, seed)
+    W = geometry.orthoplex(K, -(-K // 2) + extra, seed=seed)
     # rows 2i and 2i + 1 are antipodal, all others orthogonal
     expected = np.eye(K)
     pairs = np.arange(K // 2)
@@ -115,7 +115,7 @@ def test_orthoplex_has_orthogonal_axes_and_antipodal_pairs(K, extra, seed):
 
 @given(st.integers(2, 40), st.integers(2, 5), st.sampled_from((None, 0, 1)))
 def test_polygon_has_the_cosines_of_equal_angles(K, dim, seed):
-    W = geometry.polygon(K, dim, seed)
+    W = geometry.polygon(K, dim, seed=seed)
     k = np.arange(K)
     assert_allclose(W @ W.T, np.cos(2 * np.pi * (k[:, None] - k[None]) / K), atol=EXACT)
     assert W.shape == (K, dim)

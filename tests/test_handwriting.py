@@ -38,7 +38,7 @@ def test_counts_that_are_not_there_are_refused(study, counts):
         study("handwriting").split_by_class(counts, seed=0)
 
 
-def test_without_scikit_learn_every_study_says_what_to_install(study, monkeypatch):
+def test_without_scikit_learn_every_study_says_what_to_install(loaded_again, monkeypatch):
     for name in ["sklearn", "sklearn.datasets", *(name for name in sys.modules if name.startswith("sklearn."))]:
         monkeypatch.setitem(sys.modules, name, None)
     for shared in ("handwriting", "networks"):
@@ -49,6 +49,6 @@ def test_without_scikit_learn_every_study_says_what_to_install(study, monkeypatc
     for name, extra in listed.items():
         if extra == "`studies`":
             with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[studies\]'"):
-                study(name)
+                loaded_again(name)
         else:
-            study(name)
+            loaded_again(name)

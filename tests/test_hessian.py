@@ -1,12 +1,14 @@
 import dataclasses
 
 import jax
+import jax.flatten_util
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from zoo import problem
 
 import ufm
+from ufm.hessian import _coordinates
 from ufm.theory.landscape import escape_curvature, zero_point
 
 
@@ -46,6 +48,23 @@ def test_padded_low_rank_solutions_are_saddles_of_the_predicted_curvature(rank):
 def test_no_descent_from_the_global_minimum(loss):
     p = problem(loss=loss)
     assert ufm.curvature(p, ufm.minimize(p).params).smallest > -1e-9
+
+
+def test_coinciding_samples_and_unused_dimensions_leave_the_eigenvector_in_fewer_coordinates():
+    """The whole Hessian of 123 coordinates, which knows of none, against one of 45: 3 classes, 6 + 1 dimensions."""
+    p = problem(dim=12, per_class=[4, 1, 2], class_weights=[1.0, 2.0, 0.5], lambda_A=3e-3)
+    draw = np.random.default_rng(0)
+    means, A, b = draw.normal(size=(3, 12)), draw.normal(size=(3, 12)), draw.normal(size=3)
+    point = ufm.Params(means[p.labels], A, b)
+    with jax.enable_x64(True):
+        flat, unravel = jax.flatten_util.ravel_pytree((point.H, A, b))
+        hessian = np.asarray(jax.hessian(lambda x: p.objective(ufm.Params(*unravel(x))))(flat))
+    found = ufm.curvature(p, point)
+    assert _coordinates(p, point).start.size == 45
+    assert_allclose(found.smallest, np.linalg.eigvalsh(hessian)[0], rtol=1e-10)
+    v = np.concatenate([found.direction.H.ravel(), found.direction.A.ravel(), found.direction.b])
+    assert_allclose(hessian @ v, found.smallest * v, atol=1e-12)
+    assert_allclose(v @ v, 1.0, rtol=1e-12)
 
 
 def test_lanczos_agrees_with_the_dense_hessian(monkeypatch):

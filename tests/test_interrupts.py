@@ -112,7 +112,7 @@ def test_training_is_the_same_bits_however_its_calls_are_split(seed, snapshots, 
     problem, optimizer = ufm.Problem(3, 4, per_class=[9, 4, 2]), optax.sgd(0.5, momentum=0.9)
 
     def train():
-        return ufm.train(problem, optimizer, 50, seed, snapshots)
+        return ufm.train(problem, optimizer, steps=50, seed=seed, snapshots=snapshots)
 
     whole = train()
     monkeypatch.setattr(training, "FIRST_STEPS", 3)

@@ -10,8 +10,8 @@ from zoo import features
 
 import ufm
 from ufm import geometry
-from ufm.metrics.definitions import LONG_NAMES
-from ufm.metrics.measurement import Stream
+from ufm.metrics.definitions import LONG_NAMES, of_columns, of_means
+from ufm.metrics.stream import Stream
 
 DIRECTIONAL = ("nc1", "nc2", "nc3", "equinorm", "equiangular", "simplex_angle", "trace_ratio", "cdnv")
 
@@ -261,6 +261,90 @@ def test_stream_refuses_what_it_cannot_use():
         stream.add(GOOD["H"], GOOD["labels"])
 
 
+def of_a_network(dtype=np.float64):
+    """Features (15, 4), labels, classifier and bias."""
+    random = np.random.default_rng(11)
+    H, A, b = random.normal(size=(15, 4)), random.normal(size=(3, 4)), random.normal(size=3)
+    return H.astype(dtype), np.tile(np.arange(3), 5), A.astype(dtype), b.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_metrics_inside_jit_and_vmap_are_the_measured_ones(dtype):
+    H, labels, A, b = of_a_network(dtype)
+    measured, tolerance = ufm.measure(H, labels, A, b), 100 * np.finfo(dtype).eps
+    with jax.enable_x64(dtype == np.float64):
+        inside = jax.jit(lambda H, A, b: ufm.metrics.evaluate(H, labels, A, b))(H, A, b)
+        told = jax.jit(ufm.metrics.evaluate)(H, labels, A, b)  # labels traced too
+        scaled = jax.vmap(lambda c: ufm.metrics.evaluate(c * H, labels, A, c * b))(np.array([1.0, 3.0], dtype))
+        for name, value in measured._asdict().items():
+            assert getattr(inside, name).dtype == dtype
+            assert_allclose(getattr(inside, name), value, rtol=tolerance)
+            assert_allclose(getattr(told, name), value, rtol=tolerance)
+            assert_allclose(getattr(scaled, name), [value] * 2, rtol=tolerance)  # no metric has a scale
+    assert ufm.metrics.evaluate(H, labels, A, b).nc1.dtype == dtype
+    assert_allclose(ufm.metrics.evaluate(H, labels, A, b), measured, rtol=tolerance)
+
+
+def test_classifiers_of_another_precision_are_measured_in_that_of_the_features():
+    H, labels, A, b = of_a_network(np.float32)
+    with jax.enable_x64(True):
+        found = jax.jit(lambda A: ufm.metrics.evaluate(H, labels, A, b.astype(float)))(A.astype(float))
+    assert found.nc3.dtype == np.float32
+    assert_allclose(found.nc3, ufm.measure(H, labels, A, b).nc3, rtol=1e-6)
+
+
+def test_without_a_classifier_their_number_of_classes_is_read_or_told():
+    H, labels, _, _ = of_a_network()
+    measured = ufm.measure(H, labels)
+    for found in (
+        ufm.metrics.evaluate(H, labels),
+        jax.jit(lambda H: ufm.metrics.evaluate(H, labels))(H),
+        jax.jit(lambda H, labels: ufm.metrics.evaluate(H, labels, num_classes=3))(H, labels),
+    ):
+        for name, value in measured._asdict().items():
+            assert (getattr(found, name) is None) == (value is None)
+            if value is not None:
+                assert_allclose(getattr(found, name), value, rtol=1e-5)
+    with pytest.raises(ValueError, match="num_classes"):
+        jax.jit(ufm.metrics.evaluate)(H, labels)
+
+
+def test_metrics_of_constants_inside_jit_are_numbers():
+    H, labels, A, _ = of_a_network()
+    doubled = jax.jit(lambda x: x * ufm.metrics.evaluate(H, labels, A).nc1)(np.float64(2.0))
+    assert_allclose(doubled, 2 * ufm.measure(H, labels, A).nc1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_classifier_with_other_outputs_than_groups_of_samples_has_no_row_for_each_mean(rows):
+    H, labels, _, _ = of_a_network()
+    A, alone = np.random.default_rng(1).normal(size=(rows, 4)), ufm.measure(H, labels)
+    means = np.stack([H[labels == k].mean(axis=0) for k in range(3)])
+    with jax.enable_x64(True):
+        b, counts = jnp.zeros(rows), jnp.full(3, 5.0)
+        found = of_columns(jnp.asarray(H.T), jnp.asarray(labels), 3, jnp.asarray(A), b)._asdict()
+        collapsed = of_means(jnp.asarray(means), counts, jnp.asarray(A), b)._asdict()
+    norms = np.linalg.norm(A, axis=1)
+    for name, value in alone._asdict().items():
+        if name == "equinorm_A":
+            value = norms.std() / norms.mean()
+        assert (found[name] is None) == (collapsed[name] is None) == (value is None), name
+        if value is not None:
+            assert_allclose(found[name], value, rtol=1e-10, err_msg=name)
+            assert_allclose(collapsed[name], 0.0 if name in ("nc1", "trace_ratio", "cdnv") else value, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["H", "labels", "A"])
+def test_what_cannot_be_traced_names_what_can(name):
+    H, labels, A, _ = of_a_network(np.float32)
+    words = {"H": H, "labels": labels, "A": A}
+    stream = Stream(3)
+    stream.add(H, labels)
+    for of in (ufm.measure, stream.revisit):
+        with pytest.raises(ValueError, match=rf"{name} is traced by JAX.*ufm\.metrics\.evaluate"):
+            jax.jit(lambda x, of=of: of(**{**words, name: x}))(words[name])
+
+
 def near_a_simplex(K, d, spread, rows=None):
     """Features whose class means are an exact simplex, or other rows, with a classifier at them; float64."""
     random = np.random.default_rng(K * d)
@@ -273,7 +357,7 @@ def near_a_simplex(K, d, spread, rows=None):
 
 def gradient(weigh, H, labels, A):
     """Gradient of a weighing of metrics in the features (N, d), as somebody's regulariser would take it."""
-    return np.asarray(jax.jit(jax.grad(lambda H: weigh(ufm.metrics.evaluate(H.T, labels, A, 0 * A[:, 0]))))(H))
+    return np.asarray(jax.jit(jax.grad(lambda H: weigh(ufm.metrics.evaluate(H, labels, A, 0 * A[:, 0]))))(H))
 
 
 @pytest.mark.parametrize(("K", "d"), [(4, 6), (4, 3)])
@@ -307,7 +391,6 @@ def test_every_metric_has_a_finite_gradient_where_features_have_collapsed(dtype)
 def test_metrics_of_features_that_are_not_finite_are_no_collapse(bad):
     H, labels, A = near_a_simplex(3, 4, 0.1)
     H[0, 0] = bad
-    with jax.enable_x64(True):
-        found = ufm.metrics.evaluate(jnp.asarray(H.T), jnp.asarray(labels), jnp.asarray(A), jnp.zeros(3))._asdict()
+    found = ufm.metrics.evaluate(H, labels, A)._asdict()
     known = {"equinorm_A", "accuracy", "nc4"}  # of the classifier alone, and of decisions, which NaN compares false in
     assert all(np.isnan(value) for name, value in found.items() if name not in known), found

@@ -4,23 +4,21 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture
-def small(study):
-    """The study, and a smaller configuration of it."""
-    module = study("out_of_distribution")
+@pytest.fixture(scope="module")
+def module(study):
+    return study("out_of_distribution")
+
+
+@pytest.fixture(scope="module")
+def table(module, seeds):
     default = module.Config()
-
-    def config_of(epochs=150, **changes):
-        network = dataclasses.replace(default.network, widths=(128, 128, 64))
-        recipe = dataclasses.replace(default.recipe, epochs=epochs, batch=64)
-        return dataclasses.replace(default, per_class=64, network=network, recipe=recipe, **changes)
-
-    return module, config_of
+    network = dataclasses.replace(default.network, widths=(128, 128, 64))
+    recipe = dataclasses.replace(default.recipe, epochs=150, batch=64)
+    words = {"per_class": 64, "network": network, "recipe": recipe, "shifts": (2,), "noise": 300, "seeds": seeds}
+    return module.data(dataclasses.replace(default, **words))
 
 
-def test_what_was_not_trained_on_is_not_collapsed(small):
-    module, config_of = small
-    table = module.data(config_of(shifts=(2,), noise=300, seeds=3))
+def test_what_was_not_trained_on_is_not_collapsed(module, table):
     known, test = table.sel(samples="training samples"), table.sel(samples="test samples")
     assert (known.accuracy == 1.0).all()
     assert (test.accuracy > 0.95).all()
@@ -39,9 +37,8 @@ def test_what_was_not_trained_on_is_not_collapsed(small):
         assert np.abs(strange.binned_confidence.values - law).max() < 0.15, name
 
 
-def test_confidence_on_the_way_from_vertex_to_centre(study):
+def test_confidence_on_the_way_from_vertex_to_centre(module):
     """Against the softmax of A (h − μ_G) for a simplex ETF A = M and features (1 − s) t' m_k, s² the distance."""
-    module = study("out_of_distribution")
     K = module.KNOWN
     M = module.ufm.geometry.simplex_etf(K, K, seed=1)
     for scale in (1.0, 6.0):
@@ -53,21 +50,16 @@ def test_confidence_on_the_way_from_vertex_to_centre(study):
             np.testing.assert_allclose(found, confidence, rtol=1e-12)
 
 
-def test_shift_moves_to_the_right(study):
-    module = study("out_of_distribution")
+def test_shift_moves_to_the_right(module):
     X = np.arange(128, dtype=float).reshape(2, 64)
     moved = module.shifted(X, 2).reshape(2, 8, 8)
     assert np.array_equal(moved[:, :, 2:], X.reshape(2, 8, 8)[:, :, :-2])
     assert not moved[:, :, :2].any()
 
 
-def test_files_hold_what_is_drawn(small, tmp_path, capsys):
-    module, config_of = small
-    config = config_of(epochs=2, shifts=(1,), noise=100, bins=3, seeds=1, output=tmp_path / "figure.png")
-    module.main(config)
-    assert "digits held out" in capsys.readouterr().out
-    with np.load(tmp_path / "figure.npz") as file:
-        assert {"command", "versions", "auroc"} <= set(file)
-        assert file["nc1"].shape == (5, 1)
-        assert file["binned_distance"].shape == (5, 3)
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
+def test_files_hold_what_is_drawn(module, table, written):
+    out, arrays = written(module, table)
+    assert "digits held out" in out
+    assert "auroc" in arrays
+    assert arrays["nc1"].shape == (5, table.sizes["seed"])
+    assert arrays["binned_distance"].shape == (5, 8)

@@ -23,7 +23,8 @@ import zarr
 from zoo import problem
 
 import ufm
-from ufm._core import lanes
+from ufm._core import identity, lanes
+from ufm.minima import optimum
 from ufm.sweeps import grid as sweeps
 from ufm.sweeps import minimizing, store
 
@@ -32,8 +33,8 @@ OVER = {"lambda_A": DECAYS, "seed": range(4)}
 SMOOTHED = ufm.LabelSmoothing(0.1)
 SCRIPT = """
 import sys, numpy as np, ufm
-from ufm.sweeps import minimizing
-minimizing.BATCHES = (8,)
+from ufm.minima import optimum
+optimum.BATCHES = (8,)
 problem = ufm.Problem(num_classes=3, dim=4, per_class=5, lambda_A=1e-2, lambda_H=1e-2)
 over = {"lambda_A": np.geomspace(1e-4, 1e-2, 10).tolist(), "seed": range(4)}
 ufm.sweep(problem, over, store=sys.argv[1])
@@ -42,13 +43,13 @@ ufm.sweep(problem, over, store=sys.argv[1])
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(minimizing, "BATCHES", (8,))
+    monkeypatch.setattr(optimum, "BATCHES", (8,))
 
 
 @pytest.fixture(scope="module")
 def reference():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(minimizing, "BATCHES", (8,))
+        patch.setattr(optimum, "BATCHES", (8,))
         return ufm.sweep(problem(), OVER)
 
 
@@ -77,6 +78,7 @@ def test_dataset_says_what_made_it(reference):
     assert "jax" in reference.attrs["versions"]
     assert reference.attrs["precision"] == "float64"
     assert reference.attrs["command"]
+    assert all(variable.attrs["long_name"] for variable in reference.data_vars.values())
     states = dict(zip(reference.status.flag_values, reference.status.flag_meanings.split(), strict=True))
     assert states == {-1: "pending", 0: "converged", 1: "max_steps", 2: "diverged"}
     assert set(ufm.Metrics._fields) < set(reference)
@@ -220,7 +222,7 @@ def test_training_is_swept_over_its_options(tmp_path, monkeypatch):
     ufm.training._compiled.cache_clear()
     assert table.loss.dims == ("learning_rate", "lambda_A", "seed", "snapshot")
     assert table.step.values.tolist() == ufm.training.schedule(40, 5)
-    run = ufm.train(problem(lambda_A=1e-3), optax.sgd(0.1, momentum=0.9), 40, seed=1, snapshots=5)
+    run = ufm.train(problem(lambda_A=1e-3), optax.sgd(0.1, momentum=0.9), steps=40, seed=1, snapshots=5)
     point = table.sel(learning_rate=0.1, lambda_A=1e-3, seed=1)
     np.testing.assert_allclose(point.nc1, run.history.nc1, rtol=1e-5)
     np.testing.assert_allclose(point.H, run.params.H, rtol=1e-4, atol=1e-6)
@@ -229,11 +231,22 @@ def test_training_is_swept_over_its_options(tmp_path, monkeypatch):
     xarray.testing.assert_identical(opened(tmp_path / "s.zarr"), table)
 
 
+def test_the_content_of_an_optimiser_is_found_once_for_all_points_of_a_batch(monkeypatch):
+    found, digest = [], identity.identity
+    monkeypatch.setattr(identity, "identity", lambda value: found.append(type(value)) or digest(value))
+    training = ufm.Training(optax.sgd, {"momentum": 0.9}, steps=40, snapshots=5)
+    table = ufm.sweep(problem(), {"learning_rate": [0.1, 0.2, 0.5, 1.0]}, run=training)
+    assert found.count(optax.GradientTransformationExtraArgs) == 1
+    assert len(np.unique(table.loss.values[:, -1])) == 4
+
+
 def test_training_is_swept_over_what_needs_another_program():
-    training = ufm.Training(optax.sgd, {"learning_rate": 0.1, "momentum": 0.9}, 10, 2, precision="float64")
+    training = ufm.Training(
+        optax.sgd, {"learning_rate": 0.1, "momentum": 0.9}, steps=10, snapshots=2, precision="float64"
+    )
     over = {"nesterov": [True, False], "loss": [ufm.CrossEntropy(), ufm.SquaredError()]}
     table = ufm.sweep(problem(), over, run=training)
-    run = ufm.train(problem(), optax.sgd(0.1, 0.9, nesterov=True), 10, snapshots=2, precision="float64")
+    run = ufm.train(problem(), optax.sgd(0.1, 0.9, nesterov=True), steps=10, snapshots=2, precision="float64")
     assert table.objective.values[0, 0, -1] == pytest.approx(run.history.loss[-1], rel=1e-12)
     assert table.attrs["precision"] == "float64"
 
@@ -275,7 +288,7 @@ def test_another_sweep_on_a_store_is_refused(tmp_path):
         (problem(), ufm.Training(optax.sgd, {"learning_rate": 0.1}), r"run.training.fields.*here"),
     ):
         with pytest.raises(ValueError, match=message):
-            ufm.sweep(other, over, run, store=path)
+            ufm.sweep(other, over, run=run, store=path)
     with pytest.raises(ValueError, match=r"over.lambda_A is \[\[0.001\], \[0.01\]\] there and \[\[0.001\]\] here"):
         ufm.sweep(problem(), {"lambda_A": [1e-3]}, store=path)
 
@@ -510,20 +523,20 @@ SHORT = ufm.Training(optax.sgd, {"learning_rate": 0.1}, steps=5, snapshots=2)
 
 def test_a_store_tells_functions_of_one_name_apart(tmp_path):
     path, over = tmp_path / "s.zarr", {"seed": [0]}
-    table = ufm.sweep(problem(loss=margin(1.0)), over, SHORT, store=path)
-    same(ufm.sweep(problem(loss=margin(1.0)), over, SHORT, store=path), table)
+    table = ufm.sweep(problem(loss=margin(1.0)), over, run=SHORT, store=path)
+    same(ufm.sweep(problem(loss=margin(1.0)), over, run=SHORT, store=path), table)
     for field, other in (("problem.loss", margin(2.0)), ("problem.loss", margin(1)), ("problem.loss", Focal(1.0))):
         with pytest.raises(ValueError, match=rf"{field}.*<lambda> \(content .* there and "):
-            ufm.sweep(problem(loss=other), over, SHORT, store=path)
-    same(ufm.sweep(problem(loss=margin(1.0)), over, SHORT, store=path), table)
+            ufm.sweep(problem(loss=other), over, run=SHORT, store=path)
+    same(ufm.sweep(problem(loss=margin(1.0)), over, run=SHORT, store=path), table)
 
 
 def test_a_users_own_class_is_not_taken_for_one_of_ours(tmp_path):
     path, over = tmp_path / "s.zarr", {"seed": [0]}
-    ufm.sweep(problem(loss=Focal(1.0)), over, SHORT, store=path)
+    ufm.sweep(problem(loss=Focal(1.0)), over, run=SHORT, store=path)
     for other in (ufm.Focal(1.0), Focal(2.0)):
         with pytest.raises(ValueError, match=r"problem.loss.*Focal \(content .* there"):
-            ufm.sweep(problem(loss=other), over, SHORT, store=path)
+            ufm.sweep(problem(loss=other), over, run=SHORT, store=path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -566,11 +579,11 @@ class Nameless:
 def test_options_are_compared_by_value(optimizer, name, make, tmp_path):
     def swept(value, **words):
         training = ufm.Training(optimizer, {name: make(value)}, steps=5, snapshots=2)
-        return ufm.sweep(problem(), {"seed": [0]}, training, **words)
+        return ufm.sweep(problem(), {"seed": [0]}, run=training, **words)
 
     rates = {rate: swept(rate, store=tmp_path / f"{rate}.zarr") for rate in (0.1, 0.5)}
     for rate, table in rates.items():
-        run = ufm.train(problem(), optax.sgd(rate), 5, snapshots=2)
+        run = ufm.train(problem(), optax.sgd(rate), steps=5, snapshots=2)
         np.testing.assert_allclose(table.loss[0], run.history.loss, rtol=1e-6)
         same(swept(rate, store=tmp_path / f"{rate}.zarr"), table)
     with pytest.raises(ValueError, match=r"holds another sweep: run.training.fields.options"):
@@ -585,9 +598,9 @@ def test_what_cannot_be_told_apart_is_swept_without_a_store_only(tmp_path):
 
     over = {"seed": [0]}
     with pytest.raises(ValueError, match=r"problem: .*a lock, whose content can't be read, so that a store"):
-        ufm.sweep(problem(loss=loss), over, SHORT, store=tmp_path / "s.zarr")
-    ufm.sweep(problem(), over, SHORT, store=tmp_path / "s.zarr")
-    assert np.all(ufm.sweep(problem(loss=loss), over, SHORT).loss > 0)
+        ufm.sweep(problem(loss=loss), over, run=SHORT, store=tmp_path / "s.zarr")
+    ufm.sweep(problem(), over, run=SHORT, store=tmp_path / "s.zarr")
+    assert np.all(ufm.sweep(problem(loss=loss), over, run=SHORT).loss > 0)
 
 
 def test_swept_functions_have_labels_of_their_own():
@@ -595,8 +608,8 @@ def test_swept_functions_have_labels_of_their_own():
     losses = [first, second, margin(1.0), ufm.CrossEntropy(), ufm.CrossEntropy()]
     labels = sweeps._coordinate(losses).tolist()
     assert labels == ["<lambda> 0", "<lambda> 1", "<lambda> 0", "CrossEntropy()", "CrossEntropy()"]
-    table = ufm.sweep(problem(), {"loss": [second, first]}, SHORT)
-    run = ufm.train(problem(loss=first), optax.sgd(0.1), 5, snapshots=2)
+    table = ufm.sweep(problem(), {"loss": [second, first]}, run=SHORT)
+    run = ufm.train(problem(loss=first), optax.sgd(0.1), steps=5, snapshots=2)
     np.testing.assert_allclose(table.objective.sel(loss="<lambda> 1"), run.history.loss, rtol=1e-6)
 
 
@@ -612,7 +625,7 @@ def test_swept_functions_have_labels_of_their_own():
 )
 def test_options_are_checked_before_anything_runs(options, over, message):
     with pytest.raises(ValueError, match=message):
-        ufm.sweep(problem(), {"seed": [0], **over}, ufm.Training(optax.sgd, options, steps=5, snapshots=2))
+        ufm.sweep(problem(), {"seed": [0], **over}, run=ufm.Training(optax.sgd, options, steps=5, snapshots=2))
 
 
 def test_seeds_of_more_than_64_bits_are_kept(tmp_path):

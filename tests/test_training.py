@@ -351,6 +351,31 @@ def test_a_run_taken_out_ends_where_its_own_seed_diverged():
     assert np.all(np.isfinite(diverged.history.loss))
 
 
+def test_a_run_is_a_labelled_table():
+    p = problem()
+    words = {"steps": 30, "snapshots": [0, 10, 30], "precision": "float64"}
+    several = ufm.train(p, SGD, seed=[1, 4], **words)
+    table = several.to_xarray()
+    assert (dict(table.sizes), table.nc1.dims) == ({"seed": 2, "snapshot": 3}, ("seed", "snapshot"))
+    assert (table.seed.values.tolist(), table.step.values.tolist()) == ([1, 4], [0, 10, 30])
+    for name in ("loss", *ufm.Metrics._fields):
+        assert np.array_equal(table[name], getattr(several.history, name))
+        assert table[name].attrs["long_name"]
+    assert dict(zip(table.status.flag_meanings.split(), table.status.flag_values, strict=True))["finished"] == 0
+    assert table.status.values.tolist() == [0, 0]
+    assert json.loads(table.attrs["problem"])["fields"]["num_classes"] == 3
+    assert table.attrs["precision"] == "float64"
+    assert all(table.attrs[name] for name in ("versions", "command"))
+    alone = several[1].to_xarray()
+    assert (alone.nc1.dims, int(alone.seed), int(alone.status)) == (("snapshot",), 4, 0)
+    assert np.array_equal(alone.loss, table.loss.sel(seed=4))
+
+
+def test_a_table_of_a_run_has_any_seed():
+    run = ufm.train(problem(), SGD, steps=5, seed=10**30, snapshots=2)
+    assert str(run.to_xarray().seed.values) == str(10**30)
+
+
 def test_what_is_no_seed_of_a_run_is_said():
     several, alone = (ufm.train(problem(), SGD, steps=5, snapshots=2, seed=seed) for seed in ([0, 1], 0))
     with pytest.raises(IndexError, match=r"run\[2\]: there are 2 seeds, 0 to 1"):

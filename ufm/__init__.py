@@ -8,9 +8,9 @@ from ufm._core.archive import load as load
 from ufm._core.status import Status as Status
 from ufm.hessian import curvature as curvature
 from ufm.metrics.definitions import Metrics as Metrics
-from ufm.metrics.measurement import Stream as Stream
 from ufm.metrics.measurement import measure as measure
 from ufm.metrics.recorder import Recorder as Recorder
+from ufm.metrics.stream import Stream as Stream
 from ufm.minima.certificate import dual_bound as dual_bound
 from ufm.minima.certificate import lower_bound as lower_bound
 from ufm.minima.optimum import Optimum as Optimum
@@ -28,13 +28,14 @@ from ufm.model.losses import LabelSmoothing as LabelSmoothing
 from ufm.model.losses import SquaredError as SquaredError
 from ufm.model.params import Params as Params
 from ufm.model.problem import Problem as Problem
-from ufm.sweeps.grid import Training as Training
 from ufm.sweeps.grid import sweep as sweep
+from ufm.sweeps.trainer import Training as Training
 from ufm.theory import theorems as theorems
 from ufm.training import Run as Run
 from ufm.training import train as train
 from ufm.verification import Claim as Claim
 from ufm.verification import Report as Report
+from ufm.verification import Verdict as Verdict
 from ufm.verification import predict as predict
 from ufm.verification import verify as verify
 

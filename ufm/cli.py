@@ -132,7 +132,9 @@ class Train:
         self._check_files()
         sgd = optax.sgd(self.rate, momentum=self.momentum)
         optimizer = optax.adam(self.rate) if self.optimizer == "adam" else sgd
-        run = ufm.train(problem, optimizer, self.steps, self.seed, self.snapshots, precision=self.precision)
+        run = ufm.train(
+            problem, optimizer, steps=self.steps, seed=self.seed, snapshots=self.snapshots, precision=self.precision
+        )
         show(CHIEF, run.history.rows(), caption=run.ended())
         if self.save is not None:
             run.save(self.save)
@@ -227,7 +229,7 @@ class Sweep:
         over = _grid(self.over)
         with _workers(self.workers) as executor:
             problem, run = self.problem.problem(), self._run()
-            table = ufm.sweep(problem, over, run, self.store, executor, versions=self.versions)
+            table = ufm.sweep(problem, over, run=run, store=self.store, executor=executor, versions=self.versions)
         _summarise(table, str(self.store))
         return 0
 
@@ -237,7 +239,9 @@ class Sweep:
         import optax
 
         options = {"learning_rate": self.rate, **({"momentum": 0.9} if self.run == "sgd" else {})}
-        return ufm.Training(getattr(optax, self.run), options, self.steps, self.snapshots, self.precision)
+        return ufm.Training(
+            getattr(optax, self.run), options, steps=self.steps, snapshots=self.snapshots, precision=self.precision
+        )
 
 
 COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Theorems, "sweep": Sweep}

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from ufm._core.checks import Integer, doubles, flag, integer, room_for
 
 
-def simplex_etf(num_classes: Integer, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
+def simplex_etf(num_classes: Integer, dim: Integer, *, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
     """Simplex equiangular tight frame: K unit rows with cosines −1/(K−1), randomly rotated.
 
     Args:
@@ -28,7 +29,7 @@ def simplex_etf(num_classes: Integer, dim: Integer, seed: Integer | None = 0) ->
 
 
 def orthogonal_frame(
-    num_classes: Integer, dim: Integer, seed: Integer | None = 0, centred: bool | Any = False
+    num_classes: Integer, dim: Integer, *, seed: Integer | None = 0, centred: bool = False
 ) -> Float[np.ndarray, "K d"]:
     """Orthogonal frame: K orthonormal rows, randomly rotated.
 
@@ -50,7 +51,7 @@ def orthogonal_frame(
     return _rotated(_centred_basis(K) if centred else np.eye(K), d, seed)
 
 
-def general_orthogonal_frame(norms: Any, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
+def general_orthogonal_frame(norms: ArrayLike, dim: Integer, *, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
     """Mutually orthogonal rows of the given norms; a zero norm is a class that died (Dang et al. 2023).
 
     Args:
@@ -74,7 +75,7 @@ def general_orthogonal_frame(norms: Any, dim: Integer, seed: Integer | None = 0)
     return _rotated(rows, dim, seed)
 
 
-def orthoplex(num_classes: Integer, dim: Integer, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
+def orthoplex(num_classes: Integer, dim: Integer, *, seed: Integer | None = 0) -> Float[np.ndarray, "K d"]:
     """Rows of an orthoplex (cross-polytope), e₁, −e₁, e₂, −e₂, … up to the K-th, randomly rotated.
 
     From K = 4 on two antipodal pairs are among them, and `one_vs_rest_distance` is 1: the largest there is for
@@ -97,7 +98,7 @@ def orthoplex(num_classes: Integer, dim: Integer, seed: Integer | None = 0) -> F
     return _rotated(rows[:K], d, seed)
 
 
-def polygon(num_classes: Integer, dim: Integer = 2, seed: Integer | None = None) -> Float[np.ndarray, "K d"]:
+def polygon(num_classes: Integer, dim: Integer = 2, *, seed: Integer | None = None) -> Float[np.ndarray, "K d"]:
     """Regular polygon: K rows equally spaced on a unit circle, in order.
 
     Args:
@@ -116,7 +117,7 @@ def polygon(num_classes: Integer, dim: Integer = 2, seed: Integer | None = None)
     return _rotated(np.stack([np.cos(angles), np.sin(angles)], axis=1), d, seed)
 
 
-def gram_distance(X: Any, Y: Any) -> float:
+def gram_distance(X: ArrayLike, Y: ArrayLike) -> float:
     """Scale-free distance of Grams: ‖XXᵀ/‖XXᵀ‖ − YYᵀ/‖YYᵀ‖‖ in Frobenius norm.
 
     X is (K, d) and Y (K, e). Blind to rotation and scale of either; a zero matrix counts as
@@ -134,7 +135,7 @@ def gram_distance(X: Any, Y: Any) -> float:
     return float(np.linalg.norm(_unit(X @ X.T) - _unit(Y @ Y.T)))
 
 
-def one_vs_rest_distance(W: Any) -> float:
+def one_vs_rest_distance(W: ArrayLike) -> float:
     """The least distance of a row from the convex hull of the others.
 
     It is the worst class's margin where features are chosen best: the maximum over unit h of min_j ⟨h, w_k − w_j⟩ is
@@ -157,7 +158,7 @@ def one_vs_rest_distance(W: Any) -> float:
     return min(_distance_from_hull(np.delete(W, k, axis=0) - W[k]) for k in range(len(W)))
 
 
-def minimal_angle(W: Any) -> float:
+def minimal_angle(W: ArrayLike) -> float:
     """The least angle between two rows, in radians: what Tammes's problem asks to maximise.
 
     Args:
@@ -223,7 +224,7 @@ def _rotated(rows: np.ndarray, dim: int, seed: Any) -> np.ndarray:
     return rows @ (Q * np.sign(np.diag(R))).T
 
 
-def _shape(frame: str, num_classes: Integer, dim: Integer, least: Callable[[int], int]) -> tuple[int, int]:
+def _shape(frame: str, num_classes: Any, dim: Any, least: Callable[[int], int]) -> tuple[int, int]:
     """K and d, where d is at least the number of dimensions that K rows span."""
     K, d = integer("num_classes", num_classes, least=2), integer("dim", dim, least=1)
     spanned = least(K)

@@ -1,18 +1,23 @@
 """The landscape's curvature: the Hessian's smallest eigenvalue at any parameters, and its direction."""
 
+import dataclasses
 import functools as ft
+import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ufm._core.interrupts import interruptible
 from ufm._core.precision import float64
 from ufm._core.programs import kept
+from ufm.model.constraints import Free
 from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_problem, risk
 
-DENSE_UP_TO = 600  # parameters, up to which the Hessian is formed
+DENSE_UP_TO = 600  # coordinates, up to which the Hessian is formed
 
 
 class Curvature(NamedTuple):
@@ -28,10 +33,11 @@ class Curvature(NamedTuple):
 
 
 @interruptible
-def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
+def curvature(problem: Problem, params: Params) -> Curvature:
     """Smallest Hessian eigenvalue of the objective in all its parameters, in float64.
 
-    Dense for up to 600 parameters, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
+    Where the samples of each group coincide and where dimensions are unused, fewer coordinates hold the eigenvector.
+    Dense for up to 600 of them, beyond by Lanczos on Hessian-vector products (ARPACK) to 1e-10. Constraints are
     not considered: on a sphere it is the curvature of the ambient objective.
 
     Args:
@@ -42,27 +48,117 @@ def curvature(problem: Problem | Any, params: Params | Any) -> Curvature:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = as_problem(problem).finite_params(params)
-    x = np.concatenate([params.H.ravel(), params.A.ravel(), *([params.b] if problem.bias else [])])
+    return _curvature(problem, params, _coordinates(problem, params))
+
+
+def dense_curvature(problem: Problem, params: Params) -> Curvature | None:
+    """`curvature` where that is quick, from a Hessian that can be formed; elsewhere None."""
+    params = problem.finite_params(params)
+    if len(_moving(problem, params.H)[0]) + problem.num_classes > DENSE_UP_TO:  # rows, of one coordinate at least
+        return None
+    within = _coordinates(problem, params)
+    return _curvature(problem, params, within) if within.start.size <= DENSE_UP_TO else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Coordinates:
+    """Orthonormal coordinates of a space that is sure to hold an eigenvector of the smallest eigenvalue.
+
+    Let the samples of each group coincide. To second order a move v of features that leaves their means as they are
+    costs λ_H/2 ‖v‖² + (w_k/2N) Σ_i ⟨Av_i, ∇²ℓ_k Av_i⟩; all samples of the group moving by one v_i/‖v_i‖, scaled to ‖v‖,
+    cost no more for the best i. So the smallest eigenvalue is one of moves of whole groups.
+
+    Let H and A use s of d dimensions. The Hessian is block diagonal in the dimensions used and each of the others,
+    which all have one block: one unused dimension stands for them.
+
+    Attributes:
+        groups: the problem of as many samples as move by themselves, in the dimensions of `basis`, without λ_H.
+        sizes: (M,) roots of how many samples move together.
+        labels: (N,) which of them each sample moves with.
+        basis: (s + 1, d) orthonormal rows that span the dimensions used and an unused one.
+        start: the parameters in these coordinates: H scaled by `sizes`, A, and b where there is one.
+    """
+
+    groups: Problem
+    sizes: np.ndarray
+    labels: np.ndarray
+    basis: np.ndarray
+    start: np.ndarray
+
+
+def _coordinates(problem: Problem, params: Params) -> _Coordinates:
+    H, counts, labels = _moving(problem, params.H)
+    basis = _dimensions(np.vstack([H, getattr(params, _reader(problem))]))
+    free: Any = {"features": Free(), "classifier": Free(), "lambda_H": 0.0}
+    if len(H) < problem.num_samples:  # the mean is over groups instead
+        weights = problem.group_weights * counts * (problem.num_groups / problem.num_samples)
+        free |= {"per_class": 1, "class_weights": weights}
+    groups, sizes = dataclasses.replace(problem, dim=len(basis), **free), np.sqrt(counts)
+    within = _turned(problem, params._replace(H=sizes[:, None] * H), basis.T)
+    return _Coordinates(groups, sizes, labels, basis, _packed(groups, within))
+
+
+def _reader(problem: Problem) -> str:
+    """The name of the factor that H meets: both have the features' dimensions as coordinates of their rows."""
+    return problem.factors()[1].name
+
+
+def _turned(problem: Problem, params: Params, axes: np.ndarray) -> Params:
+    """Parameters whose features' dimensions are turned by `axes` (from, to)."""
+    name = _reader(problem)
+    return params._replace(**{"H": params.H @ axes, name: getattr(params, name) @ axes})
+
+
+def _moving(problem: Problem, H: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows that move by themselves, how many samples each stands for, and which of them each sample is: (N,)."""
+    counts = problem.group_counts
+    first, labels = np.cumsum(counts) - counts, np.repeat(np.arange(problem.num_groups), counts)
+    if np.array_equal(H, H[first][labels]):
+        return H[first], counts, labels
+    return H, np.ones(problem.num_samples), np.arange(problem.num_samples)
+
+
+def _dimensions(rows: np.ndarray) -> np.ndarray:
+    """(s + 1, d) orthonormal rows whose first s span the given ones (m, d); no more than d."""
+    _, sizes, basis = np.linalg.svd(np.vstack([rows, np.zeros_like(rows[:1])]), full_matrices=False)
+    used = np.sum(sizes > np.finfo(float).eps * max(rows.shape) * sizes[0])
+    return basis[: used + 1]
+
+
+def _curvature(problem: Problem, params: Params, within: _Coordinates) -> Curvature:
+    """The smallest eigenpair, as parameters of the problem as posed."""
     with float64():
-        value, vector = _smallest(problem, x)
-    return Curvature(float(value), _unpack(problem, vector))
+        value, vector = _smallest((within.groups, within.sizes, problem.lambda_H), within.start)
+    found = _unpacked(within.groups, vector)
+    found = _turned(problem, found._replace(H=found.H / within.sizes[:, None]), within.basis)
+    return Curvature(float(value), found._replace(H=found.H[within.labels]))
 
 
-def _unpack(problem: Problem, x: Any) -> Params:
-    """Parameters of one vector, which holds no bias where the problem has none."""
-    N, K, d = problem.num_samples, problem.num_classes, problem.dim
-    H, A, b = x[: N * d].reshape(N, d), x[N * d : (N + K) * d].reshape(K, d), x[(N + K) * d :]
-    return Params(H, A, b if problem.bias else np.zeros(K))
+def _packed(problem: Problem, params: Params) -> np.ndarray:
+    """One vector of all parameters, without a bias where the problem has none."""
+    factors = [np.ravel(getattr(params, factor.name)) for factor in problem.factors()]
+    return np.concatenate([*factors, *([params.b] if problem.bias else [])])
 
 
-def _smallest(problem, x):
+def _unpacked(problem: Problem, x: Any) -> Params:
+    """Parameters of one vector."""
+    factors = problem.factors()
+    ends = list(itertools.accumulate(math.prod(factor.shape) for factor in factors))
+    parts = {
+        factor.name: x[end - math.prod(factor.shape) : end].reshape(factor.shape)
+        for factor, end in zip(factors, ends, strict=True)
+    }
+    return Params(b=x[ends[-1] :] if problem.bias else np.zeros(problem.num_classes), **parts)
+
+
+def _smallest(model, x):
     """Smallest eigenpair of the Hessian of the objective at x."""
     if len(x) <= DENSE_UP_TO:
-        values, vectors = np.linalg.eigh(np.asarray(_hessian(problem, x)))
+        values, vectors = np.linalg.eigh(np.asarray(_hessian(model, x)))
         return values[0], vectors[:, 0]
     from scipy.sparse.linalg import LinearOperator, eigsh  # half a second, which most never need
 
-    matvec: Any = {"matvec": lambda v: np.asarray(_product(problem, x, np.ravel(v))), "dtype": np.float64}
+    matvec: Any = {"matvec": lambda v: np.asarray(_product(model, x, np.ravel(v))), "dtype": np.float64}
     operator = LinearOperator(shape=(len(x), len(x)), **matvec)
     start = np.random.default_rng(0).normal(size=len(x))
     options: Any = {"k": 1, "which": "SA", "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
@@ -70,15 +166,19 @@ def _smallest(problem, x):
     return values[0], vectors[:, 0]
 
 
-def _value(problem, x):
-    return risk(problem, columns(_unpack(problem, x)))
+def _value(model, x):
+    """The objective at coordinates x; features decay in their own, whatever number of samples moves together."""
+    groups, sizes, decay = model
+    params = _unpacked(groups, x)
+    moved = params._replace(H=params.H / sizes[:, None])
+    return risk(groups, columns(moved)) + 0.5 * decay * jnp.sum(params.H**2)
 
 
 @kept
-def _hessian(problem, x):
-    return jax.hessian(_value, argnums=1)(problem, x)
+def _hessian(model, x):
+    return jax.hessian(_value, argnums=1)(model, x)
 
 
 @kept
-def _product(problem, x, v):
-    return jax.jvp(jax.grad(ft.partial(_value, problem)), (x,), (v,))[1]
+def _product(model, x, v):
+    return jax.jvp(jax.grad(ft.partial(_value, model)), (x,), (v,))[1]

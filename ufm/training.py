@@ -3,10 +3,11 @@
 import collections
 import dataclasses
 import functools as ft
+import json
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +15,31 @@ import numpy as np
 import optax
 
 from ufm._core import archive
-from ufm._core.checks import MOST_STEPS, Integer, choice, flag, instance, integer, numeric, room_for, shown
+from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, numeric, room_for, shown
 from ufm._core.identity import ByContent
 from ufm._core.interrupts import Pace, Threads, check, interruptible
 from ufm._core.precision import DTYPES, in_precision
 from ufm._core.programs import kept, made_once
 from ufm._core.progress import progress as progress_bar
+from ufm._core.provenance import as_json, command, flags, listed, versions
 from ufm._core.repr import brief
 from ufm._core.status import Status
-from ufm.metrics.definitions import Metrics, evaluate
+from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.history import CHIEF, History, known_snapshots, news
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.problem import Problem, along_constraints, as_problem, feasible, risk
+
+if TYPE_CHECKING:
+    import xarray
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
 MOST_IN_GROUP = 8  # snapshots to a call of the compiled program
 FIRST_STEPS = 64  # to a call, before its pace is known
 MOST_LISTED = 2**63 - 1  # a seed among several, which an array holds
 HELD_IN_GROUP = 2**22  # numbers that the snapshots of a group may hold
+
+
+ENDINGS = (Status.FINISHED, Status.DIVERGED)  # of a run, in the order of the numbers that stand for them in a table
 
 
 class _Unsaid(int):
@@ -122,12 +130,30 @@ class Run:
             return f"{self.status.word} at step {step} (snapshot {snapshot}): {self.status.value}"
         return ", ".join(f"{self.status.count(each)} {each.word}" for each in Status if each in self.status)
 
-    def save(self, path: str | os.PathLike[str] | Any) -> None:
+    def to_xarray(self) -> "xarray.Dataset":
+        """Loss, metrics and status, labelled: dimensions `snapshot`, with a coordinate `step`, and `seed` of several.
+
+        Attributes say which problem, in which precision, and which versions and command made the table.
+        """
+        several = np.ndim(self.params.H) == 3
+        words = [status.word for status in ENDINGS]
+        numbers = [ENDINGS.index(status) for status in np.atleast_1d(np.asarray(self.status, object))]
+        notes = {"long_name": "how it ended", **flags(words)}
+        status = np.asarray(numbers if several else numbers[0], np.int8)
+        table = self.history.to_xarray().assign(status=(("seed",) if several else (), status, notes))
+        if np.ndim(self.seed) == several:
+            seed = np.asarray(self.seed)
+            seed = seed.astype(str) if seed.dtype.hasobject else seed  # of more than 64 bits
+            table = table.assign_coords(seed=(("seed",) if several else (), seed))
+        made_by = {"versions": listed(versions()), "precision": self.precision, "command": command()}
+        return table.assign_attrs(problem=json.dumps(as_json(self.problem)), **made_by)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)
 
     @classmethod
-    def of_file(cls, status: Any, ended_at: Ending | None = None, **fields: Any) -> "Run":
+    def _of_file(cls, status: Any, ended_at: Ending | None = None, **fields: Any) -> "Run":
         """What a file holds; earlier versions wrote step and snapshot into each status."""
         if ended_at is None:
             several = isinstance(status[0], tuple)
@@ -147,15 +173,16 @@ class _Carry(NamedTuple):
 
 @ft.partial(interruptible, note="the run that was interrupted is not kept")
 def train(
-    problem: Problem | Any,
-    optimizer: optax.GradientTransformation | Any,
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    *,
     steps: Integer = 2000,
-    seed: Any = UNSAID_SEED,
-    snapshots: int | Sequence[int] | Any = 100,
-    params: Params | Any = None,
-    precision: str | Any = "float32",
-    resume: Run | Any = None,
-    progress: bool | Any = None,
+    seed: Integer | Sequence[int] | np.ndarray | jax.Array = UNSAID_SEED,
+    snapshots: Integer | Sequence[int] | np.ndarray | jax.Array = 100,
+    params: Params | None = None,
+    precision: str = "float32",
+    resume: Run | None = None,
+    progress: bool | None = None,
 ) -> Run:
     """Minimise by full-batch gradient steps, and record every metric on the way.
 
@@ -179,6 +206,22 @@ def train(
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
+    known = ByContent(_checked(optimizer))
+    return trained(problem, known, steps, seed, snapshots, params, precision, resume, progress)
+
+
+def trained(
+    problem: Any,
+    optimizer: ByContent,
+    steps: Any,
+    seed: Any,
+    snapshots: Any,
+    params: Any = None,
+    precision: Any = "float32",
+    resume: Any = None,
+    progress: Any = None,
+) -> Run:
+    """`train` with an optimiser whose content is known."""
     problem = as_problem(problem)
     choice("precision", precision, tuple(DTYPES))
     if progress is not None:
@@ -187,7 +230,6 @@ def train(
     looks = schedule(steps, snapshots)
     seed = _seed_of(seed, params, resume)
     first, batched = (0 if resume is None else resume.steps), _batched(seed, resume)
-    optimizer = ByContent(_checked(optimizer))
     with in_precision(precision):
         carry = _start(problem, optimizer, seed, batched, params, resume, DTYPES[precision])
         carry, done, records = _drive(problem, optimizer, carry, batched, steps, looks, progress)
@@ -203,33 +245,26 @@ def schedule(steps: int, snapshots: Any) -> list[int]:
     Raises:
         ValueError: where a listed step is not in 0..steps, or a number of snapshots is below 2.
     """
-    listed = _listed(snapshots)
-    if listed is None:
+    taken = entries(snapshots)
+    if taken is None:
         count = integer("snapshots", snapshots, least=2)
         room_for("snapshots", count)
         spaced = np.geomspace(1, steps, count - 1) if count > 2 else [steps]
         return [0, *sorted({round(float(step)) for step in spaced})]
-    if not listed:
+    if not taken:
         raise ValueError(f"snapshots = {shown(snapshots)}: a number of at least 2, or a list of steps, is needed")
-    return sorted({integer("snapshots", step, least=0, most=steps) for step in listed})
-
-
-def _listed(value: Any) -> list[Any] | None:
-    """The entries of a list, a tuple, a range or an array of whatever library; None for anything else."""
-    if isinstance(value, list | tuple | range) or getattr(value, "ndim", None) == 1:
-        return list(value)
-    return None
+    return sorted({integer("snapshots", step, least=0, most=steps) for step in taken})
 
 
 def _seed_of(seed: Any, params: Any, resume: Any) -> Any:
     """The seed of a run, or an array of several."""
     if resume is None:
-        listed = _listed(seed)
-        if listed is None:
+        several = entries(seed)
+        if several is None:
             return integer("seed", seed, least=0)
-        if not listed:
+        if not several:
             raise ValueError(f"seed = {shown(seed)}: an integer, or at least one of them, is needed")
-        return np.array([integer("seed", each, least=0, most=MOST_LISTED) for each in listed])
+        return np.array([integer("seed", each, least=0, most=MOST_LISTED) for each in several])
     instance("resume", resume, Run, "a run, as ufm.train returns and ufm.load reads it,")
     if params is not None:
         raise ValueError("params and resume: only one of them says where to start")
@@ -398,7 +433,7 @@ def _record(problem, batched, params, count):
 
     def one(params):
         b = params.b if problem.bias else jnp.zeros_like(params.b)
-        metrics = evaluate(params.H, jnp.asarray(problem.labels), params.A, b)
+        metrics = of_columns(params.H, jnp.asarray(problem.labels), problem.num_groups, params.A, b)
         return jnp.stack([risk(problem, params), *metrics])
 
     of_one = jax.vmap(one, out_axes=1) if batched else one

@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import errno
 import json
+import os
 import secrets
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ def storable(cls: T) -> T:
 def formerly(name: str, stands_in: Any) -> None:
     """Read what earlier versions saved as an instance of the class `name` by another class, or function of its fields.
 
-    A class may have a class method `of_file` of a file's fields, where those of earlier versions differ.
+    A class may have a class method `_of_file` of a file's fields, where those of earlier versions differ.
     """
     assert name not in _CLASSES, f"a storable class is called {name}"
     _CLASSES[name] = stands_in
@@ -74,7 +75,7 @@ def _replace(target: Any, arrays: dict[str, np.ndarray]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load(path: Any) -> Any:
+def load(path: str | os.PathLike[str]) -> Any:
     """What `run.save(path)` or `best.save(path)` wrote.
 
     Raises:
@@ -103,11 +104,12 @@ def _read(stream: Any) -> Any:
         return decode(json.loads(str(arrays["__tree__"])), arrays)
 
 
-def _absent(value: Any) -> Any:
+def absent(value: Any) -> Any:
+    """What stands for a value that a file can name but not hold."""
     return {"class": getattr(value, "__name__", type(value).__name__), "absent": True}
 
 
-def encode(value: Any, arrays: dict[str, np.ndarray], other: Callable[[Any], Any] = _absent) -> Any:
+def encode(value: Any, arrays: dict[str, np.ndarray], other: Callable[[Any], Any] = absent) -> Any:
     """`value` as JSON; arrays are put into `arrays` and named, and what is neither is as `other` says."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -147,5 +149,5 @@ def decode(tree: Any, arrays: Any) -> Any:
         return Absent(tree["class"])
     if "member" in tree:
         return known[tree["member"]]
-    made = getattr(known, "of_file", known)
+    made = getattr(known, "_of_file", known)
     return made(**{name: decode(item, arrays) for name, item in tree["fields"].items()})

@@ -1,4 +1,9 @@
-"""Arguments as people pass them: normalised, or a ValueError that names the argument, its value and what is legal."""
+"""Arguments as people pass them: normalised, or a ValueError that names the argument, its value and what is legal.
+
+A public function is annotated by what it is meant for (`problem: Problem`, `steps: Integer`), and passes each argument
+through one of these functions, so that whatever else comes, of a wrong type too, is a ValueError. Those who check types
+as the program runs leave the arguments of public functions to them (tests/typechecker.py).
+"""
 
 import math
 import numbers
@@ -12,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-# annotations of what people pass: they inform, and these functions check, so that a wrong type too is a ValueError
-Integer = int | Any
-Real = float | Any
+Integer = int  # or any library's whole number
+Real = float  # or any library's real number
 SHOWN = 80  # characters of a value in an error
 MOST_STEPS = 2**31 - 1  # of a loop, which compiled code counts in 32 bits
 
@@ -81,14 +85,27 @@ def listed(name: str, value: Any, needed: str) -> list[Any]:
 
     Text, and what has no order or no length, is refused.
     """
-    unordered = str | bytes | bytearray | Mapping | Set | type
-    try:
-        entries = None if isinstance(value, unordered) or not hasattr(value, "__len__") else list(value)
-    except TypeError:  # an array without axes
-        entries = None
-    if entries is None or getattr(value, "ndim", 1) != 1:
+    found = entries(value)
+    if found is None or getattr(value, "ndim", 1) != 1:
         raise ValueError(f"{name} = {shown(value)}: {needed} is needed")
-    return entries
+    return found
+
+
+def entries(value: Any, ordered: bool = True) -> list[Any] | None:
+    """The entries of a list, an array's first axis or a view; None of text, tables, and what has none.
+
+    Args:
+        value: whatever came.
+        ordered: whether sets and what can be read only once have none either.
+    """
+    if isinstance(value, str | bytes | bytearray | Mapping | type):
+        return None
+    if ordered and (isinstance(value, Set) or not hasattr(value, "__len__")):
+        return None
+    try:
+        return list(value)
+    except TypeError:  # a number, or an array without axes
+        return None
 
 
 def path(name: str, value: Any) -> pathlib.Path:

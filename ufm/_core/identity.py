@@ -73,6 +73,12 @@ class ByContent:
         except Unidentified:
             self._key = id(value)
 
+    def holding(self, value: Any) -> "ByContent":
+        """The same for another value, of which it is known that its content is equal."""
+        other = object.__new__(ByContent)
+        other.value, other._key = value, self._key
+        return other
+
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, ByContent) and self._key == other._key
 

@@ -1,7 +1,7 @@
 """Arithmetic over arrays whose last axis is the lane, one lane a problem."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,19 @@ def width_of(count: int, held: int) -> int:
     if held > ALONE_ABOVE:
         return 1
     return next((width for width in WIDTHS if width >= count), WIDTHS[-1])
+
+
+def batches(keys: Sequence[Hashable], size_of: Callable[[int], int]) -> list[list[int]]:
+    """Indices of equal keys together, in their order, at most `size_of(index of the first)` of them in a batch."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return [
+        members[first : first + size]
+        for members in groups.values()
+        for size in [size_of(members[0])]
+        for first in range(0, len(members), size)
+    ]
 
 
 def by_batches(function: Callable, *trees: Any, held: int) -> Any:

@@ -1,6 +1,6 @@
 """Metrics over the snapshots of a run."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -8,7 +8,10 @@ import numpy as np
 from ufm._core import archive
 from ufm._core.pytree import pytree
 from ufm._core.repr import call, fields_of
-from ufm.metrics.definitions import Metrics
+from ufm.metrics.definitions import LONG_NAMES, Metrics
+
+if TYPE_CHECKING:
+    import xarray
 
 CHIEF = ("step", "loss", "nc1", "nc2", "nc3", "nc4", "accuracy")  # of a history, in a table
 
@@ -54,6 +57,15 @@ class History:
         """Loss and chief metrics at the last snapshot on a line for a log; of several seeds their means."""
         return news(*(value[..., -1] for value in (self.loss, *self.metrics)))
 
+    def to_xarray(self) -> "xarray.Dataset":
+        """Loss and metrics over `snapshot`, with a coordinate `step`, and of several seeds over `seed` before it."""
+        import xarray
+
+        dims = ("seed", "snapshot") if np.ndim(self.loss) == 2 else ("snapshot",)
+        values = {"loss": self.loss, **dict(self.metrics.known())}
+        variables = {name: (dims, value, {"long_name": LONG_NAMES[name]}) for name, value in values.items()}
+        return xarray.Dataset(variables, {"step": ("snapshot", self.step, {"long_name": LONG_NAMES["step"]})})
+
     def of_seed(self, index: int) -> "History":
         """(S,) arrays of one of several seeds, up to its own divergence."""
         alone = jax.tree.map(lambda leaf: leaf[index], (self.loss, self.metrics))
@@ -67,7 +79,7 @@ class History:
         return [[int(self.step[at]), *(np.mean(column[..., at]) for column in columns)] for at in chosen]
 
 
-def known_snapshots(loss: np.ndarray) -> np.ndarray:
+def known_snapshots(loss: np.ndarray) -> Any:
     """Snapshots before the loss (..., S) stopped being a number."""
     return np.logical_and.accumulate(np.isfinite(loss), axis=-1).sum(axis=-1)
 

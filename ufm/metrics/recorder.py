@@ -11,7 +11,7 @@ from ufm._core import archive
 from ufm._core.checks import Integer, Real, instance, integer, number
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.history import History
-from ufm.metrics.measurement import Stream
+from ufm.metrics.stream import Stream
 
 MOST_STEP = 2**53  # that a history counts to, without rounding
 NEEDS = {"nc1": "revisit", "nc3": "a classifier", "nc4": "revisit and a classifier"}
@@ -82,7 +82,7 @@ class Recorder:
             return
         self._stream.known_centres()
         features, labels = self._stream.checked(features, labels)
-        self._kept.append((np.array(features), labels))  # a copy, for the loop may overwrite its own
+        self._deferred.append((np.array(features), labels))  # a copy, for the loop may overwrite its own
 
     def epoch(self, A: Any = None, b: Any = None, *, step: Integer | None = None, loss: Real = np.nan) -> Metrics:
         """Metrics of what was fed since the last call; they are recorded, and the next epoch begins.
@@ -107,7 +107,7 @@ class Recorder:
         least = last + 1 if len(self.history.step) else 0
         step = last + 1 if step is None else integer("step", step, least, most=MOST_STEP)
         stream = copy.copy(self._stream)
-        for features, labels in self._kept:
+        for features, labels in self._deferred:
             stream.revisit(features, labels, A, b)
         loss, metrics = number("loss", loss), stream.metrics(A, b)
         known = Metrics(*(np.nan if value is None else value for value in metrics))
@@ -118,7 +118,7 @@ class Recorder:
     def discard(self) -> None:
         """Forget what was fed since the last `epoch`."""
         self._stream = Stream(self.num_classes)
-        self._kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self._deferred: list[tuple[np.ndarray, np.ndarray]] = []
 
     def figure(self, name: str | Any = "network") -> Any:
         """The history so far as a matplotlib figure: NC1–NC4, one panel each.

@@ -3,16 +3,17 @@
 import dataclasses
 import functools as ft
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ufm._core import archive
-from ufm._core.checks import MOST_STEPS, Integer, Real, integer, real
+from ufm._core.checks import MOST_STEPS, Integer, Real, instance, integer, listed, real, shown
 from ufm._core.interrupts import interruptible
-from ufm._core.lanes import by_batches
+from ufm._core.lanes import batches, by_batches
 from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm._core.progress import working
@@ -22,11 +23,13 @@ from ufm.metrics.definitions import Metrics
 from ufm.minima import solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm, objective, plain_objective, unfold
-from ufm.minima.reduction import LaneParams, Reduced, lift, reduce, shape_key, zeros
+from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, reduce, shape_key, zeros
 from ufm.minima.starts import informed_start, random_start
 from ufm.model.params import Params
-from ufm.model.problem import Problem, as_problem
+from ufm.model.problem import Problem
 
+BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
+HELD_IN_BATCH = 2**20  # numbers of a factor
 RANDOM_STARTS = 8  # where a first solution stays uncertified
 FEW_STARTS = 2  # where each takes minutes
 MANY_UP_TO = 2**24  # multiplications of a product of the factors
@@ -114,23 +117,57 @@ class Optimum:
         archive.save(path, self)
 
 
+@overload
+def minimize(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum: ...
+@overload
+def minimize(
+    problem: Sequence[Problem], seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 3000
+) -> list[Optimum]: ...
 @interruptible
-def minimize(problem: Problem | Any, seed: Integer = 0, tol: Real = 1e-8, max_steps: Integer = 3000) -> Optimum:
+def minimize(
+    problem: Problem | Sequence[Problem], seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 3000
+) -> Optimum | list[Optimum]:
     """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
 
     Args:
-        problem: whose every factor is bounded by weight decay or a constraint.
+        problem: whose every factor is bounded by weight decay or a constraint; or a list of such, of any shapes, of
+            which those of one shape and kind are solved side by side.
         seed: of the random starting points, which are used where the first solution isn't certified.
         tol: relative gap that counts as certified (see `Optimum.certified`), dimensionless.
         max_steps: function evaluations of each start.
+
+    Returns:
+        An optimum; of a list a list of them, in its order.
 
     Raises:
         ValueError: where a factor is free and has no weight decay, so that no minimum is attained; or for a wrong
             argument.
     """
-    problem = as_problem(problem)
+    problems = [problem] if isinstance(problem, Problem) else _several(problem)
+    for each in problems:
+        _check_bounded(each)
+    found: dict[int, Optimum] = {}
     with working() as say:
-        return minimize_all([problem], [seed], tol, max_steps, lambda ended: say("minimising"))[0]
+        for batch in batches([shape_key(each) for each in problems], lambda first: batch_size(problems[first])):
+            together, seeds = [problems[index] for index in batch], [seed] * len(batch)
+            ended = minimize_all(together, seeds, tol, max_steps, lambda ended: say("minimising"))
+            found.update(zip(batch, ended, strict=True))
+    return found[0] if isinstance(problem, Problem) else [found[index] for index in range(len(problems))]
+
+
+def _several(problems: Any) -> list[Problem]:
+    """The problems of a list, at least one."""
+    needed = "a ufm.Problem, or a list of at least one of them,"
+    found = listed("problem", problems, needed)
+    if not found:
+        raise ValueError(f"problem = {shown(problems)}: {needed} is needed")
+    return [instance("problem", each, Problem, needed) for each in found]
+
+
+def batch_size(problem: Problem) -> int:
+    """Problems of its kind that are solved side by side: a function of shapes alone."""
+    held = problem.num_classes * least_dim(problem)
+    return next((size for size in BATCHES if size * held <= HELD_IN_BATCH), BATCHES[-1])
 
 
 def minimize_all(

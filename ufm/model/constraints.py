@@ -334,7 +334,7 @@ class Fixed(Constraint):
             ValueError: where d is too small or the radius not positive.
         """
         seed = integer("seed", seed, least=0)
-        return cls(real("radius", radius, above=0.0) * geometry.simplex_etf(num_classes, dim, seed))
+        return cls(real("radius", radius, above=0.0) * geometry.simplex_etf(num_classes, dim, seed=seed))
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """The matrix."""

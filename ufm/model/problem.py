@@ -189,8 +189,8 @@ class Problem:
         """
         params = self.check_params(params)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, params))):
-            return risk(self, columns(params))
-        with scope(params):
+            return risk(self, columns(jax.tree.map(jnp.asarray, params)))
+        with scope(params), jax.ensure_compile_time_eval():  # values, inside somebody's jit too
             return np.asarray(_objective(self, params))[()]
 
     def check_params(self, params: Params | Any) -> Params:

@@ -10,11 +10,11 @@ import numpy as np
 from ufm._core import lanes
 from ufm.minima.optimum import minimize
 from ufm.sweeps.minimizing import Minimizing
-from ufm.sweeps.points import Field, Point, stacked
+from ufm.sweeps.points import Engine, Field, Point, stacked
 from ufm.sweeps.trainer import Trainer, Training, check_complete
 
 
-def engine_of(run: Any, swept: Sequence[str], params: bool) -> Minimizing | Trainer:
+def engine_of(run: Any, swept: Sequence[str], params: bool) -> Engine:
     """What does `run` at the points of a grid.
 
     Raises:
@@ -32,7 +32,7 @@ def engine_of(run: Any, swept: Sequence[str], params: bool) -> Minimizing | Trai
 
 
 def rows_of(
-    engine: Minimizing | Trainer,
+    engine: Engine,
     fields: Sequence[Field],
     points: Sequence[Point],
     advanced: Callable[[int], None] = lambda ended: None,

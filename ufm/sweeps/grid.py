@@ -3,35 +3,32 @@
 import contextlib
 import dataclasses
 import json
-import shlex
-import sys
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from importlib.metadata import version
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
 from ufm._core import lanes
-from ufm._core.archive import encode
-from ufm._core.checks import choice, flag, instance, integer, numeric, shown
+from ufm._core.checks import choice, entries, flag, instance, integer, numeric, shown
 from ufm._core.identity import ByContent, Unidentified, described
 from ufm._core.interrupts import interruptible, noting
 from ufm._core.progress import COMPILING
 from ufm._core.progress import progress as progress_bar
-from ufm._core.status import Status
-from ufm.minima.optimum import minimize
+from ufm._core.provenance import as_json, command, flags, listed, versions
+from ufm.minima.optimum import Optimum, minimize
 from ufm.model.problem import Problem
 from ufm.sweeps.engines import engine_of, rows_of
-from ufm.sweeps.minimizing import Minimizing
-from ufm.sweeps.points import Field, Point
+from ufm.sweeps.points import Engine, Field, Point
 from ufm.sweeps.store import Memory, Store
-from ufm.sweeps.trainer import Trainer
 from ufm.sweeps.trainer import Training as Training
 from ufm.sweeps.workers import Workers
+
+if TYPE_CHECKING:
+    import xarray
 
 PARTS = ("loss", "features", "classifier")  # fields of a problem with fields of their own
 SENT_AHEAD = 1024  # batches that wait in an executor
@@ -39,16 +36,25 @@ TOLD_EVERY = 0.25  # seconds, of points that have ended in unfinished batches
 PENDING = -1  # in whole numbers of points that are not done
 
 
+class Executor(Protocol):
+    """What computes the batches of a sweep: `concurrent.futures.Executor`, or anything with its `submit`."""
+
+    def submit(self, fn: Any, /, *args: Any) -> Any:
+        """A future of `fn(*args)`."""
+        ...
+
+
 def sweep(
-    problem: Problem | Any,
-    over: Mapping[Any, Any] | Any,
-    run: Any = minimize,
-    store: Any = None,
-    executor: Any = None,
-    progress: bool | Any | None = None,
-    params: bool | Any = False,
-    versions: str | Any = "same",
-) -> Any:
+    problem: Problem,
+    over: Mapping[Any, Iterable[Any]],
+    *,
+    run: Callable[..., Optimum] | Training = minimize,
+    store: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    params: bool = False,
+    versions: str = "same",
+) -> "xarray.Dataset":
     """Minimise or train at every point of a grid.
 
     Points of one shape and kind are solved side by side, in batches that depend on the grid alone, so that results are
@@ -125,7 +131,7 @@ class _Plan:
 
     problem: Problem
     axes: tuple[_Axis, ...]
-    engine: Minimizing | Trainer
+    engine: Engine
     points: list[Point]
     fields: list[Field]
 
@@ -143,13 +149,8 @@ class _Plan:
 
     def partition(self) -> np.ndarray:
         """(batches, points of the largest) indices of points: of one key together, in the grid's order."""
-        groups: dict[Any, list[int]] = {}
-        for index, point in enumerate(self.points):
-            groups.setdefault(self.engine.key(point), []).append(index)
-        batches = []
-        for members in groups.values():
-            size = self.engine.batch_size(self.points[members[0]])
-            batches += [members[first : first + size] for first in range(0, len(members), size)]
+        keys = [self.engine.key(point) for point in self.points]
+        batches = lanes.batches(keys, lambda first: self.engine.batch_size(self.points[first]))
         longest = max(map(len, batches))
         return np.array([[*batch, *[PENDING] * (longest - len(batch))] for batch in batches])
 
@@ -172,9 +173,9 @@ class _Plan:
 
     def maker(self) -> dict[str, Any]:
         """JSON of what computes here."""
-        return {"versions": versions(), "command": shlex.join(sys.argv)}
+        return {"versions": versions(), "command": command()}
 
-    def dataset(self, values: np.ndarray, makers: Sequence[Mapping[str, Any]]) -> Any:
+    def dataset(self, values: np.ndarray, makers: Sequence[Mapping[str, Any]]) -> "xarray.Dataset":
         """An xarray.Dataset of (points, width) values, and who made them."""
         import xarray
 
@@ -195,13 +196,12 @@ class _Plan:
         }
 
     def _notes(self, field: Field) -> dict[str, Any]:
-        if field.kind != "status":
-            return {}
-        meanings = " ".join(("pending", *(status.word for status in self.engine.states)))
-        return {"flag_values": list(range(PENDING, len(self.engine.states))), "flag_meanings": meanings}
+        words = ("pending", *(status.word for status in self.engine.states))
+        meanings = flags(words, first=PENDING) if field.kind == "status" else {}
+        return {"long_name": field.long_name, **meanings}
 
     def _attributes(self, makers: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        used = (" ".join(f"{name} {number}" for name, number in maker["versions"].items()) for maker in makers)
+        used = (listed(maker["versions"]) for maker in makers)
         return {
             "problem": json.dumps(_json(self.problem)),
             "run": json.dumps(_json(self.engine)),
@@ -209,12 +209,6 @@ class _Plan:
             "precision": self.engine.precision,
             "command": "; ".join(dict.fromkeys(maker["command"] for maker in makers)),
         }
-
-
-def versions() -> dict[str, str]:
-    """What numbers depend on besides the problem."""
-    packages = {name: version(name) for name in ("ufm", "jax", "jaxlib", "optax", "numpy")}
-    return {**packages, "backend": jax.default_backend()}
 
 
 def _plan(problem: Problem, over: Any, run: Any, params: bool) -> _Plan:
@@ -232,26 +226,16 @@ def _axis(names: Any, values: Any) -> _Axis:
     zipped = (names,) if isinstance(names, str) else names
     if not isinstance(zipped, tuple) or not zipped or not all(isinstance(name, str) and name for name in zipped):
         raise ValueError(f"over: {shown(names)}: a name, or a tuple of names, is needed")
-    listed = _listed(values)
-    if listed is None:
+    found = entries(values, ordered=False)
+    if found is None:
         raise ValueError(f"over: {names!r} = {shown(values)}: a list of values is needed")
-    if not listed:
+    if not found:
         raise ValueError(f"over: {names!r} has no values")
-    rows = [(value,) if isinstance(names, str) else _listed(value) for value in listed]
-    for row, value in zip(rows, listed, strict=True):
+    rows = [[value] if isinstance(names, str) else entries(value, ordered=False) for value in found]
+    for row, value in zip(rows, found, strict=True):
         if row is None or len(row) != len(zipped):
             raise ValueError(f"over: {names!r}: {shown(value)} among the values; tuples of as many values are needed")
     return _Axis(zipped, tuple(tuple(_plain(value) for value in row) for row in rows if row is not None))
-
-
-def _listed(values: Any) -> tuple[Any, ...] | None:
-    """The elements of a list or an array; None of what is none."""
-    if isinstance(values, str | bytes | Mapping):
-        return None
-    try:
-        return tuple(values)
-    except TypeError:
-        return None
 
 
 def _plain(value: Any) -> Any:
@@ -263,7 +247,7 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_names(problem: Problem, axes: Sequence[_Axis], engine: Minimizing | Trainer) -> None:
+def _check_names(problem: Problem, axes: Sequence[_Axis], engine: Engine) -> None:
     names = [name for axis in axes for name in axis.names]
     legal = [*_legal(problem, axes), "seed", *engine.option_names]
     for name in names:
@@ -352,11 +336,10 @@ def _label(value: Any) -> str:
 
 
 def _json(value: Any, *other: Any) -> Any:
-    """`value` as JSON without arrays beside it; `other` as `archive.encode` takes it."""
-    arrays: dict[str, np.ndarray] = {}
-    if isinstance(value, Minimizing | Trainer):
-        return {field.name: _json(getattr(value, field.name), *other) for field in dataclasses.fields(value)}
-    return _inlined(encode(value, arrays, *other), arrays)
+    """`value` as JSON; an engine by its fields."""
+    if isinstance(value, Engine):
+        return {name: as_json(each, *other) for name, each in vars(value).items()}
+    return as_json(value, *other)
 
 
 def _identified(name: str, value: Any, packages: dict[str, str]) -> Any:
@@ -368,16 +351,6 @@ def _identified(name: str, value: Any, packages: dict[str, str]) -> Any:
             f"{name}: {error}, so that a store couldn't tell another one from it; a function, or a frozen dataclass, "
             "of numbers, text, arrays and functions is needed, or no store"
         ) from error
-
-
-def _inlined(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(tree, list):
-        return [_inlined(item, arrays) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    if set(tree) == {"array"}:
-        return {"values": arrays[tree["array"]].tolist()}
-    return {name: _inlined(item, arrays) for name, item in tree.items()}
 
 
 def _compute(plan: _Plan, partition: np.ndarray, kept: Any, executor: Any, progress: bool | None) -> None:
@@ -443,14 +416,8 @@ def _submit(executor, plan, points) -> Any:
 
 
 def _news(plan: _Plan, values: np.ndarray) -> str:
-    """How many points ended well."""
-    name = "certified" if isinstance(plan.engine, Minimizing) else "status"
-    first = 0
-    for field in plan.fields:
-        if field.name == name:
-            break
-        first += field.size
-    column = values[:, first]
-    if name == "certified":
-        return f"{int(np.nansum(column))} certified"
-    return f"{int(np.sum(column == plan.engine.states.index(Status.DIVERGED)))} diverged"
+    """How many points ended as the engine counts."""
+    counted = plan.engine.counted
+    names = [field.name for field in plan.fields]
+    column = sum(field.size for field in plan.fields[: names.index(counted.name)])
+    return f"{int(np.sum(values[:, column] == counted.value))} {counted.word}"

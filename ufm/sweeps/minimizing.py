@@ -6,12 +6,9 @@ from typing import Any
 
 from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics
-from ufm.minima.optimum import Optimum, minimize_all
-from ufm.minima.reduction import least_dim, shape_key
-from ufm.sweeps.points import Field, Point, param_fields, param_values
-
-BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
-HELD_IN_BATCH = 2**20  # numbers of a factor
+from ufm.minima.optimum import Optimum, batch_size, minimize_all
+from ufm.minima.reduction import shape_key
+from ufm.sweeps.points import Counted, Field, Point, param_fields, param_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +21,7 @@ class Minimizing:
     option_names = ()
     precision = "float64"
     states = (Status.CONVERGED, Status.MAX_STEPS, Status.DIVERGED)
+    counted = Counted("certified", 1.0, "certified")
 
     def key(self, point: Point) -> Any:
         """What the points of a batch share."""
@@ -31,8 +29,7 @@ class Minimizing:
 
     def batch_size(self, point: Point) -> int:
         """Points of a batch."""
-        held = point.problem.num_classes * least_dim(point.problem)
-        return next((size for size in BATCHES if size * held <= HELD_IN_BATCH), BATCHES[-1])
+        return batch_size(point.problem)
 
     def fields(self, points: Sequence[Point], taken: Sequence[str]) -> list[Field]:
         """Data variables."""

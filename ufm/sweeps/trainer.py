@@ -14,9 +14,9 @@ from ufm._core.checks import MOST_STEPS, Integer, choice, integer, shown
 from ufm._core.identity import ByContent
 from ufm._core.precision import DTYPES
 from ufm._core.status import Status
-from ufm.metrics.definitions import Metrics
-from ufm.sweeps.points import Field, Point, param_fields, param_values
-from ufm.training import Run, schedule, train
+from ufm.metrics.definitions import LONG_NAMES, Metrics
+from ufm.sweeps.points import Counted, Field, Point, param_fields, param_values
+from ufm.training import ENDINGS, Run, schedule, trained
 
 WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
 MOST_RUNS = 64  # in a batch
@@ -40,11 +40,12 @@ class Training:
         ValueError: naming the argument, its value and what is legal.
     """
 
-    optimizer: Callable[..., Any] | Any
-    options: Mapping[str, Any] | Any = dataclasses.field(default_factory=dict)
+    optimizer: Callable[..., optax.GradientTransformation]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _: dataclasses.KW_ONLY
     steps: Integer = 2000
-    snapshots: int | Sequence[int] | Any = 100
-    precision: str | Any = "float32"
+    snapshots: Integer | Sequence[int] | np.ndarray | jax.Array = 100
+    precision: str = "float32"
 
     def __post_init__(self):
         options = _parameters(self.optimizer)
@@ -90,7 +91,8 @@ class Trainer:
     training: Training
     swept: tuple[str, ...]
     params: bool = False
-    states = (Status.FINISHED, Status.DIVERGED)
+    states = ENDINGS
+    counted = Counted("status", states.index(Status.DIVERGED), "diverged")
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -122,14 +124,19 @@ class Trainer:
 
     def coords(self) -> dict[str, Any]:
         """Coordinates beside the grid's."""
-        return {"step": ("snapshot", np.asarray(self._steps))}
+        return {"step": ("snapshot", np.asarray(self._steps), {"long_name": LONG_NAMES["step"]})}
 
     def solve(self, points: Sequence[Point], advanced: Callable[[int], None], places: Any) -> list[dict[str, Any]]:
         """Values of the data variables at each point."""
-        values = []
+        values, how = [], self.training
+        alike = ByContent(self._optimizer(points[0]))  # in content: points of a batch differ in traced numbers alone
         for point in points:
             advanced(len(values))
-            values.append(self._values(self._train(point)))
+            optimizer = alike.holding(self._optimizer(point))
+            run = trained(
+                point.problem, optimizer, how.steps, point.seed, how.snapshots, precision=how.precision, progress=False
+            )
+            values.append(self._values(run))
         return values
 
     @property
@@ -142,14 +149,10 @@ class Trainer:
         traced = {n: v for n, v in sorted(options.items()) if n in self.swept and isinstance(v, float)}
         return traced, {name: value for name, value in sorted(options.items()) if name not in traced}
 
-    def _train(self, point: Point) -> Run:
+    def _optimizer(self, point: Point) -> optax.GradientTransformation:
         traced, fixed = self._options(point)
         halves = (_Half(name, self.training.optimizer, traced, fixed) for name in ("init", "update"))
-        optimizer = optax.GradientTransformationExtraArgs(*halves)
-        how = self.training
-        return train(
-            point.problem, optimizer, how.steps, point.seed, how.snapshots, precision=how.precision, progress=False
-        )
+        return optax.GradientTransformationExtraArgs(*halves)
 
     def _values(self, run: Run) -> dict[str, Any]:
         status = self.states.index(run.status)
@@ -160,7 +163,15 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class _Half:
-    """`init` or `update` of an optimiser whose traced numbers are in its state."""
+    """`init` or `update` of an optimiser whose traced numbers are in its state.
+
+    Points of a batch are to share one program, though each has numbers of its own (a learning rate, say). Two things
+    together allow it. First, `optax.inject_hyperparams` puts the numbers into the state that `init` makes, and `update`
+    reads them there: the program takes them as arguments, and none stands in its text. Second, the program is kept by
+    the content of the optimiser (`ByContent`), which is what `__getstate__` gives: the text of the halves and the names
+    of the numbers, but not the numbers, so that halves that differ in these alone are equal, and the program that was
+    compiled for one of them is the other's too. Fixed options are part of the text, and of the content.
+    """
 
     name: str
     optimizer: Any

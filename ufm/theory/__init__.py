@@ -1,20 +1,27 @@
-"""The literature's theorems, one file a family; a file registers what it assumes and what it predicts."""
+"""The literature's theorems, one file a family; a file registers what it assumes, predicts and checks."""
 
 import importlib
 import pkgutil
 
 from ufm.model.problem import Problem
-from ufm.theory.registry import THEOREMS, Prediction, Theorem
+from ufm.theory.formulas import is_about as is_about
+from ufm.theory.formulas import is_plain as is_plain
+from ufm.theory.registry import THEOREMS, Prediction, Theorem, module_of
+from ufm.theory.registry import Check as Check
+from ufm.theory.registry import Found as Found
+from ufm.theory.registry import theorem as theorem
 
-for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-    importlib.import_module(f"{__name__}.{_module}")
+_FILES = sorted(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+for _file in _FILES:
+    importlib.import_module(_file)
 
 
 def theorems() -> tuple[Theorem, ...]:
-    """Every theorem known, in the order of their files."""
-    return tuple(THEOREMS)
+    """Every theorem known: ours by file in alphabetical order, in a file from the top, then others as registered."""
+    place = {file: index for index, file in enumerate(_FILES)}
+    return tuple(sorted(THEOREMS.values(), key=lambda known: place.get(module_of(known.predict), len(place))))
 
 
 def applicable(problem: Problem) -> list[tuple[Theorem, Prediction]]:
     """The theorems whose assumptions a problem meets, each with what it predicts."""
-    return [(theorem, theorem.predict(problem)) for theorem in THEOREMS if theorem.applies(problem)]
+    return [(known, known.predict(problem)) for known in theorems() if known.applies(problem)]

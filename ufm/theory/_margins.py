@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from ufm.model.losses import LabelSmoothing
 from ufm.model.problem import Problem
+from ufm.theory.formulas import smoothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Margins:
+class MarginLoss:
     """The loss φ where the right logit leads the K − 1 others by t: what any logits of mean margin t cost at least.
 
     log Σ_j exp(z_j − z_y) is at least its value at equal margins by Jensen's inequality, strictly so for unequal ones,
@@ -43,7 +43,6 @@ class Margins:
         return np.log1p(-(K - 1) * wrong) - np.log(wrong)
 
 
-def margins(problem: Problem) -> Margins:
+def margin_loss(problem: Problem) -> MarginLoss:
     """Of a problem with cross-entropy or label smoothing."""
-    alpha = float(problem.loss.alpha) if isinstance(problem.loss, LabelSmoothing) else 0.0
-    return Margins(problem.num_classes, alpha)
+    return MarginLoss(problem.num_classes, smoothing(problem))

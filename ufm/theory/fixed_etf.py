@@ -7,9 +7,9 @@ import numpy as np
 from ufm.model.constraints import Ball, Fixed, Free, Sphere
 from ufm.model.losses import CrossEntropy, DotRegression, LabelSmoothing
 from ufm.model.problem import Problem
-from ufm.theory._margins import margins
+from ufm.theory._margins import margin_loss
 from ufm.theory._scalar import root
-from ufm.theory.formulas import COLLAPSED, radius_of, same_weights, weights
+from ufm.theory.formulas import COLLAPSED, is_about, radius_of, same_weights
 from ufm.theory.registry import Prediction, theorem
 
 EQUIANGULAR = 1e-9  # relative distance of AAᵀ to a multiple of I − J/K that counts as none
@@ -27,20 +27,17 @@ def _length(problem: Problem) -> float:
     return float(np.linalg.norm(problem.classifier.matrix) / np.sqrt(problem.num_classes))
 
 
-def _applies(problem: Problem, *losses: Any) -> bool:
-    if not isinstance(problem.loss, losses) or problem.bias_kind != "none" or not isinstance(problem.classifier, Fixed):
+def _applies(problem: Problem, *losses: type) -> bool:
+    if not is_about(problem, *losses, features=(Sphere, Ball, Free), classifier=Fixed) or problem.bias_kind != "none":
         return False
-    bounded = isinstance(problem.features, Sphere | Ball) or (
-        isinstance(problem.features, Free) and problem.lambda_H > 0
-    )
-    return bounded and _is_simplex(problem.classifier.matrix)
+    return all(factor.bounded for factor in problem.factors()) and _is_simplex(problem.classifier.matrix)
 
 
 def _applies_to_cross_entropy(problem: Problem) -> bool:
     if not _applies(problem, CrossEntropy, LabelSmoothing):
         return False
     K = problem.num_classes
-    within = K / (K - 1) * _length(problem) * radius_of(problem.features) <= margins(problem).best
+    within = K / (K - 1) * _length(problem) * radius_of(problem.features) <= margin_loss(problem).best
     return bool(within) or problem.lambda_H > 0
 
 
@@ -83,7 +80,7 @@ def fixed_under_cross_entropy(problem: Problem) -> Prediction:
     Traps: a bias breaks this where classes are imbalanced; smoothing without decay must not reach its targets within
     the radius.
     """
-    K, w, phi = problem.num_classes, weights(problem), margins(problem)
+    K, w, phi = problem.num_classes, problem.class_weights, margin_loss(problem)
     gain, decay, radius = (
         K / (K - 1) * _length(problem),
         problem.num_samples * problem.lambda_H,
@@ -112,7 +109,7 @@ def _norm(phi: Any, weight: float, gain: float, decay: float, radius: float) -> 
     assumes="dot regression, classifier fixed to a simplex ETF, no bias; features in a ball, on a sphere (d ≥ 2), or "
     "decayed; any counts and class weights",
     applies=lambda problem: (
-        _applies(problem, DotRegression) and (problem.dim > 1 or not isinstance(problem.features, Sphere))
+        _applies(problem, DotRegression) and (problem.dim > 1 or not is_about(problem, features=Sphere))
     ),
 )
 def fixed_under_dot_regression(problem: Problem) -> Prediction:
@@ -128,7 +125,7 @@ def fixed_under_dot_regression(problem: Problem) -> Prediction:
     T = √E R many features reach the target, and only the value, 0, is known.
     """
     w, length, target, radius = (
-        weights(problem),
+        problem.class_weights,
         _length(problem),
         float(problem.loss.target),
         radius_of(problem.features),

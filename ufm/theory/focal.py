@@ -7,14 +7,14 @@ import numpy as np
 from ufm.model.losses import Focal
 from ufm.model.problem import Problem
 from ufm.theory._scalar import maximum, root
-from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, is_plain, near, unused_bias, weights
+from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, is_plain, near, unused_bias
 from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:
     if not is_plain(problem, Focal) or not problem.balanced or problem.dim < problem.num_classes - 1:
         return False
-    steepness = Margins(problem.num_classes, float(problem.loss.gamma)).descent(0.0)
+    steepness = FocalMarginLoss(problem.num_classes, float(problem.loss.gamma)).descent(0.0)
     return problem.bias_kind == "none" or bool(_price(problem) < min(1.0, steepness))
 
 
@@ -37,8 +37,8 @@ def focal(problem: Problem) -> Prediction:
     minimiser jumps from zero at the threshold sup_t (φ(0)−φ(t))/((K−1)t), and zero is a local minimum from
     κ = −φ'(0)/(K−1) on: runs from small initial points end there.
     """
-    K, w, scale = problem.num_classes, weights(problem)[0], np.sqrt(problem.class_counts[0])
-    loss, price = Margins(K, float(problem.loss.gamma)), _price(problem)
+    K, w, scale = problem.num_classes, problem.class_weights[0], np.sqrt(problem.class_counts[0])
+    loss, price = FocalMarginLoss(K, float(problem.loss.gamma)), _price(problem)
     steepest = loss.steepest_chord()
     unit = float(w / ((K - 1) * scale))
     thresholds = {TOTAL: steepest * unit, "c at which zero becomes a local minimum": float(loss.descent(0.0)) * unit}
@@ -54,11 +54,11 @@ def focal(problem: Problem) -> Prediction:
 
 def _price(problem: Problem) -> float:
     """Of a unit of margin: κ(K−1), in units of the class weight."""
-    per_unit = decay_scale(problem) * np.sqrt(problem.class_counts[0]) / weights(problem)[0]
+    per_unit = decay_scale(problem) * np.sqrt(problem.class_counts[0]) / problem.class_weights[0]
     return float((problem.num_classes - 1) * per_unit)
 
 
-class Margins:
+class FocalMarginLoss:
     """Focal loss φ of a sample whose wrong logits all lie t below the right one."""
 
     def __init__(self, num_classes: int, gamma: float):

@@ -4,9 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from ufm.geometry import gram_distance
 from ufm.metrics.definitions import Metrics
-from ufm.model.constraints import Free
+from ufm.model.constraints import Constraint, Free
+from ufm.model.losses import LabelSmoothing
 from ufm.model.problem import Problem
+
+Kinds = type | tuple[type, ...]
 
 NEAR = 1e-6  # relative distance to a threshold within which only the value is predicted
 WITHIN = {"nc1": 0.0, "trace_ratio": 0.0}  # metrics where a loss is convex and not everything is zero
@@ -19,25 +23,35 @@ def decay_scale(problem: Problem) -> float:
     return float(np.sqrt(problem.lambda_A * problem.lambda_H))
 
 
-def is_plain(problem: Problem, *losses: Any) -> bool:
-    """Whether both factors are free and decayed, and the loss is one of those named."""
-    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
-    return free and problem.lambda_A > 0 and problem.lambda_H > 0 and isinstance(problem.loss, losses)
+def is_about(problem: Problem, *losses: type, features: Kinds = object, classifier: Kinds = object) -> bool:
+    """Whether loss and constraints are of the kinds that a theorem is about; of any where it names none."""
+    constrained = isinstance(problem.features, features) and isinstance(problem.classifier, classifier)
+    return constrained and isinstance(problem.loss, losses or object)
 
 
-def radius_of(side: Any) -> float:
-    """Of a sphere or ball; infinite without constraint."""
-    return np.inf if isinstance(side, Free) else float(side.radius)
+def is_decayed(problem: Problem) -> bool:
+    """Whether both factors have weight decay."""
+    return problem.lambda_A > 0 and problem.lambda_H > 0
 
 
-def weights(problem: Problem) -> np.ndarray:
-    """(K,) class weights, ones where there are none."""
-    return problem.class_weights
+def is_plain(problem: Problem, *losses: type) -> bool:
+    """Whether both factors are free and decayed, and the loss is one of those named, or any where none is."""
+    return is_about(problem, *losses, features=Free, classifier=Free) and is_decayed(problem)
+
+
+def smoothing(problem: Problem) -> float:
+    """The α of label smoothing; 0 of another loss."""
+    return float(problem.loss.alpha) if is_about(problem, LabelSmoothing) else 0.0
+
+
+def radius_of(constraint: Constraint) -> float:
+    """Of a sphere or ball; infinite where a constraint has none."""
+    return np.inf if constraint.radius is None else float(constraint.radius)
 
 
 def same_weights(problem: Problem) -> bool:
     """Whether all class weights are one number w; then f/w is the unweighted objective with decays λ/w."""
-    return bool(np.ptp(weights(problem)) == 0)
+    return bool(np.ptp(problem.class_weights) == 0)
 
 
 def near(x: float, threshold: float) -> bool:
@@ -46,6 +60,12 @@ def near(x: float, threshold: float) -> bool:
     Factors vanish there like the square root of the distance.
     """
     return bool(abs(x - threshold) <= NEAR * abs(threshold))
+
+
+def distance_to_gram(rows: np.ndarray, gram: np.ndarray) -> float:
+    """Scale-free distance of the Gram of rows (K, r) to another Gram (K, K)."""
+    values, vectors = np.linalg.eigh(gram)
+    return gram_distance(rows, vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def factor_norms(problem: Problem, singular_values: Any) -> dict[str, Any]:

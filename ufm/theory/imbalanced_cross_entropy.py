@@ -7,35 +7,31 @@ import numpy as np
 from ufm.model.losses import CrossEntropy, LabelSmoothing
 from ufm.model.problem import Problem
 from ufm.theory._scalar import newton
-from ufm.theory.formulas import TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, weights
+from ufm.theory.formulas import TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, smoothing
 from ufm.theory.registry import Prediction, theorem
 
 
-def _smooth(problem: Problem) -> float:
-    return float(problem.loss.alpha) if isinstance(problem.loss, LabelSmoothing) else 0.0
-
-
-def _groups(problem: Problem) -> list[np.ndarray]:
+def _kinds(problem: Problem) -> list[np.ndarray]:
     """Classes of one count and weight each, the largest w²n first."""
-    n, w = problem.class_counts, weights(problem)
+    n, w = problem.class_counts, problem.class_weights
     kinds, kind = np.unique(np.stack([w**2 * n, n], axis=1), axis=0, return_inverse=True)
     return [np.flatnonzero(kind.ravel() == i) for i in reversed(range(len(kinds)))]
 
 
 def _reach(problem: Problem) -> np.ndarray:
     """(K,) the c up to which a class differs from another of the same count and weight: (1−α) w √n/N."""
-    return (1 - _smooth(problem)) * weights(problem) * np.sqrt(problem.class_counts) / problem.num_samples
+    return (1 - smoothing(problem)) * problem.class_weights * np.sqrt(problem.class_counts) / problem.num_samples
 
 
 def _merging(problem: Problem) -> list[np.ndarray]:
     """Groups of at least two classes that c reaches."""
     c, reach = decay_scale(problem), _reach(problem)
-    return [group for group in _groups(problem) if len(group) > 1 and c >= reach[group[0]]]
+    return [group for group in _kinds(problem) if len(group) > 1 and c >= reach[group[0]]]
 
 
 def _merge_thresholds(problem: Problem) -> dict[str, float]:
     reach = _reach(problem)
-    return {f"c at which class {g[0]} merges with its like": float(reach[g[0]]) for g in _groups(problem) if len(g) > 1}
+    return {f"c at which class {g[0]} merges with its like": float(reach[g[0]]) for g in _kinds(problem) if len(g) > 1}
 
 
 def _rank(problem: Problem) -> int:
@@ -76,8 +72,8 @@ def total_collapse(problem: Problem) -> Prediction:
 
 def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
     """Value, best bias and ‖U‖_op at A = H = 0."""
-    K, n, N, alpha = problem.num_classes, problem.class_counts, problem.num_samples, _smooth(problem)
-    mass = weights(problem) * n / N
+    K, n, N, alpha = problem.num_classes, problem.class_counts, problem.num_samples, smoothing(problem)
+    mass = problem.class_weights * n / N
     total = np.sum(mass)
     mean_target = (1 - alpha) * mass / total + alpha / K
 
@@ -94,7 +90,7 @@ def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
         b = newton(risk, b, np.full(K, 3.0), np.zeros(K, bool))
     p = np.exp(b - np.max(b))
     residual = (1 - alpha) * np.eye(K) + alpha / K - p / np.sum(p)
-    rows = (weights(problem) * np.sqrt(n) / N)[:, None] * residual
+    rows = (problem.class_weights * np.sqrt(n) / N)[:, None] * residual
     return float(risk(b)[0]), b, float(np.linalg.norm(rows, 2))
 
 
@@ -127,10 +123,10 @@ def minority_collapse(problem: Problem) -> Prediction:
 def _may_die(problem: Problem) -> bool:
     """Whether classes of different counts are not excluded from coinciding."""
     c, reach = decay_scale(problem), _reach(problem)
-    candidates = [float(reach[g[0]]) for g in _groups(problem) if len(g) == 1 or c >= reach[g[0]]]
+    candidates = [float(reach[g[0]]) for g in _kinds(problem) if len(g) == 1 or c >= reach[g[0]]]
     if len(candidates) < 2 or problem.bias_kind == "none":
         return len(candidates) > 1 and bool(np.mean(np.square(sorted(candidates)[:2])) <= c**2)
-    return _smooth(problem) > 0 or min(candidates) <= c
+    return smoothing(problem) > 0 or min(candidates) <= c
 
 
 def _listed(groups: list[np.ndarray]) -> tuple[tuple[int, ...], ...]:
@@ -142,7 +138,7 @@ def _listed(groups: list[np.ndarray]) -> tuple[tuple[int, ...], ...]:
     paper="Fang et al. 2021; Hong & Ling 2023; Dang et al. 2024",
     assumes="cross-entropy or label smoothing, two kinds of classes by count and weight, weight decay on A and H, any "
     "bias, d ≥ rank of the optimal logits",
-    applies=lambda problem: _is_smoothed(problem) and len(_groups(problem)) == 2 and problem.dim >= _rank(problem),
+    applies=lambda problem: _is_smoothed(problem) and len(_kinds(problem)) == 2 and problem.dim >= _rank(problem),
 )
 def two_groups(problem: Problem) -> Prediction:
     """Value, geometry and bias of K_A classes of one count and K_B of another, by a convex problem in few variables.
@@ -175,12 +171,12 @@ class TwoGroups:
     """The convex problem in x = (u, v, m_A, m_B, δ), where α_A = m_A − δ and α_B = m_B + δ: the loss doesn't see δ."""
 
     def __init__(self, problem: Problem):
-        self.problem, self.members = problem, _groups(problem)
+        self.problem, self.members = problem, _kinds(problem)
         first = [group[0] for group in self.members]
         self.sizes = np.array([len(group) for group in self.members])
         self.counts = problem.class_counts[first]
-        self.mass = self.sizes * self.counts * weights(problem)[first] / problem.num_samples
-        self.c, self.alpha, self.reach = decay_scale(problem), _smooth(problem), _reach(problem)[first]
+        self.mass = self.sizes * self.counts * problem.class_weights[first] / problem.num_samples
+        self.c, self.alpha, self.reach = decay_scale(problem), smoothing(problem), _reach(problem)[first]
         self.e = np.zeros(problem.num_classes)
         self.e[self.members[0]], self.e[self.members[1]] = 1 / self.sizes[0], -1 / self.sizes[1]
         self.g = float(np.linalg.norm(self.e))

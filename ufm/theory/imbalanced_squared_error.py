@@ -6,7 +6,7 @@ import numpy as np
 
 from ufm.model.losses import SquaredError
 from ufm.model.problem import Problem
-from ufm.theory.formulas import NEAR, TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, same_weights, weights
+from ufm.theory.formulas import NEAR, TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, same_weights
 from ufm.theory.registry import Prediction, theorem
 
 
@@ -35,7 +35,7 @@ def general_orthogonal_frame(problem: Problem) -> Prediction:
     classes live (von Neumann's trace inequality). Traps: where the d-th and the next count are equal the frame is not
     unique; death is continuous, near its threshold rows are tiny.
     """
-    n, w, N, c = problem.class_counts, weights(problem), problem.num_samples, decay_scale(problem)
+    n, w, N, c = problem.class_counts, problem.class_weights, problem.num_samples, decay_scale(problem)
     relaxed = _shrunk(problem)
     kept, cut = np.split(np.argsort(-w * np.sqrt(n), kind="stable"), [problem.dim])
     s = relaxed.copy()
@@ -57,7 +57,7 @@ def general_orthogonal_frame(problem: Problem) -> Prediction:
 
 def _shrunk(problem: Problem) -> np.ndarray:
     """(K,) the singular values that d ≥ K allows."""
-    price = problem.num_samples * decay_scale(problem) / weights(problem)
+    price = problem.num_samples * decay_scale(problem) / problem.class_weights
     return np.maximum(np.sqrt(problem.class_counts) - price, 0.0)
 
 
@@ -84,7 +84,7 @@ def centred_frame(problem: Problem) -> Prediction:
     sum to zero, so b = n/N. Trap: for d < K − 1 and equal τ_j at the cut the Grams are not unique.
     """
     K, d, n, N = problem.num_classes, problem.dim, problem.class_counts, problem.num_samples
-    w = weights(problem)[0]
+    w = problem.class_weights[0]
     c = decay_scale(problem) / w
     squares, V = np.linalg.eigh(np.diag(n) - np.outer(n, n) / N)
     squares, V = squares[:0:-1], V[:, :0:-1]

@@ -1,5 +1,6 @@
 """Strict saddles: every critical point that isn't global can be left along a known direction."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -7,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._core.precision import float64
-from ufm.model.constraints import Free
 from ufm.model.losses import facts_of, per_sample
 from ufm.model.params import Params
 from ufm.model.problem import Problem, relaxed_rank
-from ufm.theory.registry import Prediction, theorem
+from ufm.theory.formulas import is_plain
+from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, theorem
+
+CRITICAL = 1e-9  # of a gradient, relative: rounding of solvers and of training in float64
 
 
 def escape_curvature(problem: Problem, params: Params) -> float:
@@ -31,8 +34,7 @@ def escape_curvature(problem: Problem, params: Params) -> float:
         The eigenvalue, in the unit of the objective over the squared unit of the parameters.
     """
     sigma = float(np.linalg.norm(_pull(problem, params), ord=2))
-    mean, half = (problem.lambda_A + problem.lambda_H) / 2, (problem.lambda_A - problem.lambda_H) / 2
-    return mean - float(np.hypot(half, sigma))
+    return _mean_decay(problem) - float(np.hypot((problem.lambda_A - problem.lambda_H) / 2, sigma))
 
 
 def zero_point(problem: Problem) -> Params:
@@ -48,8 +50,7 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
     """U = −∂(risk)/∂Z, (N, K)."""
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     logits = H @ A.T + (b if problem.bias else 0.0)
-    weight = problem.class_weights
-    share = weight[problem.labels] / problem.num_samples
+    share = problem.class_weights[problem.labels] / problem.num_samples
     with float64():
 
         def risk(Z: Any) -> Any:
@@ -58,12 +59,43 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
         return -np.asarray(jax.grad(risk)(jnp.asarray(logits.T))).T
 
 
+def _is_critical(problem: Problem, params: Params, value: float) -> bool:
+    """Whether the gradient is rounding beside √(decay · objective), which has its unit."""
+    U = _pull(problem, params)
+    H, A, b = (np.asarray(x, np.float64) for x in params[:3])
+    gradient = [problem.lambda_H * H - U @ A, problem.lambda_A * A - U.T @ H]
+    gradient += [problem.lambda_b * b - np.sum(U, axis=0)] if problem.bias else []
+    return bool(sum(np.sum(part**2) for part in gradient) <= CRITICAL**2 * _mean_decay(problem) * abs(value))
+
+
+def _mean_decay(problem: Problem) -> float:
+    """The unit of curvatures."""
+    return (problem.lambda_A + problem.lambda_H) / 2
+
+
+def _checks(problem: Problem, found: Found) -> Iterator[Check]:
+    """At a minimum no direction falls; at another critical point one does, by as much as predicted.
+
+    What is neither certified to be a minimum nor critical is undecided, and so is a critical point that is predicted to
+    be a minimum, for lack of a certificate.
+    """
+    if found.curvature is None:
+        return
+    measured, unit = found.curvature, _mean_decay(problem)
+    if found.certified:
+        quantity, error = "smallest Hessian eigenvalue is at least", max(0.0, -measured) / unit
+        yield found.of_minimiser(quantity, predicted=0.0, measured=measured, error=error)
+        return
+    predicted = escape_curvature(problem, found.params)
+    saddle = predicted < -GEOMETRY * unit and _is_critical(problem, found.params, found.value)
+    error, doubt = abs(measured - predicted) / unit, 0.0 if saddle else np.inf
+    quantity = "smallest Hessian eigenvalue"
+    yield Check(quantity, predicted=predicted, measured=measured, error=error, certain=saddle, doubt=doubt)
+
+
 def _applies(problem: Problem) -> bool:
-    free = isinstance(problem.features, Free) and isinstance(problem.classifier, Free)
-    decayed = problem.lambda_A > 0 and problem.lambda_H > 0
-    return (
-        free and decayed and facts_of(problem.loss).convex and problem.balanced and problem.dim >= relaxed_rank(problem)
-    )
+    convex = is_plain(problem) and bool(facts_of(problem.loss).convex)
+    return convex and problem.balanced and problem.dim >= relaxed_rank(problem)
 
 
 @theorem(
@@ -71,10 +103,12 @@ def _applies(problem: Problem) -> bool:
     paper="Zhu et al. 2021 (d > K; here from the relaxed rank on)",
     assumes="convex loss, balanced, free factors with decay, d ≥ K − 1 (cross-entropies or free bias) or d ≥ K",
     applies=_applies,
+    checks=_checks,
 )
 def strict_saddles(problem: Problem) -> Prediction:
     """Every critical point that is not a global minimum has negative curvature, known in closed form.
 
-    `escape_curvature` derives it; at the zero point it is the threshold named here.
+    `escape_curvature` derives it; at the zero point it is the threshold named here. Verified where the Hessian can be
+    formed: at a certified minimum nothing falls; a critical point that isn't one has the predicted curvature.
     """
     return Prediction(thresholds={"curvature at the zero point": escape_curvature(problem, zero_point(problem))})

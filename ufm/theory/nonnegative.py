@@ -8,17 +8,16 @@ import numpy as np
 from ufm.model.constraints import Free, Nonnegative
 from ufm.model.losses import CrossEntropy, LabelSmoothing, SquaredError
 from ufm.model.problem import Problem
-from ufm.theory._margins import margins
-from ufm.theory.formulas import COLLAPSED, TOTAL, WITHIN, decay_scale, near, unused_bias, weights
+from ufm.theory._margins import margin_loss
+from ufm.theory.formulas import COLLAPSED, TOTAL, WITHIN, decay_scale, is_about, is_decayed, near, unused_bias
 from ufm.theory.imbalanced_squared_error import general_orthogonal_frame
 from ufm.theory.registry import Prediction, theorem
 from ufm.theory.squared_error import squared_error
 
 
-def _applies(problem: Problem, *losses: Any) -> bool:
-    kept = isinstance(problem.features, Nonnegative) and isinstance(problem.classifier, Free)
-    decayed = problem.lambda_A > 0 and problem.lambda_H > 0
-    return kept and decayed and isinstance(problem.loss, losses) and problem.dim >= problem.num_classes
+def _applies(problem: Problem, *losses: type) -> bool:
+    known = is_about(problem, *losses, features=Nonnegative, classifier=Free) and is_decayed(problem)
+    return known and problem.dim >= problem.num_classes
 
 
 @theorem(
@@ -59,7 +58,7 @@ def non_negative_frame_with_bias(problem: Problem) -> Prediction:
     all is zero from Kκ = √(1−1/K) on, where free features live; for K = 2 a bias trades with the two means' norms, of
     which only the sum of squares is known.
     """
-    K, n, w = problem.num_classes, problem.class_counts[0], weights(problem)[0]
+    K, n, w = problem.num_classes, problem.class_counts[0], problem.class_weights[0]
     m = 1 - 1 / K
     price = K * decay_scale(problem) * np.sqrt(n * m) / w
     known: dict[str, Any] = {"thresholds": {TOTAL: float(w * np.sqrt(m / n) / K)}}
@@ -107,8 +106,8 @@ def decoupled_classes(problem: Problem) -> Prediction:
     Traps: classifier rows of classes without features are not zero, but −1/K of the sum of all that live, and so one
     vector; a free bias with K = 2 leaves norms open.
     """
-    K, n, w, N = problem.num_classes, problem.class_counts, weights(problem), problem.num_samples
-    c, phi = decay_scale(problem), margins(problem)
+    K, n, w, N = problem.num_classes, problem.class_counts, problem.class_weights, problem.num_samples
+    c, phi = decay_scale(problem), margin_loss(problem)
     beta, share = c * np.sqrt(n * (K - 1) / K), w * n / N
     s = phi.at_price(beta / share)
     value = float(np.sum(share * phi(s) + beta * s))

@@ -7,23 +7,23 @@ import numpy as np
 from ufm.model.constraints import Ball, Free, MeanBall, Sphere
 from ufm.model.losses import CrossEntropy, LabelSmoothing
 from ufm.model.problem import Problem
-from ufm.theory._margins import margins
+from ufm.theory._margins import margin_loss
 from ufm.theory._scalar import root
-from ufm.theory.formulas import COLLAPSED, TOTAL, near, radius_of, unused_bias, weights
+from ufm.theory.formulas import COLLAPSED, TOTAL, is_about, near, radius_of, unused_bias
 from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:
-    sides = ((problem.features, problem.lambda_H), (problem.classifier, problem.lambda_A))
-    known = all(isinstance(side, Free | Sphere | Ball | MeanBall) for side, _ in sides)
-    bounded = known and all(side.bounds or decay > 0 for side, decay in sides)
-    if not bounded or all(isinstance(side, Free) for side, _ in sides) or not problem.balanced:
+    round_or_free = (Free, Sphere, Ball, MeanBall)
+    if not is_about(problem, CrossEntropy, LabelSmoothing, features=round_or_free, classifier=round_or_free):
         return False
-    if not isinstance(problem.loss, CrossEntropy | LabelSmoothing) or problem.dim < problem.num_classes - 1:
+    bounded = all(factor.bounded for factor in problem.factors())
+    unconstrained = is_about(problem, features=Free, classifier=Free)
+    if not bounded or unconstrained or not problem.balanced or problem.dim < problem.num_classes - 1:
         return False
     decayed = problem.lambda_A > 0 or problem.lambda_H > 0
     reached = _margin(problem, radius_of(problem.features) * radius_of(problem.classifier))
-    return decayed or bool(reached <= margins(problem).best)
+    return decayed or bool(reached <= margin_loss(problem).best)
 
 
 def _margin(problem: Problem, product: Any) -> Any:
@@ -54,7 +54,7 @@ def bounded_norms(problem: Problem) -> Prediction:
     must not reach its targets within the radii, beyond which the norms are not unique; for K > d + 1 there is no
     simplex.
     """
-    K, N, w, phi = problem.num_classes, problem.num_samples, weights(problem)[0], margins(problem)
+    K, N, w, phi = problem.num_classes, problem.num_samples, problem.class_weights[0], margin_loss(problem)
     a, b = K * problem.lambda_A, N * problem.lambda_H
     threshold = w * (1 - phi.alpha)
     joint = float(np.sqrt(a * b))

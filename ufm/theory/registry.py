@@ -1,20 +1,26 @@
-"""What a theorem is: assumptions that a problem meets or not, and what it then predicts of the optimum."""
+"""What a theorem is: assumptions that a problem meets or not, what it then predicts, and what else it checks."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools as ft
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ufm._core.checks import function, shown
 from ufm._core.repr import call, unusual
+from ufm.metrics.definitions import Metrics
+from ufm.metrics.history import History
 from ufm.model.params import Params
 from ufm.model.problem import Problem
 
-THEOREMS: list["Theorem"] = []
+GEOMETRY = 1e-6  # tolerance of what describes a minimiser: Grams, norms, singular values, relative; and metrics
+THEOREMS: dict[str, "Theorem"] = {}
+
+Quantity = float | bool | str | np.ndarray | list[float] | tuple[tuple[int, ...], ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Prediction:
     """What theory says of a global minimiser; None for what a theorem leaves open.
 
@@ -58,11 +64,116 @@ class Prediction:
         return call("Prediction", unusual(self))
 
 
-Limit = Callable[[Problem], tuple[np.ndarray, np.ndarray]]
-Identity = Callable[[Problem, Params], Mapping[str, tuple[float, float]]]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Check:
+    """A prediction beside a measurement, of which `ufm.verify` makes a claim.
+
+    It holds where it is certain and the error is within the tolerance, fails where the error exceeds the tolerance by
+    more than the doubt, and is otherwise undecided.
+
+    Attributes:
+        quantity: what is compared, in words.
+        predicted: by the theorem.
+        measured: at what was found.
+        error: distance of the two, in the unit that the tolerance is in; |measured − predicted| by default.
+        tolerance: up to which they agree.
+        certain: whether an error within the tolerance shows that they do.
+        doubt: by how much the error may be off, in its unit; infinite where nothing is known of it.
+    """
+
+    quantity: str
+    _: dataclasses.KW_ONLY
+    predicted: Quantity
+    measured: Quantity
+    error: float | None = None
+    tolerance: float = GEOMETRY
+    certain: bool = True
+    doubt: float = 0.0
+
+    @property
+    def distance(self) -> float:
+        """The error, worked out where none was given."""
+        if self.error is not None:
+            return float(self.error)
+        return float(np.max(np.abs(np.asarray(self.measured) - np.asarray(self.predicted))))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What a theorem's checks look at: parameters that were found for a problem, and what is known of them.
+
+    Attributes:
+        means: (K, r) class means of the features, in coordinates of the space that features and classifier span.
+        classifier: (K, r) classifier in the same coordinates.
+        bias: (K,) bias.
+        value: the objective there.
+        lower_bound: a number that the objective is nowhere below.
+        relative_gap: how far above the minimum the value can be, relative to it; infinite where nothing is known.
+        certified: whether that is little enough for the value to be the minimum.
+        metrics: `ufm.Metrics` of the features.
+        history: `History` of the training run that ended there; None of an optimum.
+        lift: gives `params`.
+        curve: gives `curvature`.
+        minimum: a problem's certified minimum, found by the solver, as another `Found`.
+    """
+
+    means: np.ndarray
+    classifier: np.ndarray
+    bias: np.ndarray
+    value: float
+    lower_bound: float
+    relative_gap: float
+    certified: bool
+    metrics: Metrics
+    history: History | None
+    lift: Callable[[], Params]
+    curve: Callable[[], float | None]
+    minimum: Callable[[Problem], "Found"]
+
+    @ft.cached_property
+    def params(self) -> Params:
+        """The parameters of the problem as posed, H (N, d), A (K, d), b (K,), in float64."""
+        return self.lift()
+
+    @ft.cached_property
+    def curvature(self) -> float | None:
+        """Smallest eigenvalue of the Hessian of the objective; None where it is too large to be formed."""
+        return self.curve()
+
+    def of_minimiser(
+        self,
+        quantity: str,
+        *,
+        predicted: Quantity,
+        measured: Quantity,
+        error: float | None = None,
+        tolerance: float = GEOMETRY,
+    ) -> Check:
+        """A check of what describes the minimiser: certain where the value is.
+
+        A relative gap g leaves the minimiser free to move by about √g.
+        """
+        doubt = 10.0 * float(np.sqrt(self.relative_gap)) if self.certified else np.inf
+        return Check(
+            quantity,
+            predicted=predicted,
+            measured=measured,
+            error=error,
+            tolerance=tolerance,
+            certain=self.certified,
+            doubt=doubt,
+        )
+
+
+Checks = Callable[[Problem, Found], Iterable[Check]]
+
+
+def nothing_more(problem: Problem, found: Found) -> Iterable[Check]:
+    """The checks of a theorem that says all in its prediction."""
+    return ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Theorem:
     """A statement of the literature as an executable check.
 
@@ -73,10 +184,7 @@ class Theorem:
         predicts: what it says, in words.
         applies: whether a problem meets the assumptions.
         predict: what it says of that problem's optimum.
-        limit: for a statement about λ_A, λ_H → 0 together, the Grams (of A, of the class means) that the
-            optimum's approach, up to scale; slowly, like 1/log(1/λ), so that only the trend can be checked.
-        identity: for a statement about any parameters, a function of problem and parameters that gives, by name of
-            the quantity, what is predicted and what was measured there.
+        checks: what else it says, of whatever was found for the problem, beside what was measured there.
     """
 
     name: str
@@ -85,8 +193,7 @@ class Theorem:
     predicts: str
     applies: Callable[[Problem], bool]
     predict: Callable[[Problem], Prediction]
-    limit: Limit | None = None
-    identity: Identity | None = None
+    checks: Checks = nothing_more
 
     def __repr__(self) -> str:
         return f"{self.name} ({self.paper}): {self.predicts}"
@@ -98,27 +205,71 @@ def theorem(
     paper: str | Any,
     assumes: str | Any,
     applies: Callable[[Problem], bool] | Any,
-    limit: Limit | Any = None,
-    identity: Identity | Any = None,
+    checks: Checks | Any = nothing_more,
 ) -> Callable:
     """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts.
 
+    Any module may: whatever it registers is listed by `ufm.theorems()` and verified where it applies, as ours are.
+
+        def centred(problem, found):
+            size = np.max(np.abs(found.classifier.mean(axis=0)))
+            yield found.of_minimiser("mean of the classifier's rows", predicted=0.0, measured=size)
+
+        @theorem(
+            "mine",
+            paper="me",
+            assumes="cross-entropy, weight decay on both factors",
+            applies=lambda problem: is_plain(problem, ufm.CrossEntropy),
+            checks=centred,
+        )
+        def mine(problem):
+            "The rows of the classifier sum to zero."
+            return Prediction()
+
+    Args:
+        name: what it is called. A module that registers the name again replaces what it registered.
+        paper: authors and year.
+        assumes: when it applies, in words.
+        applies: a function of a problem that says whether it does.
+        checks: a function of a problem and what was `Found` for it that yields a `Check` for each statement that is no
+            field of `Prediction`: about any parameters, a limit, the landscape, the course of training.
+
     Raises:
-        ValueError: where a text is missing, that docstring too, or a function is none.
+        ValueError: where a text is missing, that docstring too, a function is none, or a theorem of another module has
+            the name.
     """
     for said, text in (("name", name), ("paper", paper), ("assumes", assumes)):
         _text(said, text)
-    for said, called in (("applies", applies), ("limit", limit), ("identity", identity)):
-        if called is not None or said == "applies":
-            function(said, called, "a function of a problem")
+    function("applies", applies, "a function of a problem")
+    function("checks", checks, "a function of a problem and what was found")
 
     def register(predict: Callable[[Problem], Prediction] | Any) -> Callable[[Problem], Prediction] | Any:
         function("predict", predict, "a function of a problem")
-        predicts = _text("predict.__doc__", predict.__doc__).splitlines()[0]
-        THEOREMS.append(Theorem(name, paper, assumes, predicts, applies, predict, limit, identity))
+        _check_free(name, module_of(predict))
+        THEOREMS[name] = Theorem(
+            name=name,
+            paper=paper,
+            assumes=assumes,
+            predicts=_text("predict.__doc__", predict.__doc__).splitlines()[0],
+            applies=applies,
+            predict=predict,
+            checks=checks,
+        )
         return predict
 
     return register
+
+
+def module_of(predict: Callable[[Problem], Prediction]) -> str:
+    """Where a prediction was written; empty where that is in no module."""
+    return getattr(predict, "__module__", None) or ""
+
+
+def _check_free(name: str, module: str) -> None:
+    """Refuse a name that another module's theorem has."""
+    owner = module_of(THEOREMS[name].predict) if name in THEOREMS else module
+    if owner != module:
+        raise ValueError(f"name = {name!r}: a theorem of {owner or 'no module'} has it; another name is needed")
 
 
 def _text(name: str, value: Any) -> str:

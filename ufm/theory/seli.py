@@ -1,11 +1,17 @@
 """Imbalanced cross-entropy as decay vanishes: simplex-encoded labels."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 
 from ufm.model.losses import CrossEntropy
 from ufm.model.problem import Problem
-from ufm.theory.formulas import is_plain
-from ufm.theory.registry import Prediction, theorem
+from ufm.theory.formulas import distance_to_gram, is_plain
+from ufm.theory.registry import Check, Found, Prediction, theorem
+
+DECAYS = (1e-2, 1e-4)  # factors of both decays, along which the limit is approached
 
 
 def _grams(problem: Problem, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -16,13 +22,37 @@ def _grams(problem: Problem, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return Vt.T * S @ Vt, (X / root) * S @ (X / root).T
 
 
-def _without_bias(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def _approached(problem: Problem, found: Found, logits: np.ndarray) -> Iterator[Check]:
+    """A limit of vanishing decay is approached, never met: the distance of minima to it must shrink along `DECAYS`."""
+    if found.history is not None:  # of a run, whose end is no minimum at smaller decay
+        return
+    smaller = [replace(problem, lambda_A=f * problem.lambda_A, lambda_H=f * problem.lambda_H) for f in DECAYS]
+    minima = [found, *(found.minimum(other) for other in smaller)]
+    gram_A, gram_H = _grams(problem, logits)
+    for quantity, rows, gram in (
+        ("distance of classifier to the limit", [minimum.classifier for minimum in minima], gram_A),
+        ("distance of class means to the limit", [minimum.means for minimum in minima], gram_H),
+    ):
+        distances = [distance_to_gram(each, gram) for each in rows]
+        certified = all(minimum.certified for minimum in minima)
+        yield Check(
+            quantity,
+            predicted="falling",
+            measured=distances,
+            error=max(0.0, *(after - before for before, after in pairwise(distances))),
+            tolerance=0.0,
+            certain=certified,
+            doubt=0.0 if certified else np.inf,
+        )
+
+
+def _limit_without_bias(problem: Problem, found: Found) -> Iterator[Check]:
     K = problem.num_classes
-    return _grams(problem, np.eye(K) - 1 / K)
+    return _approached(problem, found, np.eye(K) - 1 / K)
 
 
-def _with_bias(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    return _grams(problem, np.eye(problem.num_classes) - problem.class_counts / problem.num_samples)
+def _limit_with_bias(problem: Problem, found: Found) -> Iterator[Check]:
+    return _approached(problem, found, np.eye(problem.num_classes) - problem.class_counts / problem.num_samples)
 
 
 def _applies(problem: Problem, bias_kind: str) -> bool:
@@ -35,7 +65,7 @@ def _applies(problem: Problem, bias_kind: str) -> bool:
     paper="Thrampoulidis et al. 2022",
     assumes="cross-entropy, any counts and class weights, no bias, d ≥ K − 1, λ_A, λ_H → 0",
     applies=lambda problem: _applies(problem, "none"),
-    limit=_without_bias,
+    checks=_limit_without_bias,
 )
 def simplex_encoded_labels(problem: Problem) -> Prediction:
     """Nothing at a given decay; in its limit the Grams of simplex-encoded labels.
@@ -52,7 +82,7 @@ def simplex_encoded_labels(problem: Problem) -> Prediction:
     paper="after Thrampoulidis et al. 2022",
     assumes="cross-entropy, any counts and class weights, free bias, d ≥ K − 1, λ_A, λ_H → 0",
     applies=lambda problem: _applies(problem, "free"),
-    limit=_with_bias,
+    checks=_limit_with_bias,
 )
 def centred_simplex_encoded_labels(problem: Problem) -> Prediction:
     """Nothing at a given decay; in its limit the Grams of simplex-encoded labels, centred over samples.

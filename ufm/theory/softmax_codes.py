@@ -7,14 +7,13 @@ import numpy as np
 from ufm.model.constraints import Sphere
 from ufm.model.losses import CrossEntropy
 from ufm.model.problem import Problem
-from ufm.theory.formulas import weights
+from ufm.theory.formulas import is_about
 from ufm.theory.registry import Prediction, theorem
 
 
 def _applies(problem: Problem) -> bool:
-    spheres = isinstance(problem.features, Sphere) and isinstance(problem.classifier, Sphere)
-    crowded = 2 <= problem.dim < problem.num_classes - 1
-    return spheres and crowded and isinstance(problem.loss, CrossEntropy) and problem.bias_kind == "none"
+    known = is_about(problem, CrossEntropy, features=Sphere, classifier=Sphere) and problem.bias_kind == "none"
+    return known and 2 <= problem.dim < problem.num_classes - 1
 
 
 def _temperature(problem: Problem) -> float:
@@ -51,7 +50,7 @@ def one_vs_rest(problem: Problem) -> Prediction:
     less than π.) In other cases the interval has ρ ≤ 1 below, and above the loss of a K-gon in some plane.
     """
     K, d, tau = problem.num_classes, problem.dim, _temperature(problem)
-    mass = weights(problem) * problem.class_counts / problem.num_samples
+    mass = problem.class_weights * problem.class_counts / problem.num_samples
     polygon = 1 - np.cos(2 * np.pi / K)
     most = polygon if d == 2 else 1.0
     worst = _polygon_loss(problem)
@@ -78,7 +77,7 @@ def regular_polygon(problem: Problem) -> Prediction:
     value refutes it. The Gram depends on the order of the classes round the circle; the logits' two singular values, √n
     τ K/2, don't.
     """
-    K, n, w, tau = problem.num_classes, problem.class_counts[0], weights(problem)[0], _temperature(problem)
+    K, n, w, tau = problem.num_classes, problem.class_counts[0], problem.class_weights[0], _temperature(problem)
     pair: Any = np.full(2, np.sqrt(n) * tau * K / 2)
     known = {"equinorm": 0.0, "nc4": 0.0}
     return Prediction(value=float(w * _polygon_loss(problem)), singular_values=pair, metrics=known)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ufm.model.losses import SquaredError
 from ufm.model.problem import Problem
-from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, factor_norms, is_plain, near, weights
+from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, factor_norms, is_plain, near
 from ufm.theory.registry import Prediction, theorem
 
 
@@ -30,7 +30,7 @@ def squared_error(problem: Problem) -> Prediction:
     mode goes first. Traps: without bias and d < K, or d < K−1, the frame is any d-dimensional one (value and norms
     only); a mean over N·K entries is 2/K times this loss.
     """
-    K, d, n, w = problem.num_classes, problem.dim, problem.class_counts[0], weights(problem)[0]
+    K, d, n, w = problem.num_classes, problem.dim, problem.class_counts[0], problem.class_weights[0]
     scale = np.sqrt(n)
     kappa = decay_scale(problem) * scale / w
     mu = _common_weight(problem)
@@ -54,12 +54,12 @@ def _common_weight(problem: Problem) -> float:
     """Μ: what is left of the loss of the mean over samples once the bias has done its best."""
     if problem.bias_kind == "none":
         return 1.0
-    return float(problem.lambda_b / (weights(problem)[0] + problem.lambda_b))
+    return float(problem.lambda_b / (problem.class_weights[0] + problem.lambda_b))
 
 
 def _bias(problem: Problem, done: float) -> dict:
     """The bias takes on 1/(1+λ_b) of what the factors have not done of the mean target 1/K."""
     if problem.bias_kind == "none":
         return {}
-    K, decay = problem.num_classes, problem.lambda_b / weights(problem)[0]
+    K, decay = problem.num_classes, problem.lambda_b / problem.class_weights[0]
     return {"bias": np.full(K, (1 - done) / (K * (1 + decay)))}

@@ -1,0 +1,174 @@
+"""What is timed: sizes, the problems of these sizes, and how well they were solved."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+import ufm
+from timing.race import OURS, Timed, fastest, same
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is timed, and how often."""
+
+    only: tuple[str, ...] = ()
+    """Groups of rows to time; all where none is named."""
+    repeats: int = 5
+    """Runs of each side in the training group."""
+    repeats_metrics: int = 3
+    """Runs of each side in the metrics group."""
+    num_classes: int = 10
+    """K of the trained problem."""
+    dim: int = 64
+    """d of the trained problem."""
+    per_class: int = 100
+    """Samples of each class of the trained problem."""
+    lambda_A: float = 5e-3
+    """Weight decay of its classifier."""
+    lambda_H: float = 5e-5
+    """Weight decay of its features."""
+    learning_rate: float = 0.5
+    """Of gradient descent."""
+    momentum: float = 0.9
+    """Of gradient descent."""
+    steps: int = 2000
+    """Optimiser steps."""
+    snapshots: int = 100
+    """How often every metric is recorded in the row that records; 2 in the others."""
+    measured_classes: int = 100
+    """K of the measured features."""
+    measured_dim: int = 2048
+    """d of the measured features."""
+    measured_samples: int = 50_000
+    """N of the measured features."""
+    batch: int = 256
+    """Problems of the certified group, decays λ_A log-spaced over [1e-5, 1e-2]."""
+    peer_problems: int = 3
+    """How many of them the peers solve, once."""
+    sweep_side: int = 64
+    """Values of each decay of the swept grid, λ_A over [1e-5, 1e-2] and λ_H over [5e-7, 5e-5]."""
+    repeats_sweeps: int = 3
+    """Runs of each side in the sweeps group."""
+    vocabulary: int = 16_384
+    """K and N of the vocabulary group."""
+    vocabulary_dim: int = 256
+    """Its d."""
+    vocabulary_steps: int = 3
+    """Its optimiser steps."""
+    repeats_vocabulary: int = 5
+    """Runs of each side in the vocabulary group."""
+    output: pathlib.Path = pathlib.Path("figures/benchmark.json")
+    """Results to write."""
+
+
+def posed(config: Config, per_class: Any, **words: Any) -> ufm.Problem:
+    """A problem of the trained one's classes and dimensions."""
+    return ufm.Problem(config.num_classes, config.dim, per_class=per_class, **words)
+
+
+def trained(config: Config) -> ufm.Problem:
+    """The problem that is trained."""
+    return posed(config, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H)
+
+
+def counts(config: Config) -> dict[str, Any]:
+    """Samples of each class: as many, and from 1,000 down to 10."""
+    tail = np.round(np.geomspace(1000, 10, config.num_classes))
+    return {"balanced": config.per_class, "long-tailed": tuple(int(n) for n in tail)}
+
+
+def decays(config: Config, per_class: Any) -> list[ufm.Problem]:
+    """A batch of problems that differ in the classifier's decay."""
+    return [
+        posed(config, per_class, lambda_A=float(decay), lambda_H=5e-6)
+        for decay in np.geomspace(1e-5, 1e-2, config.batch)
+    ]
+
+
+def on_spheres(config: Config, per_class: Any) -> list[ufm.Problem]:
+    """A batch of problems on spheres that differ in their radius, of temperatures from 1 to 30."""
+    held: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}
+    radii = np.sqrt(np.geomspace(1.0, 30.0, config.batch)).tolist()
+    return [posed(config, per_class, features=ufm.Sphere(r), classifier=ufm.Sphere(r), **held) for r in radii]
+
+
+def grid(config: Config) -> dict[str, list[float]]:
+    """Decays of the swept grid."""
+    return {
+        "lambda_A": np.geomspace(1e-5, 1e-2, config.sweep_side).tolist(),
+        "lambda_H": np.geomspace(5e-7, 5e-5, config.sweep_side).tolist(),
+    }
+
+
+def decayed(problem: ufm.Problem, pairs: list[tuple[float, float]]) -> list[ufm.Problem]:
+    """The problem at pairs of decays, λ_A and λ_H."""
+    return [dataclasses.replace(problem, lambda_A=a, lambda_H=h) for a, h in pairs]
+
+
+def grown(config: Config) -> dict[str, tuple[ufm.Problem, ufm.Problem]]:
+    """A problem, and the same with more samples or other dimensions at the same minimum, by what is other."""
+    small = ufm.Problem(config.num_classes, 64, per_class=10, lambda_A=5e-3, lambda_H=5e-5)
+    changes = ({"per_class": 1000}, {"per_class": 100_000}, {"dim": 10}, {"dim": 4096})
+    return {
+        ", ".join(f"{name} = {value}" for name, value in words.items()): (
+            small,
+            dataclasses.replace(small, **words, lambda_H=small.lambda_H * 10 / words.get("per_class", 10)),
+        )
+        for words in changes
+    }
+
+
+def features(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Random features (N, d) about random means, and their labels (N,)."""
+    random = np.random.default_rng(0)
+    K, d, N = config.measured_classes, config.measured_dim, config.measured_samples
+    labels = np.arange(N) % K
+    H = random.standard_normal((N, d), np.float32)
+    H += random.standard_normal((K, d), np.float32)[labels]
+    return H, labels
+
+
+def spaced(listed: list[Any], number: int) -> list[Any]:
+    """Evenly spaced entries of a list, at least so many where it has them."""
+    return listed[:: max(len(listed) // number, 1)]
+
+
+def relative_gap(best: ufm.Optimum) -> float:
+    """How far from optimal a solution can be, relative to its value."""
+    return best.gap / best.value
+
+
+def largest_gap(timed: dict[str, Timed]) -> str:
+    """A note on our gaps, all of which are certified."""
+    found = timed[OURS].result
+    assert all(best.certified for best in found)
+    return f"largest relative gap {max(map(relative_gap, found)):.0e}"
+
+
+def gaps(problems: list[ufm.Problem], timed: dict[str, Timed]) -> str:
+    """A note on the relative gaps reached, each to the lower bound at the peer's own parameters."""
+    _, peer = fastest(timed)
+    theirs = [
+        (p.objective(q) - ufm.lower_bound(p, q)) / p.objective(q) for p, q in zip(problems, peer.result, strict=True)
+    ]
+    ours = max(map(relative_gap, timed[OURS].result))
+    return f"worst relative gap {ours:.1e}, peer's {max(theirs):.1e}"
+
+
+def same_loss(problem: ufm.Problem, timed: dict[str, Timed]) -> str:
+    """A note that every peer ended at the loss where ufm did."""
+    ours = problem.objective(timed[OURS].result)
+    losses = {name: problem.objective(side.result) for name, side in timed.items() if name != OURS}
+    notes = {name: same("loss", ours, loss) for name, loss in losses.items()}
+    return notes[fastest(timed)[0]]
+
+
+def same_values(problems: list[ufm.Problem], pairs: list[tuple[float, float]], timed: dict[str, Timed]) -> str:
+    """A note that the fastest peer's minima are those of a sweep at these pairs of decays, on average."""
+    table, peer = timed[OURS].result, fastest(timed)[1]
+    ours = [float(table["value"].sel(lambda_A=a, lambda_H=h)) for a, h in pairs]
+    theirs = [float(problem.objective(params)) for problem, params in zip(problems, peer.result, strict=True)]
+    return same("mean value", float(np.mean(ours)), float(np.mean(theirs)))

@@ -1,0 +1,81 @@
+"""Matrix products alone, bounds on what a step can cost, beside the steps of ufm that need them.
+
+What is timed here is internal to ufm: the gradient that training takes, and the blocks it is streamed in.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ufm
+from timing.problems import Config
+from timing.race import OURS, Timed, same
+from ufm._core.blocks import cut, over_blocks, put
+from ufm.model.params import columns, rows
+from ufm.model.problem import risk
+
+
+class Steps:
+    """The three matrix products of a training's steps."""
+
+    def __init__(self, problem: ufm.Problem, steps: int):
+        H, A, _, _ = problem.init(0)
+        self.steps, self.inputs = steps, [jnp.asarray(x, jnp.float32) for x in (H.T, A, A @ H.T / problem.num_samples)]
+        self.expected = A @ H.T, self.inputs[2] @ H, A.T @ self.inputs[2]
+
+    def run(self) -> tuple[jax.Array, ...]:
+        """All steps' products."""
+        return products(*self.inputs, self.steps)
+
+    def agreement(self, timed: dict[str, Timed]) -> str:
+        """A note that the products were formed."""
+        for found, expected in zip(timed["products"].result, self.expected, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+        return "a bound, nothing else is done"
+
+
+@jax.jit
+def products(H, A, U, steps):
+    """Logits and both gradients of a step, so many times; the barrier keeps them from being computed once."""
+
+    def step(_, carry):
+        H, A, U = jax.lax.optimization_barrier(carry[:3])
+        return H, A, U, A @ H, U @ H.T, A.T @ U
+
+    start = (H, A, U, jnp.zeros_like(U), jnp.zeros_like(A), jnp.zeros_like(H))
+    return jax.lax.fori_loop(0, steps, step, start)[3:]
+
+
+class Streamed:
+    """A gradient of training as large as a vocabulary, and the matrix products of its blocks."""
+
+    def __init__(self, config: Config):
+        self.problem = ufm.Problem(config.vocabulary, config.vocabulary_dim, per_class=1)
+        self.params = columns(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), self.problem.init(0)))
+        self.compiled = jax.jit(jax.value_and_grad(risk, argnums=1))
+
+    def gradient(self) -> tuple[jax.Array, ufm.Params]:
+        """The objective and its gradient."""
+        return self.compiled(self.problem, self.params)
+
+    def products(self) -> tuple[jax.Array, jax.Array]:
+        """What its blocks are multiplied to."""
+        return streamed_products(self.params.H, self.params.A)
+
+    def agreement(self, timed: dict[str, Timed]) -> str:
+        """A note that the objective is the problem's."""
+        value, _ = timed[OURS].result
+        return same("objective", float(value), float(self.problem.objective(rows(self.params))))
+
+
+@jax.jit
+def streamed_products(H, A):
+    """Logits and both gradients of a step in ufm's blocks, with the logits for the slopes."""
+
+    def step(carry, first, fresh):
+        along_H, along_A = carry
+        here = cut(H, first, fresh, 1)
+        U = A @ here
+        return put(along_H, A.T @ U, first, 1), along_A + U @ here.T
+
+    return over_blocks(step, (jnp.zeros_like(H), jnp.zeros_like(A)), H.shape[1], A.shape[0])

@@ -1,0 +1,82 @@
+"""Public signatures say what is meant: two arguments by position at most, and a type for each that says something."""
+
+import importlib.util
+import inspect
+import types
+import typing
+from typing import Any
+
+import pytest
+from typechecker import OFFERED, public
+
+import ufm
+import ufm.console
+import ufm.plot
+from ufm.model.constraints import Constraint
+from ufm.model.losses import Loss
+from ufm.theory import registry
+
+RECORDS = ("Claim", "Metrics", "Optimum", "Report", "Run", "Status")  # which functions return, and people don't make
+# arrays that always come together, in an order that everybody knows: H, labels, A, b
+ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit"}
+# values of any type, which is what is meant
+ANYTHING = {"Problem": ("loss",)}  # any callable of logits and labels
+UNTYPED = {  # so far
+    *("Fixed", "Fixed.etf", "Params", "Problem", "Problem.objective", "Problem.check_params", "Problem.finite_params"),
+    *("Stream.add", "Stream.revisit", "Stream.metrics", "Stream.checked", "measure", "Recorder", "Recorder.add"),
+    *("Recorder.revisit", "Recorder.epoch", "Recorder.figure", "Recorder.save", "lower_bound", "Optimum.save"),
+    *("predict", "verify", "theory.registry.theorem", "console.show", "console.progress", "plot.collapse"),
+    *("plot.trace", "plot.terminal_phase", "plot.write", "plot.save", "plot.suffix", "plot.save_data"),
+}
+
+
+def functions():
+    """Names and functions, or classes, that people call."""
+    for name, thing in vars(ufm).items():
+        if name.startswith("_") or not callable(thing):
+            continue
+        if name not in RECORDS:
+            yield name, thing
+        if inspect.isclass(thing):
+            yield from ((f"{name}.{method}", function) for method, function in methods(thing))
+    for module in (ufm.console, ufm.geometry, ufm.plot, registry):
+        for name, thing in vars(module).items():
+            if inspect.isfunction(thing) and thing.__module__ == module.__name__ and public(module.__name__, name):
+                yield f"{module.__name__.removeprefix('ufm.')}.{name}", thing
+
+
+def methods(cls):
+    """Those without an underscore; of losses and constraints only what isn't called by traced code alone."""
+    kinds = classmethod if issubclass(cls, Loss | Constraint) else classmethod | type(methods)
+    for name, thing in vars(cls).items():
+        if not name.startswith("_") and isinstance(thing, kinds):
+            yield name, getattr(cls, name)
+
+
+FUNCTIONS = {name: function for name, function in functions() if name not in UNTYPED}
+
+
+def taken(function):
+    return [each for each in inspect.signature(function).parameters.values() if each.name not in ("self", "cls")]
+
+
+def says_something(annotation):
+    """Whether a type leaves anything out: not so Any, nor a union with it."""
+    joined = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    return not {Any, inspect.Parameter.empty} & {annotation, *joined}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_at_most_two_arguments_go_by_position(name):
+    by_position = [each.name for each in taken(FUNCTIONS[name]) if each.kind is each.POSITIONAL_OR_KEYWORD]
+    assert len(by_position) <= (4 if name in ARRAYS else 2), by_position
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_has_a_type_that_says_something(name):
+    vague = {each.name for each in taken(FUNCTIONS[name]) if not says_something(each.annotation)}
+    assert vague <= set(ANYTHING.get(name, ())), vague
+
+
+def test_the_modules_whose_arguments_the_type_checker_leaves_alone_are_there():
+    assert all(importlib.util.find_spec(module) for module in OFFERED)

@@ -1,0 +1,107 @@
+"""Features, labels and classifiers as people pass them: arrays of any library, checked as far as values are known."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ufm._core.checks import numeric
+from ufm.metrics.passes import Sums
+
+MOST_LABEL = 2**31 - 2  # so that int32 holds the number of classes too
+
+
+def check_untraced(**arrays: Any) -> None:
+    """Refuse what JAX traces, where values are looked at and results are NumPy's."""
+    for name, array in arrays.items():
+        if isinstance(array, Tracer):
+            raise ValueError(
+                f"{name} is traced by JAX: an array with values is needed; inside jit, grad and vmap, "
+                "ufm.metrics.evaluate is what takes it"
+            )
+
+
+def features_and_labels(H: Any, labels: Any) -> tuple[Any, Any]:
+    """Features (N, d) of a floating type and int32 labels (N,), in NumPy where they aren't JAX's."""
+    H, labels = numeric("features H", H), _numpy_or_traced("labels", labels)
+    if H.ndim != 2 or 0 in H.shape:
+        raise ValueError(f"features H of shape {H.shape}: (N, d), one sample a row, are needed")
+    if labels.shape != (H.shape[0],):
+        raise ValueError(
+            f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of the features H, are needed"
+        )
+    if not jnp.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels of type {labels.dtype}: integers are needed")
+    if not isinstance(labels, Tracer):
+        _check_range(labels)
+    if not jnp.issubdtype(H.dtype, np.floating):
+        H = H.astype(float) if isinstance(H, Tracer) else np.asarray(H, np.float64)
+    return H, labels.astype(np.int32)
+
+
+def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) -> tuple[Any, Any]:
+    """A (K, dim) and b (K,) in NumPy or traced, with a bias of zeros where none is given; or two Nones."""
+    if A is None:
+        if b is not None:
+            raise ValueError(f"b of shape {np.shape(numeric('b', b))}: a bias needs its classifier A")
+        return None, None
+    A = _numpy_or_traced("A", A).astype(dtype)
+    b = np.zeros(A.shape[:1], dtype) if b is None else _numpy_or_traced("b", b).astype(dtype)
+    if A.ndim != 2 or A.shape[1] != dim or A.shape[0] < 2 or not _finite(A):
+        raise ValueError(f"A of shape {A.shape}: a finite (K, {dim}) classifier is needed")
+    if num_classes is not None and A.shape[0] != num_classes:
+        raise ValueError(f"A of shape {A.shape}: num_classes = {num_classes} rows are needed")
+    if b.shape != A.shape[:1] or not _finite(b):
+        raise ValueError(f"b of shape {b.shape}: a finite ({A.shape[0]},) bias, one for each row of A, is needed")
+    return A, b
+
+
+def number_of_classes(labels: Any, A: Any, num_classes: int | None = None) -> int:
+    """K: the one that is given, else the rows of A, else the largest label plus one."""
+    least = 0 if isinstance(labels, Tracer) else int(labels.max()) + 1
+    K = num_classes or (least if A is None else A.shape[0])
+    if K == 0:
+        raise ValueError("num_classes = None: their number is needed, where labels are traced and A is absent")
+    if K < 2:
+        raise ValueError("labels: only class 0 is present; at least two classes are needed")
+    if least > K:
+        legal = f"K = {K}, the rows of A," if num_classes is None else f"num_classes = {K}"
+        raise ValueError(f"labels up to {least - 1}: less than {legal} is needed")
+    if not isinstance(labels, Tracer) and len(labels) < K:  # before sums of so many classes are made
+        _check_present(np.isin(np.arange(len(labels) + 1), labels), K)
+    return K
+
+
+def check_finite(sums: Sums) -> None:
+    """Refuse sums of features that are not finite."""
+    if not np.all(np.isfinite(np.asarray(sums.features))):
+        raise ValueError("features H: a NaN or an infinity among them; finite ones are needed")
+
+
+def check_present(count: Any) -> None:
+    """Refuse classes without samples."""
+    _check_present(np.asarray(count) > 0, len(count))
+
+
+def _check_present(present: np.ndarray, num_classes: int) -> None:
+    if not np.all(present):
+        first = int(np.argmin(present))
+        raise ValueError(f"labels: no sample of class {first}; each of 0..{num_classes - 1} must be present")
+
+
+def _check_range(labels: np.ndarray) -> None:
+    if labels.min() < 0:
+        raise ValueError(f"labels down to {labels.min()}: integers from 0 are needed")
+    if labels.max() > MOST_LABEL:
+        raise ValueError(f"labels up to {labels.max()}: integers from 0 to {MOST_LABEL} are needed")
+
+
+def _numpy_or_traced(name: str, value: Any) -> Any:
+    array = numeric(name, value)
+    return array if isinstance(array, Tracer) else np.asarray(array)
+
+
+def _finite(array: Any) -> bool:
+    """Whether all entries are finite, as far as it is known."""
+    return isinstance(array, Tracer) or bool(np.all(np.isfinite(array)))
