@@ -84,7 +84,7 @@ class Optimum:
     b: np.ndarray
 
     @classmethod
-    def of_file(cls, **fields: Any) -> "Optimum":
+    def _of_file(cls, **fields: Any) -> "Optimum":
         """What a file holds; those of earlier versions call A `classifier` and b `bias`."""
         names = {"classifier": "A", "bias": "b"}
         return cls(**{names.get(name, name): value for name, value in fields.items()})
