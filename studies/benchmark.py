@@ -141,7 +141,7 @@ GROUPS: dict[str, Callable[[Config], Rows]] = {
 
 def train(problem: ufm.Problem, config: Config, snapshots: int) -> ufm.Params:
     """What the training rows time."""
-    return ufm.train(problem, optimizer(config), config.steps, snapshots=snapshots, progress=False).params
+    return ufm.train(problem, optimizer(config), steps=config.steps, snapshots=snapshots, progress=False).params
 
 
 @ft.cache

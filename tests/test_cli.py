@@ -238,7 +238,7 @@ def test_sweep_writes_summarises_and_goes_on(tmp_path, capsys, monkeypatch):
         assert "lower_bound" in printed
     assert run(*command, "--lambda-b", 0.1) == 2
     assert "problem.lambda_b is 0.0 there and 0.1 here" in capsys.readouterr().err
-    monkeypatch.setattr(ufm.sweeps, "versions", lambda: {"numpy": "9"})
+    monkeypatch.setattr(ufm.sweeps.grid, "versions", lambda: {"numpy": "9"})
     assert run(*command) == 2
     assert "versions='any'" in capsys.readouterr().err
     assert run(*command, "--versions", "any") == 0

@@ -57,7 +57,7 @@ def violation(constraint, rows, axis, shares):
 
 
 def constraint_size(constraint):
-    return getattr(constraint, "radius", 1.0)
+    return constraint.radius or 1.0
 
 
 @pytest.mark.parametrize("constraint", CONVEX, ids=lambda kind: type(kind).__name__)

@@ -16,7 +16,15 @@ from ufm.model.constraints import Constraint
 from ufm.model.losses import Loss
 from ufm.theory import registry
 
-RECORDS = ("Claim", "Metrics", "Optimum", "Report", "Run", "Status")  # which functions return, and people don't make
+RECORDS = (
+    "Claim",
+    "Metrics",
+    "Optimum",
+    "Report",
+    "Run",
+    "Status",
+    "Verdict",
+)  # which functions return, and people don't make
 # arrays that always come together, in an order that everybody knows: H, labels, A, b
 ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit"}
 # values of any type, which is what is meant
@@ -24,7 +32,15 @@ ANYTHING = {"Problem": ("loss",)}  # any callable of logits and labels
 UNTYPED = {  # so far
     *("Fixed", "Fixed.etf", "Params", "Problem", "Problem.objective", "Problem.check_params", "Problem.finite_params"),
     *("Stream.add", "Stream.revisit", "Stream.metrics", "Stream.checked", "measure", "Recorder", "Recorder.add"),
-    *("Recorder.revisit", "Recorder.epoch", "Recorder.figure", "Recorder.save", "lower_bound", "Optimum.save"),
+    *(
+        "Recorder.revisit",
+        "Recorder.epoch",
+        "Recorder.figure",
+        "Recorder.save",
+        "lower_bound",
+        "dual_bound",
+        "Optimum.save",
+    ),
     *("predict", "verify", "theory.registry.theorem", "console.show", "console.progress", "plot.collapse"),
     *("plot.trace", "plot.terminal_phase", "plot.write", "plot.save", "plot.suffix", "plot.save_data"),
 }

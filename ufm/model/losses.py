@@ -60,8 +60,7 @@ class Facts(NamedTuple):
 
 def facts_of(loss: Any) -> Facts:
     """What a loss declares, whoever wrote it."""
-    declared = loss.function if isinstance(loss, Custom) else loss
-    return Facts(**{name: getattr(declared, name, usual) for name, usual in Facts._field_defaults.items()})
+    return Facts(**{name: getattr(loss, name, usual) for name, usual in Facts._field_defaults.items()})
 
 
 class Loss:
@@ -322,6 +321,8 @@ class Custom:
         return self.function(logits, label)
 
     def __getattr__(self, name: str) -> Any:
+        if name in Facts._fields:
+            return getattr(self.function, name, Facts._field_defaults[name])
         if name in OPTIONAL:  # which a loss has or hasn't
             return getattr(self.function, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
