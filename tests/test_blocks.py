@@ -42,11 +42,11 @@ def test_blocks_cover_every_row_once_and_hold_no_more_than_is_allowed(monkeypatc
     monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 12)
     for count in (1, 3, 4, 7, 8):
 
-        def step(seen, first, fresh):
-            assert fresh.shape[0] <= 12 // 3
-            return seen.at[first + jnp.arange(fresh.shape[0])].add(fresh.astype(jnp.int32))
+        def step(seen, first, new):
+            assert new.shape[0] <= 12 // 3
+            return seen.at[first + jnp.arange(new.shape[0])].add(new.astype(jnp.int32))
 
-        assert np.all(blocks.over_blocks(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
+        assert np.all(blocks.scan_blocks(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
     assert blocks.fits(4, 3)
     assert not blocks.fits(5, 3)
 

@@ -352,6 +352,20 @@ def test_saved_optima_come_back(tmp_path):
     assert np.array_equal(back.params.H, best.params.H)
 
 
+def test_optima_that_earlier_versions_saved_come_back(tmp_path):
+    # which called the reduced A and b `classifier` and `bias`, as a problem's constraint and flag are
+    best = ufm.minimize(ZOO["imbalanced"])
+    best.save(tmp_path / "best")
+    with np.load(tmp_path / "best") as file:
+        arrays = dict(file)
+    tree = str(arrays["__tree__"]).replace('"A":', '"classifier":').replace('"b":', '"bias":')
+    with (tmp_path / "earlier").open("wb") as file:
+        np.savez(file, **{**arrays, "__tree__": np.asarray(tree)})
+    back = ufm.load(tmp_path / "earlier")
+    assert np.array_equal(back.A, best.A)
+    assert np.array_equal(back.b, best.b)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

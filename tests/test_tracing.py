@@ -22,6 +22,7 @@ Q, LABELS = P.init(0), P.labels
 TRACED = {
     "problem.objective": lambda H, A, b: P.objective(ufm.Params(H, A, b)),
     "ufm.metrics.evaluate": lambda H, A, b: sum(ufm.metrics.evaluate(H, LABELS, A, b)),
+    "ufm.dual_bound": lambda H, A, b: ufm.dual_bound(P, ufm.Params(H, A, b)),
     "ufm.CrossEntropy": lambda H, A, b: ufm.CrossEntropy()(H @ A.T + b[None], LABELS).sum(),
 }
 LOSSES = {

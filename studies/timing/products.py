@@ -10,7 +10,7 @@ import numpy as np
 import ufm
 from timing.problems import Config
 from timing.race import OURS, Timed, same
-from ufm._core.blocks import cut, over_blocks, put
+from ufm._core.blocks import cut, put, scan_blocks
 from ufm.model.params import columns, rows
 from ufm.model.problem import risk
 
@@ -78,4 +78,4 @@ def streamed_products(H, A):
         U = A @ here
         return put(along_H, A.T @ U, first, 1), along_A + U @ here.T
 
-    return over_blocks(step, (jnp.zeros_like(H), jnp.zeros_like(A)), H.shape[1], A.shape[0])
+    return scan_blocks(step, (jnp.zeros_like(H), jnp.zeros_like(A)), H.shape[1], A.shape[0])

@@ -15,10 +15,10 @@ def fits(count: int, width: int) -> bool:
     return count * width <= LOGITS_AT_ONCE
 
 
-def over_blocks(step: Callable[[Any, Any, Any], Any], start: Any, count: int, width: int) -> Any:
-    """`step(carry, first, fresh)` over blocks of `count` rows of `width` numbers each.
+def scan_blocks(step: Callable[[Any, Any, Any], Any], start: Any, count: int, width: int) -> Any:
+    """`step(carry, first, new)` over blocks of `count` rows of `width` numbers each.
 
-    `first` is a block's first row and `fresh` (rows,) says which are new: the last block ends with the last row and
+    `first` is a block's first row and `new` (rows,) says which are new: the last block ends with the last row and
     repeats some of the block before, so that no row is ever made up.
     """
     size = min(max(min(LOGITS_IN_BLOCK, LOGITS_AT_ONCE) // width, 1), count)
@@ -32,9 +32,9 @@ def over_blocks(step: Callable[[Any, Any, Any], Any], start: Any, count: int, wi
     return jax.lax.scan(one, start, begins)[0]
 
 
-def cut(rows: Any, first: Any, fresh: Any, axis: int = 0) -> Any:
+def cut(rows: Any, first: Any, new: Any, axis: int = 0) -> Any:
     """A block of an array's rows, or columns."""
-    return jax.lax.dynamic_slice_in_dim(rows, first, fresh.shape[0], axis)
+    return jax.lax.dynamic_slice_in_dim(rows, first, new.shape[0], axis)
 
 
 def put(rows: Any, block: Any, first: Any, axis: int = 0) -> Any:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ufm._core.archive import storable
-from ufm._core.blocks import cut, fits, over_blocks
+from ufm._core.blocks import cut, fits, scan_blocks
 from ufm._core.repr import call
 from ufm.metrics.arithmetic import norm, over, ratio, root
 from ufm.metrics.passes import Centres, Spreads, centres, first_pass, paired, second_pass, verdicts
@@ -250,4 +250,4 @@ def _over_pairs(of_block, K, like):
 
     if fits(K, K):
         return summed(~jnp.eye(K, dtype=bool), lambda x: x)
-    return over_blocks(step, jax.tree.map(jnp.zeros_like, like), K, K)
+    return scan_blocks(step, jax.tree.map(jnp.zeros_like, like), K, K)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ufm._core.blocks import cut, fits, over_blocks, put
+from ufm._core.blocks import cut, fits, put, scan_blocks
 from ufm._core.linalg import eigh
 from ufm.metrics.arithmetic import norm, over
 
@@ -183,7 +183,7 @@ def _decisions(A, H, b):
     def step(decisions, first, is_new):
         return put(decisions, decide(cut(H, first, is_new, 1)), first)
 
-    return decide(H) if fits(count, len(A)) else over_blocks(step, jnp.zeros(count, jnp.int32), count, len(A))
+    return decide(H) if fits(count, len(A)) else scan_blocks(step, jnp.zeros(count, jnp.int32), count, len(A))
 
 
 def _first_largest(scores):

@@ -1,7 +1,5 @@
 """How far from optimal anything can be: lower bounds of problems, and what a gap is relative to."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +70,7 @@ def _losses_of_zero(loss, targets, zero):
 
 
 @interruptible
-def lower_bound(problem: Problem | Any, params: Params | Any) -> float:
+def lower_bound(problem: Problem, params: Params) -> float:
     """A number that the objective is nowhere below, found from a candidate; tight where the candidate is optimal.
 
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
@@ -118,7 +116,7 @@ def _bounds(reduced, params):
     return by_lane(bound_of_lane, reduced, params)
 
 
-def dual_bound(problem: Problem | Any, params: Params | Any) -> Float[Array, ""]:
+def dual_bound(problem: Problem, params: Params) -> Float[Array, ""]:
     """`lower_bound` as a function that JAX traces: inside a user's own jit, vmap and grad, as a JAX scalar.
 
     Within `jax.enable_x64()` it is computed in float64 and equals `lower_bound`. Otherwise it is computed in float32,

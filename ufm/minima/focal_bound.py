@@ -40,6 +40,6 @@ def _least_of_decreasing_plus_line(phi, slope: float, accuracy: float = 1e-10) -
         least = bounds.min()
         if best - least <= accuracy * best or np.max((right - left)[bounds < best]) < 1e-14 * end:
             return float(least * (1.0 - allowance()))
-        kept = bounds < best
-        cuts = np.linspace(left[kept], right[kept], 9)
+        hopeful = bounds < best
+        cuts = np.linspace(left[hopeful], right[hopeful], 9)
         left, right = cuts[:-1].ravel(), cuts[1:].ravel()

@@ -15,21 +15,25 @@ MOST_REJECTED = 30  # steps in a row, after which a lane is at its floor
 
 
 class _State(NamedTuple):
-    """One batch of lanes: where each is, where it goes, and what it remembers."""
+    """One batch of lanes: where each is, where it goes, and what it remembers.
 
-    x: Any
-    f: Any
-    g: Any
-    direction: Any
-    size: Any
-    steps_back: Any
-    changes_back: Any
-    inverse_curvatures: Any
-    scaling: Any
-    rejected: Any
-    steps: Any
-    done: Any
-    slot: Any
+    A lane that isn't done is evaluated next at x + size · direction. The memory is a ring of pairs, the next of which
+    is written at `slot` modulo MEMORY in every lane alike; a lane without one has zeros there, which change nothing.
+    """
+
+    x: Any  # (n, L), accepted last
+    f: Any  # (L,) there; infinite before the first evaluation
+    g: Any  # (n, L) there
+    direction: Any  # (n, L)
+    size: Any  # (L,) of the step to try
+    steps_back: Any  # (MEMORY, n, L) s, steps that were accepted
+    changes_back: Any  # (MEMORY, n, L) y, of the gradient along them
+    inverse_curvatures: Any  # (MEMORY, L) 1/⟨s, y⟩
+    scaling: Any  # (L,) ⟨s, y⟩/⟨y, y⟩ of the newest pair: the inverse Hessian that memory corrects
+    rejected: Any  # (L,) steps in a row
+    steps: Any  # (L,) evaluations
+    done: Any  # (L,)
+    slot: Any  # ()
 
 
 @kept
@@ -63,13 +67,19 @@ def refill(state, x, chosen):
 
 
 def iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
-    """One evaluation in every lane, and what follows from it."""
+    """One evaluation in every lane, and what follows from it.
+
+    Where the step is accepted the lane moves there, remembers it, and sets out in a new direction; where it isn't, the
+    lane stays, keeps its direction and tries a shorter step the next time.
+    """
     x = state.x + state.size[None] * state.direction
     f, g = _value_and_grad(fun, x, args)
     slope, new_slope = dot(state.g, state.direction), dot(g, state.direction)
+    # Armijo's rule; or, where a decrease drowns in rounding, its approximation by slopes (Hager & Zhang 2005)
     decreased = f <= state.f + ARMIJO * state.size * slope
     level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
     accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
+    # the first direction is −g, of which nothing is known but its length; later ones have the right one
     first_size = 1.0 / jnp.maximum(jnp.sqrt(dot(g, g)), 1.0)
     next_size = jnp.where(jnp.isinf(state.f), first_size, 1.0)
     state = _remember(state, chosen_lanes(accepted, x - state.x, 0.0), chosen_lanes(accepted, g - state.g, 0.0))
@@ -81,7 +91,7 @@ def iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
         rejected=jnp.where(accepted, 0, state.rejected + 1),
         steps=jnp.where(state.done, state.steps, state.steps + 1),
     )
-    direction = _direction(state)
+    direction = _direction(state)  # in every lane, used where the step was accepted
     direction = chosen_lanes(dot(direction, state.g) < 0, direction, -state.g)
     stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
     return state._replace(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools as ft
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
@@ -112,7 +113,7 @@ class Optimum:
 
         return html(("metric", "value"), self.metrics.known(), repr(self))
 
-    def save(self, path: Any) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write to exactly `path`, an npz file without pickle; `ufm.load` reads it."""
         archive.save(path, self)
 

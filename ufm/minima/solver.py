@@ -114,13 +114,13 @@ class _Batch:
         while not self.idle.all():
             quota = max(task.width // REFILL_AT, 1) if task.waiting else task.width
             self.iterate(until=int(self.idle.sum()) + min(quota, int((~self.idle).sum())))
-            fresh = np.flatnonzero(np.asarray(self.state.done) & ~self.idle)
-            _collect(task.found, self.state, self.owners, fresh, task.tol, task.floor)
+            ended = np.flatnonzero(np.asarray(self.state.done) & ~self.idle)
+            _collect(task.found, self.state, self.owners, ended, task.tol, task.floor)
             self._tell()
-            taken = _next(task.waiting, len(fresh))
-            refilled = fresh[: len(taken)]
+            taken = _next(task.waiting, len(ended))
+            refilled = ended[: len(taken)]
             self.owners[refilled] = taken
-            self.idle[fresh[len(taken) :]] = True
+            self.idle[ended[len(taken) :]] = True
             if taken:
                 self.args = take(task.args, self.owners)
                 chosen = np.isin(np.arange(task.width), refilled)

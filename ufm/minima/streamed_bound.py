@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.blocks import cut, over_blocks, put
+from ufm._core.blocks import cut, put, scan_blocks
 from ufm._core.programs import kept
 from ufm.minima.reduction import LaneParams, Reduced
 from ufm.model.losses import facts_of, per_sample, simplex_targets
@@ -160,7 +160,7 @@ def _over_blocks(lane, params, step, start):
         own = jnp.where(new, cut(weights, first, new), 0.0)
         return step(carry, _Block(logits, cut(targets, first, new), cut(infima, first, new), own, first, new))
 
-    return over_blocks(one, start, lane.num_groups, lane.num_classes)
+    return scan_blocks(one, start, lane.num_groups, lane.num_classes)
 
 
 def _losses_and_slopes(lane, block):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from ufm._core.blocks import cut, over_blocks, put
+from ufm._core.blocks import cut, put, scan_blocks
 from ufm.model.losses import per_sample
 from ufm.model.params import Columns
 
@@ -24,47 +24,66 @@ def streamed_loss(H, A, b, problem):
     """The mean loss where the logits are too many to hold: blocks of samples, one after the other."""
     labels = jnp.asarray(problem.labels)
 
-    def step(total, first, fresh):
-        return total + _block_loss(cut(H, first, fresh, 1), A, b, problem, cut(labels, first, fresh), fresh)
+    def step(total, first, new):
+        return total + _block_loss(cut(H, first, new, 1), A, b, problem, cut(labels, first, new), new)
 
-    return over_blocks(step, jnp.zeros((), H.dtype), problem.num_samples, problem.num_classes)
+    return scan_blocks(step, jnp.zeros((), H.dtype), problem.num_samples, problem.num_classes)
 
 
 @ft.partial(streamed_loss.defjvp, symbolic_zeros=True)
 def _streamed_loss_jvp(primals, tangents):
     """Value and gradient of a block together, while its logits are there: three products instead of four.
 
-    The tangent is linear in what moves, and what it is linear with can be differentiated again.
+    The tangent is ⟨gradient, move⟩, summed over those of H, A, b and the problem's numbers that move: linear in the
+    moves, as a rule must be, and the gradient can be differentiated again. Blocks have columns of H, and of its
+    gradient, to themselves; to the gradient of everything else each block adds.
     """
-    leaves, structure = jax.tree.flatten(primals)
-    moves = {i: move for i, move in enumerate(jax.tree.leaves(tangents)) if not isinstance(move, SymbolicZero)}
-    H, problem = leaves[0], primals[-1]
-    labels = jnp.asarray(problem.labels)
+    inputs, moves = (dict(zip(("H", "A", "b", "problem"), each, strict=True)) for each in (primals, tangents))
+    moves = jax.tree.map(lambda move: None if isinstance(move, SymbolicZero) else move, moves)
+    moving = _where_known(moves, inputs)
+    labels = jnp.asarray(inputs["problem"].labels)
 
-    def step(carry, first, fresh):
+    def step(carry, first, new):
         total, gradient = carry
 
-        def of_moving(moving):
-            block = {**dict(enumerate(leaves)), 0: cut(H, first, fresh, 1), **moving}
-            here, A, b, problem = structure.unflatten(block.values())
-            return _block_loss(here, A, b, problem, cut(labels, first, fresh), fresh)
+        def block_of(tree):
+            return tree if tree["H"] is None else {**tree, "H": cut(tree["H"], first, new, 1)}
 
-        at = {i: cut(H, first, fresh, 1) if i == 0 else leaves[i] for i in moves}
-        value, slopes = jax.value_and_grad(of_moving)(at)
-        added = {i: gradient[i] + slope for i, slope in slopes.items() if i > 0}
-        if 0 in moves:  # a repeated sample has no slope the second time
-            added[0] = put(gradient[0], cut(gradient[0], first, fresh, 1) + slopes[0], first, 1)
+        def of_moving(moved):
+            return _block_loss(**_completed(moved, block_of(inputs)), labels=cut(labels, first, new), new=new)
+
+        value, slopes = jax.value_and_grad(of_moving)(block_of(moving))
+        # a sample that comes twice has no slope the second time
+        added = jax.tree.map(jnp.add, block_of(gradient), slopes)
+        if moving["H"] is not None:
+            added["H"] = put(gradient["H"], added["H"], first, 1)
         return total + value, added
 
-    start = jnp.zeros((), H.dtype), {i: jnp.zeros_like(leaves[i]) for i in moves}
-    value, gradient = over_blocks(step, start, problem.num_samples, problem.num_classes)
-    return value, sum(jnp.sum(gradient[i] * move).astype(value.dtype) for i, move in moves.items())
+    H, problem = inputs["H"], inputs["problem"]
+    start = jnp.zeros((), H.dtype), jax.tree.map(jnp.zeros_like, moving)
+    value, gradient = scan_blocks(step, start, problem.num_samples, problem.num_classes)
+    along = jax.tree.map(lambda slope, move: jnp.sum(slope * move).astype(value.dtype), gradient, moves)
+    return value, sum(jax.tree.leaves(along))
 
 
-def _block_loss(H, A, b, problem, labels, fresh):
-    """What a block's fresh samples add to the mean loss."""
+def _where_known(tree, values):
+    """`values` at the leaves of a tree, and None where it has None."""
+    return jax.tree.map(lambda leaf, value: None if leaf is None else value, tree, values, is_leaf=_absent)
+
+
+def _completed(tree, values):
+    """A tree with `values` where it has None."""
+    return jax.tree.map(lambda leaf, value: value if leaf is None else leaf, tree, values, is_leaf=_absent)
+
+
+def _absent(leaf):
+    return leaf is None
+
+
+def _block_loss(H, A, b, problem, labels, new):
+    """What a block's new samples add to the mean loss."""
     losses = weighted_losses(problem, Columns(H, A, b), labels)
-    return jnp.sum(jnp.where(fresh, losses, 0.0)) / problem.num_samples
+    return jnp.sum(jnp.where(new, losses, 0.0)) / problem.num_samples
 
 
 def logits(problem: Any, params: Columns) -> Float[Array, "K N"]:
