@@ -1,12 +1,16 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import ufm
+from ufm.model.constraints import Constraint
 
 
 @given(st.sampled_from((0, 1)), st.floats(1e-3, 1e3), st.integers(0, 99))
@@ -109,3 +113,38 @@ def test_a_matrix_that_is_none_is_refused(matrix):
 def test_a_radius_that_is_not_positive_is_named(kind, radius):
     with pytest.raises(ValueError, match="radius ="):
         kind(radius)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Nonpositive(Constraint):
+    """A user's own: the mirror image of `ufm.Nonnegative`."""
+
+    cone = True
+
+    def project(self, rows, axis, shares=None):
+        return jnp.minimum(rows, 0.0)
+
+    def residual(self, rows, gradient):
+        return -ufm.Nonnegative().residual(-rows, -gradient)
+
+    def raised(self, gram):
+        return jnp.maximum(gram, 0.0)  # products of two columns have the sign they have of the mirrored ones
+
+    def unfold(self, X, decay):
+        return -ufm.Nonnegative().unfold(X, decay)
+
+    def variables(self, X):
+        return ufm.Nonnegative().variables(X)
+
+
+def test_a_users_own_constraint_is_minimised_certified_and_trained_under_as_ours_is():
+    # H → −H, A → −A leaves every logit and every norm as it is
+    words = {"num_classes": 3, "dim": 4, "per_class": 5, "bias": False, "lambda_A": 1e-2, "lambda_H": 1e-2}
+    mirrored, ours = (ufm.minimize(ufm.Problem(**words, features=kind())) for kind in (Nonpositive, ufm.Nonnegative))
+    assert mirrored.certified
+    assert ours.certified
+    assert_allclose(mirrored.value, ours.value, rtol=1e-8)
+    run = ufm.train(mirrored.problem, optax.sgd(0.5), steps=50, snapshots=2)
+    assert np.max(run.params.H) <= 0.0
+    assert np.min(run.params.H) < 0.0

@@ -136,3 +136,12 @@ def test_params_of_another_shape_are_refused():
 def test_weight_decays_beyond_what_can_be_computed_with_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} = .*: 0 or a number from 1e-100 to 1e"):
         problem(**{name: value})
+
+
+def test_a_problem_without_weights_is_changed_in_its_number_of_classes():
+    # the weights of ones that the constructor made are no wish of the caller's
+    plain = ufm.Problem(num_classes=3, dim=4, per_class=5)
+    assert_equal(dataclasses.replace(plain, num_classes=5).class_weights, np.ones(5))
+    weighted = dataclasses.replace(plain, class_weights=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="class_weights"):
+        dataclasses.replace(weighted, num_classes=5)

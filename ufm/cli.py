@@ -5,10 +5,11 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import jax
 import numpy as np
@@ -18,9 +19,30 @@ import ufm
 from ufm._core.interrupts import end_now
 from ufm.console import show
 from ufm.metrics.history import CHIEF
+from ufm.model import constraints, losses
 
 UNREAD = 141  # exit code, as shells have it
 USUAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ufm.Problem)}  # pyright: ignore[reportArgumentType]
+
+
+def _words(kind: type) -> str:
+    """A class's name as one types it: mean-ball."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
+def _numbers(kind: Any) -> list[str]:
+    """Names of the numbers that a loss or a constraint is made of, and of their flags."""
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+LOSSES = {_words(kind): kind for kind in losses.OURS}
+CONSTRAINTS = {_words(kind): kind for kind in constraints.KINDS if not kind.fixed}
+ETF = "etf"  # what a classifier may be fixed at, of what fits on a command line
+if TYPE_CHECKING:
+    LossName = FeaturesName = ClassifierName = str
+else:
+    LossName, FeaturesName = Literal[tuple(LOSSES)], Literal[tuple(CONSTRAINTS)]
+    ClassifierName = Literal[(*CONSTRAINTS, ETF)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +55,7 @@ class ProblemFlags:
     """d, dimension of the features."""
     per_class: tuple[int, ...] = (100,)
     """Samples of each class: one number, or K of them."""
-    loss: Literal["cross-entropy", "squared-error", "label-smoothing", "focal", "dot-regression"] = "cross-entropy"
+    loss: LossName = "cross-entropy"
     """What a prediction costs."""
     alpha: float = 0.1
     """Of label smoothing."""
@@ -49,31 +71,25 @@ class ProblemFlags:
     """Whether there is a bias."""
     target: float = 1.0
     """Of dot regression."""
-    features: Literal["free", "sphere", "ball", "mean-ball", "nonnegative"] = "free"
+    features: FeaturesName = "free"
     """Where features may be."""
     feature_radius: float | None = None
     """Of the features' sphere or ball; 1 where not given."""
-    classifier: Literal["free", "sphere", "ball", "mean-ball", "nonnegative", "etf"] = "free"
+    classifier: ClassifierName = "free"
     """Where classifier rows may be; etf fixes them at a simplex."""
     classifier_radius: float | None = None
     """Of the classifier's sphere, ball or simplex; 1 where not given."""
 
     def problem(self) -> ufm.Problem:
         """The problem that the flags name."""
-        losses = {
-            "cross-entropy": ufm.CrossEntropy,
-            "squared-error": ufm.SquaredError,
-            "label-smoothing": lambda: ufm.LabelSmoothing(self.alpha),
-            "focal": lambda: ufm.Focal(self.gamma),
-            "dot-regression": lambda: ufm.DotRegression(self.target),
-        }
+        loss = LOSSES[self.loss]
         features = self._constraint("features", self.features, "feature_radius")
         classifier = self._constraint("classifier", self.classifier, "classifier_radius")
         return ufm.Problem(
             num_classes=self.num_classes,
             dim=self.dim,
             per_class=self.per_class[0] if len(self.per_class) == 1 else self.per_class,
-            loss=losses[self.loss](),
+            loss=loss(**{name: getattr(self, name) for name in _numbers(loss)}),
             lambda_A=self._decay("lambda_A", classifier),
             lambda_H=self._decay("lambda_H", features),
             lambda_b=self.lambda_b,
@@ -88,16 +104,11 @@ class ProblemFlags:
 
     def _constraint(self, name: str, kind: str, radius_name: str) -> Any:
         radius = getattr(self, radius_name)
-        if kind in ("free", "nonnegative"):
-            if radius is not None:
-                raise ValueError(
-                    f"{radius_name} = {radius}: {name} are {kind}; a sphere, a ball or an etf has a radius"
-                )
-            return ufm.Free() if kind == "free" else ufm.Nonnegative()
-        size = 1.0 if radius is None else radius
-        if kind == "etf":
-            return ufm.Fixed.etf(self.num_classes, self.dim, radius=size)
-        return {"sphere": ufm.Sphere, "ball": ufm.Ball, "mean-ball": ufm.MeanBall}[kind](size)
+        if kind == ETF:
+            return ufm.Fixed.etf(self.num_classes, self.dim, radius=1.0 if radius is None else radius)
+        if radius is not None and not _numbers(CONSTRAINTS[kind]):
+            raise ValueError(f"{radius_name} = {radius}: {name} are {kind}; a sphere, a ball or an etf has a radius")
+        return CONSTRAINTS[kind]() if radius is None else CONSTRAINTS[kind](radius)
 
 
 @dataclasses.dataclass(frozen=True)

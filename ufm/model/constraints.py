@@ -27,7 +27,9 @@ LEAST_MULTIPLIER = 1e-12  # relative to the largest; any positive ones are valid
 
 
 class Constraint:
-    """What every constraint answers. The defaults are those of rows without any.
+    """What every constraint answers; a pytree whose leaves are its numbers, ours or a user's own.
+
+    By default the methods are those of rows without any constraint, and the facts those that promise least.
 
     Attributes:
         decays: whether weight decay on the rows makes sense.
@@ -44,8 +46,8 @@ class Constraint:
     decays: bool = True
     bounds: bool = False
     holds_zero: bool = True
-    rotatable: bool = True
-    cone: bool = True
+    rotatable: bool = False
+    cone: bool = False
     fixed: bool = False
     radius: Any = None
     matrix: Any = None
@@ -102,13 +104,14 @@ class Constraint:
 class Free(Constraint):
     """No constraint: the rows are bounded by weight decay alone."""
 
+    rotatable = cone = True
+
 
 class _Round(Constraint):
     """What spheres and balls share: a positive radius."""
 
     radius: Any
-    bounds = True
-    cone = False
+    bounds = rotatable = True
 
     def __post_init__(self):
         set_field(self, "radius", real("radius", self.radius, above=0.0))
@@ -274,7 +277,7 @@ class MeanBall(_Round):
 class Nonnegative(Constraint):
     """Every entry is at least zero: features after a ReLU."""
 
-    rotatable = False
+    cone = True
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """Nearest feasible rows."""
@@ -315,8 +318,6 @@ class Fixed(Constraint):
     decays = False
     bounds = True
     holds_zero = False
-    rotatable = False
-    cone = False
     fixed = True
 
     def __post_init__(self):
@@ -368,7 +369,7 @@ def as_constraint(name: str, constraint: Any) -> Any:
         ValueError: where it is not, with the legal ones.
     """
     legal = ", ".join(f"ufm.{kind.__name__}" for kind in KINDS)
-    return instance(name, constraint, KINDS, f"an instance of one of {legal}")
+    return instance(name, constraint, Constraint, f"an instance of one of {legal}, or of a Constraint of your own,")
 
 
 def _positive(sizes):

@@ -295,8 +295,8 @@ def _decay(name: str, value: Any) -> float:
 
 
 def _class_weights(value: Any, num_classes: int) -> np.ndarray:
-    if value is None:
-        return np.ones(num_classes)
+    if value is None or (isinstance(value, np.ndarray) and value.ndim == 1 and np.all(value == 1.0)):
+        return np.ones(num_classes)  # `dataclasses.replace` hands over the ones of another number of classes
     needed = f"{num_classes} positive, finite numbers"
     weights = doubles("class_weights", value, (num_classes,), needed)
     if not np.all(weights > 0):
