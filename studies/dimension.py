@@ -115,7 +115,8 @@ def anneal(dim: int, sizes: np.ndarray, firsts: np.ndarray, x: np.ndarray, confi
         counted = ft.partial(lambda before, done: advanced(before + done), stage * L)
         with jax.enable_x64(True):
             # a code is worth its distance, however near to stationary it is: no Newton steps
-            found = solver.minimize(log_loss, x, args, config.tol, config.max_steps, advanced=counted, polish=False)
+            how: Any = {"tol": config.tol, "max_steps": config.max_steps, "polish": False}
+            found = solver.minimize(log_loss, x, args, advanced=counted, **how)
         x, margins = unit_rows(found.x, K).reshape(x.shape), -found.value / args[0]
     return x.reshape(2, K, dim, L)[1], margins
 

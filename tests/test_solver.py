@@ -87,7 +87,8 @@ EVERY_DEVICE = """
 import jax, numpy as np, ufm
 from ufm.minima.optimum import minimize_all
 decays = np.geomspace(1e-4, 1e-1, 40).tolist()
-found = minimize_all([ufm.Problem(3, 4, [9, 4, 2], lambda_A=d, lambda_H=1e-3) for d in decays], [0] * len(decays))
+problems = [ufm.Problem(3, 4, per_class=[9, 4, 2], lambda_A=d, lambda_H=1e-3) for d in decays]
+found = minimize_all(problems, [0] * len(problems))
 print(len(jax.local_devices()), *(best.value.hex() for best in found))
 """
 

@@ -221,7 +221,8 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
     held = reduced.held
-    found = solver.minimize(objective, x, reduced, SOLVED * tol, max_steps, floor, advanced, places=places, held=held)
+    how: Any = {"tol": SOLVED * tol, "max_steps": max_steps, "floor": floor, "places": places, "held": held}
+    found = solver.minimize(objective, x, reduced, advanced=advanced, **how)
     reached, zero = by_batches(_finish, found.x, reduced, held=held)
     degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
     best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)

@@ -36,6 +36,7 @@ def minimize(
     fun: Callable[[Any, Any], Any],
     starts: np.ndarray,
     args: Any,
+    *,
     tol: float = 1e-11,
     max_steps: int = 3000,
     floor: float = 0.0,
@@ -62,7 +63,7 @@ def minimize(
         held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
 
     Returns:
-        Solution in the order of the starting points. To be called within `float64()`.
+        Solution in the order of the starting points. To be called within `jax.enable_x64(True)`.
     """
     count = starts.shape[1]
     width = width_of(count, max(held, starts.shape[0]))
