@@ -21,11 +21,9 @@ RECORDS = ("Claim", "Metrics", "Optimum", "Report", "Run", "Status", "Verdict")
 # arrays that always come together, in an order that everybody knows: H, labels, A, b
 ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit"}
 # values of any type, which is what is meant
-ANYTHING = {"Problem": ("loss",)}  # any callable of logits and labels
-UNTYPED = {  # so far
-    *("Stream.add", "Stream.revisit", "Stream.metrics", "Stream.checked", "measure", "Recorder", "Recorder.add"),
-    *("Recorder.revisit", "Recorder.epoch", "Recorder.figure", "Recorder.save"),
-    *("lower_bound", "dual_bound", "Optimum.save"),
+ANYTHING = {
+    "Problem": ("loss",),  # any callable of logits and labels
+    "Params": ("H", "A", "b"),  # arrays of any library, traced ones, and whatever JAX maps over
 }
 
 
@@ -52,7 +50,7 @@ def methods(cls):
             yield name, getattr(cls, name)
 
 
-FUNCTIONS = {name: function for name, function in functions() if name not in UNTYPED}
+FUNCTIONS = dict(functions())
 
 
 def taken(function):

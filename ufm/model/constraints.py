@@ -324,7 +324,7 @@ class Fixed(Constraint):
         set_field(self, "matrix", matrix.copy())  # what the caller's array becomes is none of the constraint's business
 
     @classmethod
-    def etf(cls, num_classes: Integer, dim: Integer, seed: Integer = 0, radius: Real = 1.0) -> "Fixed":
+    def etf(cls, num_classes: Integer, dim: Integer, *, seed: Integer = 0, radius: Real = 1.0) -> "Fixed":
         """A simplex ETF whose rows have norm `radius`: the forced classifier (Yang et al. 2022).
 
         Args:
