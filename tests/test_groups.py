@@ -12,7 +12,6 @@ from zoo import problem
 import ufm
 from ufm._core import blocks
 from ufm._core.precision import float64
-from ufm.minima import streamed_bound
 from ufm.minima.bias import best_bias, biases_at_zero
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.lane_objective import gradient_norm, objective, plain_objective, unfold, variables
@@ -108,12 +107,12 @@ def test_starts(both):
 @pytest.mark.parametrize("in_blocks", [False, True])
 def test_bounds(both, in_blocks, monkeypatch):
     three, five, params = both
-    monkeypatch.setattr(streamed_bound, "BIAS_STEPS", 0)
     monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 6)
     of = streamed_bound_of_lane if in_blocks else jax.jit(bound_of_lane)
     with float64():
         wanted, found = (float(of(lane, at)) for lane, at in ((three, params), (five, of_five(params))))
-    assert_allclose(found, wanted, rtol=1e-10)
+    # in blocks the best bias is found by few steps of L-BFGS, whose path depends on the groups
+    assert_allclose(found, wanted, rtol=1e-7 if in_blocks else 1e-10)
 
 
 def test_class_labels_are_as_many_groups_as_outputs():
