@@ -81,9 +81,7 @@ def grouped(problem: ufm.Problem, groups: int) -> ufm.Params:
     """
     size = problem.num_classes // groups
     samples = size * int(problem.class_counts[0])
-    merged = dataclasses.replace(
-        problem, num_classes=groups, per_class=samples, class_weights=None, lambda_A=size * problem.lambda_A
-    )
+    merged = dataclasses.replace(problem, num_classes=groups, per_class=samples, lambda_A=size * problem.lambda_A)
     params = ufm.minimize(merged).params
     return ufm.Params(params.H, np.repeat(params.A, size, axis=0), np.repeat(params.b, size))
 
