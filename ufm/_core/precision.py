@@ -27,7 +27,12 @@ def scope(*trees: Any) -> contextlib.AbstractContextManager:
 
 def is_traced(*trees: Any) -> bool:
     """Whether JAX traces a leaf, so that results are traced too."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees, is_leaf=_is_iterator))
+
+
+def _is_iterator(node: Any) -> bool:
+    """What is nobody's tree, and would be used up by looking into it."""
+    return isinstance(node, Iterator)
 
 
 @contextlib.contextmanager
