@@ -18,7 +18,7 @@ jax.block_until_ready(jax.jit(jax.value_and_grad(risk, argnums=1))(problem, para
 """,
     "training with a bar": """
 import optax, ufm
-run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps, snapshots=2, progress=True)
+run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps=steps, snapshots=2, progress=True)
 assert run.status is ufm.Status.FINISHED
 """,
 }
