@@ -74,9 +74,10 @@ def data(config: Config) -> xarray.Dataset:
             raise SystemExit(f"{name}: {run.ended()}")
         runs.append(run.to_xarray())
     names = xarray.Variable("problem", list(posed))
-    return xarray.concat(
+    joined: Any = xarray.concat(
         runs, names, data_vars="all", coords="minimal", compat="equals", join="exact", combine_attrs="drop_conflicts"
-    )
+    )  # xarray's types know of trees too
+    return joined
 
 
 def draw(table: xarray.Dataset) -> plot.Figure:

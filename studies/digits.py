@@ -10,6 +10,7 @@ a few epochs. Needs scikit-learn: `pip install -e '.[studies]'`.
 import dataclasses
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import tyro
@@ -74,7 +75,10 @@ def data(config: Config) -> xarray.Dataset:
             trained = networks.fit(case, architecture, recipe, config.seed, config.snapshots)
             tables[f"{network}, {kind} labels"] = networks.history(trained).merge(at_the_end(trained))
     names = xarray.Variable("network", list(tables))
-    return xarray.concat(list(tables.values()), names, data_vars="all", coords="minimal", compat="equals", join="outer")
+    joined: Any = xarray.concat(
+        list(tables.values()), names, data_vars="all", coords="minimal", compat="equals", join="outer"
+    )  # xarray's types know of trees too
+    return joined
 
 
 def at_the_end(trained: Trained) -> xarray.Dataset:

@@ -84,9 +84,10 @@ def trained(config: Config) -> xarray.Dataset:
         best = ufm.minimize(problem)
         runs.append(run.to_xarray().assign(minimum=best.value, minimum_gap=best.gap))
     names = xarray.Variable("held_by", list(posed))
-    return xarray.concat(
+    joined: Any = xarray.concat(
         runs, names, data_vars="all", coords="minimal", compat="equals", join="exact", combine_attrs="drop_conflicts"
-    )
+    )  # xarray's types know of trees too
+    return joined
 
 
 def over_temperatures(config: Config) -> xarray.Dataset:

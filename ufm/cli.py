@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias
 
 import jax
 import numpy as np
@@ -36,10 +36,12 @@ def _numbers(kind: Any) -> list[str]:
 
 
 LOSSES = {_words(kind): kind for kind in losses.OURS}
-CONSTRAINTS = {_words(kind): kind for kind in constraints.KINDS if not kind.fixed}
+CONSTRAINTS: dict[str, Any] = {_words(kind): kind for kind in constraints.KINDS if not kind.fixed}
 ETF = "etf"  # what a classifier may be fixed at, of what fits on a command line
 if TYPE_CHECKING:
-    LossName = FeaturesName = ClassifierName = str
+    LossName: TypeAlias = str
+    FeaturesName: TypeAlias = str
+    ClassifierName: TypeAlias = str
 else:
     LossName, FeaturesName = Literal[tuple(LOSSES)], Literal[tuple(CONSTRAINTS)]
     ClassifierName = Literal[(*CONSTRAINTS, ETF)]
