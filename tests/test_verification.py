@@ -259,6 +259,41 @@ def test_checks_that_give_anything_else_are_refused(monkeypatch):
         ufm.verify(best)
 
 
+@pytest.mark.parametrize("returned", [None, Check("value", predicted=1.0, measured=1.0)])
+def test_checks_that_are_not_yielded_are_refused(monkeypatch, returned):
+    wrong = named("careless", checks=lambda problem, found: returned)
+    monkeypatch.setattr("ufm.verification.applicable", lambda p: [(wrong, Prediction())])
+    with pytest.raises(ValueError, match=r"checks of 'careless' = .*: an iterable of ufm.theory.Check is needed"):
+        ufm.verify(ufm.minimize(problem()))
+
+
+def test_a_theorem_that_predicts_nothing_is_refused_by_its_name(registered):
+    @theorem("forgetful", paper="me", assumes="nothing", applies=lambda problem: True)
+    def forgetful(problem):
+        """It forgets to return what it predicts."""
+
+    with pytest.raises(ValueError, match=r"prediction of 'forgetful' = None: a ufm.theory.Prediction is needed"):
+        ufm.predict(problem())
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "distance"),
+    [(True, True, 0.0), (True, np.False_, 1.0), (np.array([True, False]), [True, True], 1.0), ([1.0, 2.0], 1, 1.0)],
+)
+def test_the_distance_of_a_check(predicted, measured, distance):
+    assert Check("it", predicted=predicted, measured=measured).distance == distance
+
+
+@pytest.mark.parametrize(("predicted", "measured"), [("falling", [2.0, 1.0]), (np.zeros(3), np.zeros(2)), ((), ())])
+def test_what_has_no_difference_needs_its_error(predicted, measured):
+    check = Check("it", predicted=predicted, measured=measured)
+    with pytest.raises(
+        ValueError, match=r"'it': predicted .* and measured .* have no difference; their error is needed"
+    ):
+        _ = check.distance
+    assert dataclasses.replace(check, error=0.25).distance == 0.25
+
+
 def test_theorems_are_listed_by_file_and_from_the_top_of_each():
     places = [(known.predict.__module__, known.predict.__code__.co_firstlineno) for known in ORDERED]
     assert places == sorted(places)

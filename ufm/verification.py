@@ -269,7 +269,8 @@ def _checked(theorem: Theorem, problem: Problem, found: Found) -> Iterator[Check
     Raises:
         ValueError: where its `checks` gives anything else.
     """
-    for check in theorem.checks(problem, found):
+    checks = theorem.checks(problem, found)
+    for check in instance(f"checks of {theorem.name!r}", checks, Iterable, "an iterable of ufm.theory.Check"):
         if not isinstance(check, Check):
             raise ValueError(f"checks of {theorem.name!r} gave {shown(check)}: a ufm.theory.Check is needed")
         yield check

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from ufm._core.checks import instance
 from ufm.model.problem import Problem
 from ufm.theory.formulas import is_about as is_about
 from ufm.theory.formulas import is_plain as is_plain
@@ -23,5 +24,14 @@ def theorems() -> tuple[Theorem, ...]:
 
 
 def applicable(problem: Problem) -> list[tuple[Theorem, Prediction]]:
-    """The theorems whose assumptions a problem meets, each with what it predicts."""
-    return [(known, known.predict(problem)) for known in theorems() if known.applies(problem)]
+    """The theorems whose assumptions a problem meets, each with what it predicts.
+
+    Raises:
+        ValueError: where one predicts anything but a `Prediction`.
+    """
+    return [(known, _prediction(known, problem)) for known in theorems() if known.applies(problem)]
+
+
+def _prediction(known: Theorem, problem: Problem) -> Prediction:
+    predicted = known.predict(problem)
+    return instance(f"prediction of {known.name!r}", predicted, Prediction, "a ufm.theory.Prediction")

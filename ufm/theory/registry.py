@@ -75,7 +75,8 @@ class Check:
         quantity: what is compared, in words.
         predicted: by the theorem.
         measured: at what was found.
-        error: distance of the two, in the unit that the tolerance is in; |measured − predicted| by default.
+        error: distance of the two, in the unit that the tolerance is in; the largest |measured − predicted| by default,
+            of truth values 0 or 1.
         tolerance: up to which they agree.
         certain: whether an error within the tolerance shows that they do.
         doubt: by how much the error may be off, in its unit; infinite where nothing is known of it.
@@ -92,10 +93,19 @@ class Check:
 
     @property
     def distance(self) -> float:
-        """The error, worked out where none was given."""
+        """The error, worked out where none was given.
+
+        Raises:
+            ValueError: where what is predicted and measured has no difference.
+        """
         if self.error is not None:
             return float(self.error)
-        return float(np.max(np.abs(np.asarray(self.measured) - np.asarray(self.predicted))))
+        try:
+            measured, predicted = np.asarray(self.measured, np.float64), np.asarray(self.predicted, np.float64)
+            return float(np.max(np.abs(measured - predicted)))
+        except (TypeError, ValueError) as error:
+            sides = f"predicted {shown(self.predicted)} and measured {shown(self.measured)}"
+            raise ValueError(f"{self.quantity!r}: {sides} have no difference; their error is needed") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
