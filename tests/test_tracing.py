@@ -118,6 +118,24 @@ def test_what_does_not_trace_refuses_traced_arrays(name):
         jax.jit(UNTRACED[name])(Q)
 
 
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda p: ufm.train(p, optax.sgd(0.5), steps=2),
+        ufm.minimize,
+        lambda p: ufm.minimize([P, p]),
+        lambda p: ufm.sweep(p, {"seed": [0]}),
+        lambda p: ufm.lower_bound(p, Q),
+        lambda p: ufm.curvature(p, Q),
+        ufm.predict,
+        ufm.verify,
+    ],
+)
+def test_a_traced_problem_is_refused_with_what_takes_it(of):
+    with pytest.raises(ValueError, match=r"problem is traced by JAX: .* ufm.dual_bound are what takes it"):
+        jax.jit(of)(P)
+
+
 def test_the_example(capsys):
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         exec(re.search(r"```python\n(.*?)```", SECTION, re.DOTALL)[1], {})

@@ -15,7 +15,7 @@ from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm.model.constraints import Free
 from ufm.model.params import Params, columns
-from ufm.model.problem import Problem, as_problem, risk
+from ufm.model.problem import Problem, risk, with_values
 
 DENSE_UP_TO = 600  # coordinates, up to which the Hessian is formed
 
@@ -47,7 +47,7 @@ def curvature(problem: Problem, params: Params) -> Curvature:
     Raises:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
-    params = as_problem(problem).finite_params(params)
+    params = with_values(problem).finite_params(params)
     return _curvature(problem, params, _coordinates(problem, params))
 
 

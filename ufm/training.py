@@ -27,7 +27,7 @@ from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.history import CHIEF, History, known_snapshots, news
 from ufm.model.params import Columns, Params, columns, rows
-from ufm.model.problem import Problem, along_constraints, as_problem, feasible, risk
+from ufm.model.problem import Problem, along_constraints, feasible, risk, with_values
 
 if TYPE_CHECKING:
     import xarray
@@ -222,7 +222,7 @@ def trained(
     progress: Any = None,
 ) -> Run:
     """`train` with an optimiser whose content is known."""
-    problem = as_problem(problem)
+    problem = with_values(problem)
     choice("precision", precision, tuple(DTYPES))
     if progress is not None:
         flag("progress", progress)

@@ -17,7 +17,7 @@ from ufm.metrics.measurement import measure
 from ufm.minima.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.minima.optimum import Optimum, minimize
 from ufm.model.params import Params
-from ufm.model.problem import Problem, as_problem, class_means
+from ufm.model.problem import Problem, class_means, with_values
 from ufm.theory import applicable
 from ufm.theory.formulas import distance_to_gram
 from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, Quantity, Theorem
@@ -185,7 +185,7 @@ def predict(problem: Problem) -> Prediction:
         ValueError: for anything but a problem.
     """
     merged: dict[str, Any] = {}
-    for _, prediction in applicable(as_problem(problem)):
+    for _, prediction in applicable(with_values(problem)):
         for field in dataclasses.fields(Prediction):
             value = getattr(prediction, field.name)
             if isinstance(value, dict):

@@ -17,7 +17,7 @@ from ufm.minima.focal_bound import declares_line, focal_bound
 from ufm.minima.reduction import LaneParams, Reduced, by_lane, lane_of, least_dim, reduce, row_space, without_lanes
 from ufm.model.losses import facts_of, per_sample
 from ufm.model.params import Params
-from ufm.model.problem import Problem, as_problem, class_means
+from ufm.model.problem import Problem, as_problem, class_means, with_values
 
 LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
 LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up underflow, and digits are lost
@@ -89,7 +89,7 @@ def lower_bound(problem: Problem, params: Params) -> float:
     Raises:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
-    params = as_problem(problem).finite_params(params)
+    params = with_values(problem).finite_params(params)
     means, A = class_means(problem, params.H), params.A
     if problem.classifier.fixed:
         axes = row_space(problem)

@@ -27,7 +27,7 @@ from ufm.minima.lane_objective import gradient_norm, objective, plain_objective,
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, reduce, shape_key, zeros
 from ufm.minima.starts import informed_start, random_start
 from ufm.model.params import Params
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, with_values
 
 BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
 HELD_IN_BATCH = 2**20  # numbers of a factor
@@ -146,7 +146,7 @@ def minimize(
     """
     problems = [problem] if isinstance(problem, Problem) else _several(problem)
     for each in problems:
-        _check_bounded(each)
+        _check_bounded(with_values(each))
     found: dict[int, Optimum] = {}
     with working() as say:
         for batch in batches([shape_key(each) for each in problems], lambda first: batch_size(problems[first])):

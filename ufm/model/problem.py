@@ -224,8 +224,18 @@ class Problem:
 
 
 def as_problem(problem: Any) -> Problem:
-    """`problem` where it is one; else a ValueError."""
+    """`problem` where it is one, traced or not; else a ValueError."""
     return instance("problem", problem, Problem, "a ufm.Problem")
+
+
+def with_values(problem: Any) -> Problem:
+    """`problem` where it is one whose numbers are known; else a ValueError."""
+    if is_traced(as_problem(problem)):
+        raise ValueError(
+            "problem is traced by JAX: one whose numbers have values is needed; inside jit, grad and vmap, "
+            "problem.objective and ufm.dual_bound are what takes it"
+        )
+    return problem
 
 
 def _of_one_precision(arrays: dict[str, Any]) -> dict[str, Any]:

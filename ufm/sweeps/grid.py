@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ufm._core import lanes
-from ufm._core.checks import choice, entries, flag, instance, integer, numeric, shown
+from ufm._core.checks import choice, entries, flag, integer, numeric, shown
 from ufm._core.identity import ByContent, Unidentified, described
 from ufm._core.interrupts import interruptible, noting
 from ufm._core.progress import COMPILING
 from ufm._core.progress import progress as progress_bar
 from ufm._core.provenance import as_json, command, flags, listed, versions
 from ufm.minima.optimum import Optimum, minimize
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, with_values
 from ufm.sweeps.engines import engine_of, rows_of
 from ufm.sweeps.points import Engine, Field, Point
 from ufm.sweeps.store import Memory, Store
@@ -106,7 +106,7 @@ def sweep(
 
 def _check(problem: Any, executor: Any, progress: Any) -> None:
     """Refuse what no sweep can use, before anything is made."""
-    instance("problem", problem, Problem, "a ufm.Problem")
+    with_values(problem)
     if progress is not None:
         flag("progress", progress)
     if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
