@@ -109,7 +109,9 @@ class ProblemFlags:
         if kind == ETF:
             return ufm.Fixed.etf(self.num_classes, self.dim, radius=1.0 if radius is None else radius)
         if radius is not None and not _numbers(CONSTRAINTS[kind]):
-            raise ValueError(f"{radius_name} = {radius}: {name} are {kind}; a sphere, a ball or an etf has a radius")
+            raise ValueError(
+                f"{radius_name} = {radius}: --{name} {kind} has none; a sphere, a ball or an etf has a radius"
+            )
         return CONSTRAINTS[kind]() if radius is None else CONSTRAINTS[kind](radius)
 
 
