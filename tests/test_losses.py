@@ -169,6 +169,23 @@ def test_half_a_cross_entropy_is_not_bounded_by_that_of_a_whole():
     assert ufm.lower_bound(p, p.init()) == -np.inf
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """A user's own, with a number and a fact among its leaves."""
+
+    infimum: float = 0.0
+    convex: bool = True
+
+    def __call__(self, logits, label):
+        return jnp.sum((logits - jax.nn.one_hot(label, logits.shape[0])) ** 2)
+
+
+def test_a_fact_that_jax_would_trace_is_refused():
+    with pytest.raises(ValueError, match=r"loss\.convex is a leaf"):
+        losses.check_loss(Square(), 3)
+
+
 def test_conjugate_is_infinite_off_the_simplex():
     with jax.enable_x64(True):
         assert np.isinf(ufm.CrossEntropy().conjugate(jnp.asarray([0.5, -0.5]), jnp.asarray(0)))

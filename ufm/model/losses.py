@@ -387,10 +387,13 @@ def check_loss(loss: Any, num_classes: int) -> None:
     fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
     if fault:
         raise ValueError(f"loss = {shown(written)}: {fault}")
-    facts = facts_of(loss)
+    facts, static = facts_of(loss), facts_of(structure.unflatten(shapes))
     for name in Facts._fields:
         if name != "infimum":
             flag(f"loss.{name}", getattr(facts, name))
+            if isinstance(getattr(static, name), jax.ShapeDtypeStruct):
+                needed = "a class attribute, or a field that JAX is told to be static, is needed"
+                raise ValueError(f"loss.{name} is a leaf of the loss, which JAX traces: {needed}")
     bound = infimum(loss, num_classes)
     if isinstance(bound, Tracer):
         return
