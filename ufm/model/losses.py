@@ -77,9 +77,15 @@ def _of_another(loss: Any, name: str) -> bool:
     """Whether a declaration is inherited from a loss of ours whose formula was replaced, of which it says nothing."""
     if name in getattr(loss, "__dict__", ()):
         return False
-    kind, formula = _first(type(loss), name, f"{name}_of_columns"), _first(type(loss), *FORMULAS)
-    replaced = (ours for ours in OURS if isinstance(loss, ours) and formula is not _first(ours, *FORMULAS))
+    kind = _first(type(loss), name, f"{name}_of_columns")
+    replaced = (ours for ours in OURS if isinstance(loss, ours) and not is_one_of(loss, ours))
     return kind is not None and any(issubclass(ours, kind) for ours in replaced)
+
+
+def is_one_of(loss: Any, *kinds: type) -> bool:
+    """Whether a loss is an instance of one of the kinds, and no other formula where that is one of ours."""
+    formula = _first(type(loss), *FORMULAS)
+    return any(isinstance(loss, kind) and (kind not in OURS or formula is _first(kind, *FORMULAS)) for kind in kinds)
 
 
 def _first(kind: type, *names: str) -> type | None:
