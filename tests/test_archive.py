@@ -9,6 +9,7 @@ from zoo import problem
 
 import ufm
 from ufm._core import archive
+from ufm._core.provenance import as_json
 
 VALUE = {"status": ufm.Status.CONVERGED, "problem": problem(), "x": np.arange(40.0)}
 
@@ -125,3 +126,11 @@ def test_a_saved_file_has_the_rights_of_any_other(tmp_path):
     (tmp_path / "other").write_bytes(b"")
     archive.save(tmp_path / "value", VALUE)
     assert (tmp_path / "value").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0, 1.0]])
+def test_weights_that_are_ones_are_written_as_none_as_earlier_versions_wrote_them(weights):
+    # a store that one of those began holds the same sweep
+    own = ufm.Problem(num_classes=3, dim=2, per_class=4, class_weights=weights)
+    told = as_json(own)["fields"]
+    assert told["class_weights"] == (weights and {"values": weights})

@@ -138,6 +138,16 @@ class Nonpositive(Constraint):
         return ufm.Nonnegative().variables(X)
 
 
+class Unregistered(Constraint):
+    """A user's own that JAX takes for an array."""
+
+
+@pytest.mark.parametrize("side", ["features", "classifier"])
+def test_a_users_own_constraint_that_is_no_pytree_is_refused(side):
+    with pytest.raises(ValueError, match=f"{side} = .*register_dataclass"):
+        ufm.Problem(num_classes=3, dim=4, per_class=5, **{side: Unregistered()})
+
+
 def test_a_users_own_constraint_is_minimised_certified_and_trained_under_as_ours_is():
     # H → −H, A → −A leaves every logit and every norm as it is
     words = {"num_classes": 3, "dim": 4, "per_class": 5, "bias": False, "lambda_A": 1e-2, "lambda_H": 1e-2}

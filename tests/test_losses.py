@@ -124,13 +124,66 @@ def test_labels_that_are_not_one_whole_number_a_row_are_refused(label):
 
 
 def test_what_a_user_writes_over_a_loss_of_ours_is_used():
-    class Halved(ufm.CrossEntropy):
-        def __call__(self, logits, label):
-            return 0.5 * super().__call__(logits, label)
-
     with jax.enable_x64(True):
         Z, y = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6))), jnp.arange(6) % 4
         assert_allclose(losses.per_sample(Halved(), Z, y), 0.5 * losses.per_sample(ufm.CrossEntropy(), Z, y))
+
+
+class Halved(ufm.CrossEntropy):
+    def __call__(self, logits, label):
+        return 0.5 * super().__call__(logits, label)
+
+
+class Fast(ufm.Focal):
+    convex = True
+
+    def of_columns(self, logits, label):
+        return 2.0 * super().of_columns(logits, label)
+
+
+class Told(ufm.LabelSmoothing):
+    """The formula of ours, and what follows from it."""
+
+
+class Own(losses.Loss):
+    def of_columns(self, logits, label):
+        return jnp.sum(jnp.sin(logits), axis=0) - 3.0
+
+
+@pytest.mark.parametrize("wrapped", [losses.as_loss, lambda loss: loss])
+def test_another_formula_inherits_nothing_that_is_declared_of_ours(wrapped):
+    for loss in (wrapped(Halved()), wrapped(Own())):
+        assert losses.facts_of(loss) == losses.Facts()
+        assert not any(losses.declares(loss, name) for name in losses.OPTIONAL)
+    own = wrapped(Fast())
+    assert losses.facts_of(own) == losses.Facts(convex=True)
+    assert not losses.declares(own, "along")
+    told = wrapped(Told())
+    assert losses.facts_of(told)._replace(infimum=0) == losses.facts_of(ufm.LabelSmoothing())._replace(infimum=0)
+    assert losses.infimum(told, 3) == losses.infimum(ufm.LabelSmoothing(), 3)
+    assert all(losses.declares(told, name) for name in ("conjugate", "curvature", "soft_target"))
+
+
+def test_half_a_cross_entropy_is_not_bounded_by_that_of_a_whole():
+    p = ufm.Problem(num_classes=3, dim=3, per_class=2, loss=Halved(), lambda_A=1e-2, lambda_H=1e-3, bias=False)
+    assert ufm.lower_bound(p, p.init()) == -np.inf
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Square:
+    """A user's own, with a number and a fact among its leaves."""
+
+    infimum: float = 0.0
+    convex: bool = True
+
+    def __call__(self, logits, label):
+        return jnp.sum((logits - jax.nn.one_hot(label, logits.shape[0])) ** 2)
+
+
+def test_a_fact_that_jax_would_trace_is_refused():
+    with pytest.raises(ValueError, match=r"loss\.convex is a leaf"):
+        losses.check_loss(Square(), 3)
 
 
 def test_conjugate_is_infinite_off_the_simplex():

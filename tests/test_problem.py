@@ -98,6 +98,8 @@ WRONG = [
     ({"bias": 1}, "bias = 1"),
     ({"class_weights": [1.0, 2.0]}, "class_weights = "),
     ({"class_weights": [1.0, 2.0, 0.0]}, "class_weights = "),
+    ({"class_weights": np.ones(2)}, "class_weights = "),
+    ({"class_weights": np.array([])}, "class_weights = "),
     ({"loss": 3}, "loss = 3"),
     ({"loss": ufm.CrossEntropy}, "loss = "),
     ({"features": 2.0}, "features = 2.0"),
@@ -144,6 +146,7 @@ def test_a_problem_without_weights_is_changed_in_its_number_of_classes():
     # the weights of ones that the constructor made are no wish of the caller's
     plain = ufm.Problem(num_classes=3, dim=4, per_class=5)
     assert_equal(dataclasses.replace(plain, num_classes=5).class_weights, np.ones(5))
+    assert_equal(dataclasses.replace(problem(class_weights=np.ones(3)), num_classes=5).class_weights, np.ones(5))
     weighted = dataclasses.replace(plain, class_weights=[1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="class_weights"):
         dataclasses.replace(weighted, num_classes=5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import threadpoolctl
@@ -766,3 +767,26 @@ def test_predictions_are_what_ufm_minimises_to(problem):
         assert_allclose(found / np.linalg.norm(found), gram / np.linalg.norm(gram), atol=1e-6)
     assert_allclose(np.linalg.norm(best.A, axis=1), said.norms_A, atol=1e-6 * said.norm_A)
     assert_allclose(best.b - np.mean(best.b), bias_of(problem, said) - np.mean(bias_of(problem, said)), atol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Halved(ufm.CrossEntropy):
+    """A user's own, which has the name of a cross-entropy only."""
+
+    def __call__(self, logits, label):
+        return 0.5 * super().__call__(logits, label)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Renamed(ufm.CrossEntropy):
+    """The same formula."""
+
+
+def test_theorems_speak_of_formulas_not_of_names():
+    def value(loss):
+        return ufm.predict(ufm.Problem(num_classes=3, dim=3, per_class=2, loss=loss, bias=False)).value
+
+    assert value(Halved()) is None
+    assert value(Renamed()) == value(ufm.CrossEntropy())

@@ -27,7 +27,8 @@ def storable(cls: T) -> T:
 def formerly(name: str, stands_in: Any) -> None:
     """Read what earlier versions saved as an instance of the class `name` by another class, or function of its fields.
 
-    A class may have a class method `_of_file` of a file's fields, where those of earlier versions differ.
+    A class may have a class method `_of_file` of a file's fields, where those of earlier versions differ, and a method
+    `_to_file` that gives them.
     """
     assert name not in _CLASSES, f"a storable class is called {name}"
     _CLASSES[name] = stands_in
@@ -128,9 +129,15 @@ def encode(value: Any, arrays: dict[str, np.ndarray], other: Callable[[Any], Any
         return other(value)
     if isinstance(value, enum.Enum):
         return {"class": type(value).__name__, "member": value.name}
-    names = getattr(value, "_fields", None) or [f.name for f in dataclasses.fields(value) if f.init]
-    fields = {name: encode(getattr(value, name), arrays, other) for name in names}
+    told = getattr(type(value), "_to_file", _fields_of)(value)
+    fields = {name: encode(field, arrays, other) for name, field in told.items()}
     return {"class": type(value).__name__, "fields": fields}
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """What an instance of a storable class is made of, by name."""
+    names = getattr(value, "_fields", None) or [f.name for f in dataclasses.fields(value) if f.init]
+    return {name: getattr(value, name) for name in names}
 
 
 def decode(tree: Any, arrays: Any) -> Any:

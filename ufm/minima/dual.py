@@ -27,7 +27,7 @@ from ufm._core.precision import allowance
 from ufm.minima.bias import best_bias, risk_of_lane
 from ufm.minima.reduction import LaneParams, Reduced
 from ufm.minima.streamed_bound import Dual, norm_bound
-from ufm.model.losses import facts_of, per_sample, per_sample_conjugate
+from ufm.model.losses import declares, facts_of, per_sample, per_sample_conjugate
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
@@ -148,7 +148,7 @@ def _conjugates(lane, scale, slopes, logits, labels, infima):
     slopes were shifted.
     """
     loss = lane.loss
-    if hasattr(loss, "conjugate"):
+    if declares(loss, "conjugate"):
         found = per_sample_conjugate(loss, scale * slopes, labels)
     elif lane.bias_kind == "free":
         found = jnp.full(labels.shape, jnp.inf, slopes.dtype)

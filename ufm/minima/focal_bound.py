@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from ufm._core.precision import allowance
+from ufm.model.losses import declares
 from ufm.model.problem import Problem
 
 
 def declares_line(loss: Any) -> bool:
     """Whether the loss says on which line it is least (see `Focal.along` and `Focal.steepest`)."""
-    return callable(getattr(loss, "along", None)) and callable(getattr(loss, "steepest", None))
+    return declares(loss, "along") and declares(loss, "steepest")
 
 
 def focal_bound(problem: Problem) -> float:

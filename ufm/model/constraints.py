@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ufm import geometry
 from ufm._core.archive import storable
-from ufm._core.checks import Integer, Real, doubles, instance, integer, real
+from ufm._core.checks import Integer, Real, doubles, instance, integer, real, shown
 from ufm._core.pytree import pytree, set_field
 
 BINDS = 1e-6  # relative distance to a boundary within which a point counts as on it
@@ -28,6 +28,8 @@ LEAST_MULTIPLIER = 1e-12  # relative to the largest; any positive ones are valid
 
 class Constraint:
     """What every constraint answers; a pytree whose leaves are its numbers, ours or a user's own.
+
+    A user's own class is registered with JAX, as by `jax.tree_util.register_dataclass`.
 
     By default the methods are those of rows without any constraint, and the facts those that promise least.
 
@@ -366,10 +368,14 @@ def as_constraint(name: str, constraint: Any) -> Any:
     """`constraint` where it is one.
 
     Raises:
-        ValueError: where it is not, with the legal ones.
+        ValueError: where it is not, with the legal ones; or where it is no pytree, so that JAX can't see through it.
     """
     legal = ", ".join(f"ufm.{kind.__name__}" for kind in KINDS)
-    return instance(name, constraint, Constraint, f"an instance of one of {legal}, or of a Constraint of your own,")
+    instance(name, constraint, Constraint, f"an instance of one of {legal}, or of a Constraint of your own,")
+    if jax.tree_util.all_leaves([constraint]):
+        needed = "its class registered with JAX, as by jax.tree_util.register_dataclass,"
+        raise ValueError(f"{name} = {shown(constraint)}: {needed} is needed")
+    return constraint
 
 
 def _positive(sizes):

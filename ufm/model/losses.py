@@ -10,7 +10,8 @@ lower bounds follow, and beside them
   balanced classes (`Focal` says what they promise).
 
 Any function or object of one sample's (logits, label) serves too, with the same as attributes. Everything works without
-the optional parts; what cannot be certified then says so.
+the optional parts; what cannot be certified then says so. Who inherits from a loss of ours and writes another formula
+inherits none of its facts and methods, which are of ours alone.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from ufm._core.precision import at_once, is_traced
 from ufm._core.pytree import pytree, set_field, static
 
 OPTIONAL = "conjugate", "curvature", "soft_target", "along", "steepest"  # methods that a loss may have
+FORMULAS = "__call__", "of_columns"  # methods of which one computes a loss
 MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
 
@@ -60,7 +62,35 @@ class Facts(NamedTuple):
 
 def facts_of(loss: Any) -> Facts:
     """What a loss declares, whoever wrote it."""
-    return Facts(**{name: getattr(loss, name, usual) for name, usual in Facts._field_defaults.items()})
+    usual = Facts._field_defaults
+    return Facts(
+        **{name: usual[name] if _of_another(loss, name) else getattr(loss, name, usual[name]) for name in usual}
+    )
+
+
+def declares(loss: Any, name: str) -> bool:
+    """Whether a loss has one of the methods that are optional; a number of that name is a user's own parameter."""
+    return callable(getattr(loss, name, None)) and not _of_another(loss, name)
+
+
+def _of_another(loss: Any, name: str) -> bool:
+    """Whether a declaration is inherited from a loss of ours whose formula was replaced, of which it says nothing."""
+    if name in getattr(loss, "__dict__", ()):
+        return False
+    kind = _first(type(loss), name, f"{name}_of_columns")
+    replaced = (ours for ours in OURS if isinstance(loss, ours) and not is_one_of(loss, ours))
+    return kind is not None and any(issubclass(ours, kind) for ours in replaced)
+
+
+def is_one_of(loss: Any, *kinds: type) -> bool:
+    """Whether a loss is an instance of one of the kinds, and no other formula where that is one of ours."""
+    formula = _first(type(loss), *FORMULAS)
+    return any(isinstance(loss, kind) and (kind not in OURS or formula is _first(kind, *FORMULAS)) for kind in kinds)
+
+
+def _first(kind: type, *names: str) -> type | None:
+    """The class, or the nearest above it, whose own body has one of the names."""
+    return next((each for each in kind.__mro__ if any(name in vars(each) for name in names)), None)
 
 
 class Loss:
@@ -68,11 +98,11 @@ class Loss:
 
     What is computed is written with classes first, so that softmax vectorises over samples: `of_columns` takes logits
     (K, ...) and labels (...), `conjugate_of_columns` slopes, and `curvature_of_columns` logits. The attributes are
-    those of `Facts`.
+    those of `Facts`, with its defaults.
     """
 
-    convex: bool = True
-    infimum: Any = 0.0
+    convex: bool = False
+    infimum: Any = -np.inf
     attained: bool = False
     keeps_digits: bool = False
     falls_exponentially: bool = False
@@ -94,6 +124,8 @@ class Loss:
 
 class ConvexLoss(Loss):
     """A convex loss whose Fenchel conjugate and second derivative are known."""
+
+    convex = True
 
     def conjugate(self, slope: ArrayLike, label: ArrayLike) -> Any:
         """sup over z of ⟨slope, z⟩ − loss(z, label), (...) for slopes (..., K) and labels (...).
@@ -142,6 +174,7 @@ def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out:
 class CrossEntropy(ConvexLoss):
     """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained)."""
 
+    infimum = 0.0
     keeps_digits = falls_exponentially = ignores_shift = conjugate_on_simplex = True
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
@@ -218,7 +251,7 @@ class Focal(Loss):
     """
 
     gamma: Real = 2.0
-    convex = False
+    infimum = 0.0
     falls_exponentially = ignores_shift = True
 
     def __post_init__(self):
@@ -257,6 +290,7 @@ class Focal(Loss):
 class SquaredError(ConvexLoss):
     """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours."""
 
+    infimum = 0.0
     attained = keeps_digits = True
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
@@ -285,6 +319,7 @@ class DotRegression(ConvexLoss):
     """
 
     target: Real = 1.0
+    infimum = 0.0
     attained = keeps_digits = True
 
     def __post_init__(self):
@@ -322,8 +357,8 @@ class Custom:
 
     def __getattr__(self, name: str) -> Any:
         if name in Facts._fields:
-            return getattr(self.function, name, Facts._field_defaults[name])
-        if name in OPTIONAL:  # which a loss has or hasn't
+            return getattr(facts_of(self.function), name)
+        if name in OPTIONAL and not _of_another(self.function, name):  # which a loss has or hasn't
             return getattr(self.function, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
@@ -358,10 +393,13 @@ def check_loss(loss: Any, num_classes: int) -> None:
     fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
     if fault:
         raise ValueError(f"loss = {shown(written)}: {fault}")
-    facts = facts_of(loss)
+    facts, static = facts_of(loss), facts_of(structure.unflatten(shapes))
     for name in Facts._fields:
         if name != "infimum":
             flag(f"loss.{name}", getattr(facts, name))
+            if isinstance(getattr(static, name), jax.ShapeDtypeStruct):
+                needed = "a class attribute, or a field that JAX is told to be static, is needed"
+                raise ValueError(f"loss.{name} is a leaf of the loss, which JAX traces: {needed}")
     bound = infimum(loss, num_classes)
     if isinstance(bound, Tracer):
         return
@@ -382,9 +420,9 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
 
     try:
         told = {"it": jax.eval_shape(of(per_sample), logits, shapes, labels)}
-        if hasattr(structure.unflatten(shapes), "conjugate"):
+        if declares(structure.unflatten(shapes), "conjugate"):
             told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, labels)
-        if _declares_curvature(structure.unflatten(shapes)):
+        if declares(structure.unflatten(shapes), "curvature"):
             pair = jax.eval_shape(of(per_sample_curvature), logits, shapes, labels)
             if [getattr(part, "shape", None) for part in jax.tree.leaves(pair)] != [(num_classes, count)] * 2:
                 return f"of {count} samples its curvature gives {pair}; two vectors of one entry a class are needed"
@@ -433,15 +471,10 @@ def takes_columns(loss: Any) -> bool:
 
 def simplex_targets(loss: Any, slopes: Float[Array, "K N"], labels: Int[Array, " N"]) -> Float[Array, "K N"]:
     """What is added to slopes to make probability vectors of them, for a loss with its conjugate on the simplex."""
-    if not hasattr(loss, "soft_target"):
+    if not declares(loss, "soft_target"):
         return one_hot(slopes, labels)
     of_label = jax.vmap(lambda label: loss.soft_target(label, slopes.shape[0]), out_axes=1)
     return of_label(labels).astype(slopes.dtype)
-
-
-def _declares_curvature(loss: Any) -> bool:
-    """Whether it is declared; a number of that name is a user's own parameter."""
-    return callable(getattr(loss, "curvature", None))
 
 
 def infimum(loss: Any, num_classes: int) -> Any:
@@ -454,7 +487,7 @@ def curvature_of_shifts(
     loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
 ) -> Float[Array, "K K"]:
     """Σ_i w_i ∇²ℓ_i(z_i), the Hessian along what is added to all samples' logits; in memory of order K² + KN."""
-    if _declares_curvature(loss):
+    if declares(loss, "curvature"):
         diagonal, factor = per_sample_curvature(loss, logits, labels)
         return jnp.diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
     return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j), jnp.arange(logits.shape[0]))
@@ -464,7 +497,7 @@ def curvatures_of_shifts(
     loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
 ) -> Float[Array, " K"]:
     """The diagonal of `curvature_of_shifts`."""
-    if _declares_curvature(loss):
+    if declares(loss, "curvature"):
         diagonal, factor = per_sample_curvature(loss, logits, labels)
         return (diagonal - factor**2) @ weights
     classes = jnp.arange(logits.shape[0])

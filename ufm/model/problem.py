@@ -18,7 +18,7 @@ from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, li
 from ufm._core.precision import at_once, float64, is_traced
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
-from ufm._core.repr import call, unusual
+from ufm._core.repr import call, fields_of, unusual
 from ufm.model.constraints import Constraint, Free, as_constraint
 from ufm.model.factors import Factor, squared_size
 from ufm.model.losses import CrossEntropy, as_loss, check_loss, facts_of
@@ -99,6 +99,10 @@ class Problem:
     def __repr__(self) -> str:
         shown = unusual(self, always=("loss", "lambda_A", "lambda_H"))
         return call("Problem", {k: v for k, v in shown.items() if k != "class_weights" or self._weighted()})
+
+    def _to_file(self) -> dict[str, Any]:
+        """What a file or a store says; weights that are ones as none, as in those of earlier versions."""
+        return fields_of(self) | ({} if self._weighted() else {"class_weights": None})
 
     def _weighted(self) -> bool:
         """Whether a weight is, or may be, another than one."""
@@ -305,13 +309,21 @@ def _decay(name: str, value: Any) -> float:
 
 
 def _class_weights(value: Any, num_classes: int) -> np.ndarray:
-    if value is None or (isinstance(value, np.ndarray) and value.ndim == 1 and np.all(value == 1.0)):
-        return np.ones(num_classes)  # `dataclasses.replace` hands over the ones of another number of classes
+    if value is None or _is_unsaid(value):
+        return np.broadcast_to(1.0, num_classes)
     needed = f"{num_classes} positive, finite numbers"
     weights = doubles("class_weights", value, (num_classes,), needed)
     if not np.all(weights > 0):
         raise ValueError(f"class_weights = {shown(value)}: {needed} are needed")
+    if np.all(weights == 1.0):
+        return np.broadcast_to(1.0, num_classes)
     return weights.copy()  # what the caller's array becomes is none of the problem's business
+
+
+def _is_unsaid(weights: Any) -> bool:
+    """Whether these are the ones that None became: `dataclasses.replace` hands them over for other classes too."""
+    repeated = isinstance(weights, np.ndarray) and weights.size > 0 and weights.strides == (0,)
+    return repeated and bool(np.all(weights == 1.0))
 
 
 def relaxed_rank(problem: Problem) -> int:

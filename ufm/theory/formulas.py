@@ -7,7 +7,7 @@ import numpy as np
 from ufm.geometry import gram_distance
 from ufm.metrics.definitions import Metrics
 from ufm.model.constraints import Constraint, Free
-from ufm.model.losses import LabelSmoothing
+from ufm.model.losses import LabelSmoothing, is_one_of
 from ufm.model.problem import Problem
 
 Kinds = type | tuple[type, ...]
@@ -26,7 +26,7 @@ def decay_scale(problem: Problem) -> float:
 def is_about(problem: Problem, *losses: type, features: Kinds = object, classifier: Kinds = object) -> bool:
     """Whether loss and constraints are of the kinds that a theorem is about; of any where it names none."""
     constrained = isinstance(problem.features, features) and isinstance(problem.classifier, classifier)
-    return constrained and isinstance(problem.loss, losses or object)
+    return constrained and (not losses or is_one_of(problem.loss, *losses))
 
 
 def is_decayed(problem: Problem) -> bool:
