@@ -158,3 +158,13 @@ def test_a_users_own_constraint_is_minimised_certified_and_trained_under_as_ours
     run = ufm.train(mirrored.problem, optax.sgd(0.5), steps=50, snapshots=2)
     assert np.max(run.params.H) <= 0.0
     assert np.min(run.params.H) < 0.0
+
+
+def test_a_fact_of_a_constraint_that_jax_would_trace_is_refused():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Leafy(Nonpositive):
+        cone: bool = True
+
+    with pytest.raises(ValueError, match=r"features\.cone is a leaf"):
+        ufm.Problem(num_classes=3, dim=4, per_class=5, features=Leafy())

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ufm import geometry
 from ufm._core.archive import storable
-from ufm._core.checks import Integer, Real, doubles, instance, integer, real, shown
+from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, real, shown
 from ufm._core.pytree import pytree, set_field
 
 BINDS = 1e-6  # relative distance to a boundary within which a point counts as on it
@@ -29,16 +29,17 @@ LEAST_MULTIPLIER = 1e-12  # relative to the largest; any positive ones are valid
 class Constraint:
     """What every constraint answers; a pytree whose leaves are its numbers, ours or a user's own.
 
-    A user's own class is registered with JAX, as by `jax.tree_util.register_dataclass`.
-
-    By default the methods are those of rows without any constraint, and the facts those that promise least.
+    A user's own class is registered with JAX, as by `jax.tree_util.register_dataclass`. By default methods are those
+    of rows without any constraint, and the facts those that promise least. Bounds are as rigorous as `multiplied` and
+    `raised` are valid for every row that `unfold` reaches: a class that allows more than the one it inherits from must
+    write its own.
 
     Attributes:
         decays: whether weight decay on the rows makes sense.
         bounds: whether the rows are bounded without weight decay.
         holds_zero: whether zero rows are allowed.
         rotatable: whether rotating all rows alike leads from what is allowed to what is allowed.
-        cone: whether what is allowed stays so when scaled by a positive number.
+        cone: whether what is allowed of each row, whatever the others are, stays so when scaled by a positive number.
         fixed: whether there is one choice alone, so that nothing is trained.
         radius: of the rows' norms, where the constraint is about one; None where it isn't.
         matrix: the rows themselves, where they are fixed; None where they aren't.
@@ -361,6 +362,7 @@ class Fixed(Constraint):
         return X[:, :0]
 
 
+FACTS = ("decays", "bounds", "holds_zero", "rotatable", "cone", "fixed")
 KINDS = (Free, Sphere, Ball, MeanBall, Nonnegative, Fixed)
 
 
@@ -375,6 +377,12 @@ def as_constraint(name: str, constraint: Any) -> Any:
     if jax.tree_util.all_leaves([constraint]):
         needed = "its class registered with JAX, as by jax.tree_util.register_dataclass,"
         raise ValueError(f"{name} = {shown(constraint)}: {needed} is needed")
+    without_leaves = jax.tree.map(lambda _: None, constraint)
+    for fact in FACTS:
+        flag(f"{name}.{fact}", getattr(constraint, fact))
+        if getattr(without_leaves, fact) is None:
+            needed = "a class attribute, or a field that JAX is told to be static, is needed"
+            raise ValueError(f"{name}.{fact} is a leaf of the constraint, which JAX traces: {needed}")
     return constraint
 
 
