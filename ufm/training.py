@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools as ft
 import json
+import operator
 import os
 import time
 from collections.abc import Sequence
@@ -109,7 +110,10 @@ class Run:
         """
         if isinstance(self.status, Status):
             raise ValueError(f"run[{shown(index)}]: a run of one seed; of a run of several, run[i] is that of the i-th")
-        at, count = integer("index", index, least=-MOST_LISTED), len(self.status)
+        count = len(self.status)
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
+            raise ValueError(f"index = {shown(index)}: an integer from {-count} to {count - 1} is needed")
+        at = operator.index(index)
         if not -count <= at < count:
             raise IndexError(f"run[{at}]: there are {count} seeds, 0 to {count - 1}")
         params, state = jax.tree.map(lambda leaf: leaf[at], (self.params, self.optimizer_state))
