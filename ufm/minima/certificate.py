@@ -15,7 +15,7 @@ from ufm._core.programs import kept
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.focal_bound import declares_line, focal_bound
 from ufm.minima.reduction import LaneParams, Reduced, by_lane, lane_of, least_dim, reduce, row_space, without_lanes
-from ufm.model.losses import facts_of, per_sample
+from ufm.model.losses import fact_of, facts_of, per_sample
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_problem, class_means, with_values
 
@@ -52,7 +52,7 @@ def keeps_digits(problem: Problem, value: float) -> bool:
 
 def _attained(problem: Problem) -> bool:
     """Whether the loss declares that its infimum is a value of it."""
-    return bool(facts_of(problem.loss).attained)
+    return bool(fact_of(problem.loss, "attained"))
 
 
 def _height_of_zero(problem: Problem) -> float:

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float
 from ufm._core.pytree import pytree, static
 from ufm.model.losses import facts_of, infimum
 from ufm.model.params import Params
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, classes_in_order
 
 KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hold numbers of their own
 
@@ -190,8 +190,9 @@ def shape_key(problem: Problem) -> Any:
 
 def _labels(problem: Problem) -> range | tuple[int, ...]:
     """The groups' labels as part of a structure: a range where they are the classes in order."""
-    classes = range(problem.num_classes)
-    return classes if np.array_equal(problem.group_labels, classes) else tuple(problem.group_labels.tolist())
+    labels, classes = problem.group_labels, classes_in_order(problem.num_classes)
+    in_order = labels is classes or np.array_equal(labels, classes)
+    return range(problem.num_classes) if in_order else tuple(labels.tolist())
 
 
 def lane_of(problem: Problem) -> Reduced:
@@ -222,8 +223,8 @@ def reduce(problems: list[Problem]) -> Reduced:
 
 
 def _in_its_axes(problem: Problem) -> Reduced:
-    """The reduced problem in float64, a fixed classifier in the reduced problem's axes."""
-    lane = lane_of(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), problem))
+    """The reduced problem, a fixed classifier in its axes."""
+    lane = lane_of(problem)
     if not problem.classifier.fixed:
         return lane
     axes = row_space(problem).T
@@ -231,8 +232,8 @@ def _in_its_axes(problem: Problem) -> Reduced:
 
 
 def side_by_side(lanes: list[Reduced]) -> Reduced:
-    """Lanes of one structure, in the layout that the module's head describes."""
-    many = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1), *lanes)
+    """Lanes of one structure in float64, in the layout that the module's head describes."""
+    many = jax.tree.map(lambda *leaves: np.stack(leaves, axis=-1, dtype=np.float64), *lanes)
     return _of_kinds(many, lambda leaf: leaf[None])
 
 

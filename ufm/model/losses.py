@@ -62,10 +62,13 @@ class Facts(NamedTuple):
 
 def facts_of(loss: Any) -> Facts:
     """What a loss declares, whoever wrote it."""
-    usual = Facts._field_defaults
-    return Facts(
-        **{name: usual[name] if _of_another(loss, name) else getattr(loss, name, usual[name]) for name in usual}
-    )
+    return Facts(*(fact_of(loss, name) for name in Facts._fields))
+
+
+def fact_of(loss: Any, name: str) -> Any:
+    """One of the facts that a loss declares."""
+    usual = Facts._field_defaults[name]
+    return usual if _of_another(loss, name) else getattr(loss, name, usual)
 
 
 def declares(loss: Any, name: str) -> bool:
@@ -75,17 +78,23 @@ def declares(loss: Any, name: str) -> bool:
 
 def _of_another(loss: Any, name: str) -> bool:
     """Whether a declaration is inherited from a loss of ours whose formula was replaced, of which it says nothing."""
-    if name in getattr(loss, "__dict__", ()):
-        return False
-    kind = _first(type(loss), name, f"{name}_of_columns")
-    replaced = (ours for ours in OURS if isinstance(loss, ours) and not is_one_of(loss, ours))
-    return kind is not None and any(issubclass(ours, kind) for ours in replaced)
+    return name not in getattr(loss, "__dict__", ()) and _inherits_from_another(type(loss), name)
+
+
+@ft.lru_cache(maxsize=1024)  # asked for each of a thousand problems
+def _inherits_from_another(kind: type, name: str) -> bool:
+    owner = _first(kind, name, f"{name}_of_columns")
+    replaced = (ours for ours in OURS if issubclass(kind, ours) and not _has_formula_of(kind, ours))
+    return owner is not None and any(issubclass(ours, owner) for ours in replaced)
 
 
 def is_one_of(loss: Any, *kinds: type) -> bool:
     """Whether a loss is an instance of one of the kinds, and no other formula where that is one of ours."""
-    formula = _first(type(loss), *FORMULAS)
-    return any(isinstance(loss, kind) and (kind not in OURS or formula is _first(kind, *FORMULAS)) for kind in kinds)
+    return any(isinstance(loss, kind) and (kind not in OURS or _has_formula_of(type(loss), kind)) for kind in kinds)
+
+
+def _has_formula_of(kind: type, ours: type) -> bool:
+    return _first(kind, *FORMULAS) is _first(ours, *FORMULAS)
 
 
 def _first(kind: type, *names: str) -> type | None:

@@ -1,6 +1,7 @@
 """What is minimised: a loss, weight decay and constraints over free features, classifier and bias."""
 
 import dataclasses
+import functools as ft
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -111,7 +112,7 @@ class Problem:
     @property
     def class_counts(self) -> np.ndarray:
         """(K,) samples of each class."""
-        return np.broadcast_to(np.asarray(self.per_class), (self.num_classes,))
+        return _class_counts(self.per_class, self.num_classes)
 
     @property
     def num_groups(self) -> int:
@@ -131,7 +132,7 @@ class Problem:
     @property
     def group_labels(self) -> np.ndarray:
         """(M,) int32 targets of the groups: labels, from 0 to K − 1."""
-        return np.arange(self.num_groups, dtype=np.int32)
+        return classes_in_order(self.num_groups)
 
     @property
     def num_samples(self) -> int:
@@ -225,6 +226,17 @@ class Problem:
         checked = self.check_params(params)
         names = (*(factor.name for factor in self.factors()), "b")
         return checked._replace(**{name: doubles(f"params.{name}", getattr(checked, name)) for name in names})
+
+
+@ft.lru_cache(maxsize=1024)  # asked for several times by each of a thousand problems
+def _class_counts(per_class: int | tuple[int, ...], num_classes: int) -> np.ndarray:
+    return np.broadcast_to(np.asarray(per_class), (num_classes,))
+
+
+@ft.lru_cache(maxsize=128)
+def classes_in_order(num_classes: int) -> np.ndarray:
+    """(K,) int32 labels 0, 1, …, one and the same read-only array for every problem of so many classes."""
+    return np.broadcast_to(np.arange(num_classes, dtype=np.int32), (num_classes,))
 
 
 def as_problem(problem: Any) -> Problem:
