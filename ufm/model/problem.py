@@ -112,7 +112,8 @@ class Problem:
     @property
     def class_counts(self) -> np.ndarray:
         """(K,) samples of each class."""
-        return _class_counts(self.per_class, self.num_classes)
+        counts: Any = self.per_class  # which the constructor made a number or a tuple
+        return _class_counts(counts, self.num_classes)
 
     @property
     def num_groups(self) -> int:
