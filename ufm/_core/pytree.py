@@ -5,6 +5,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
+from ufm._core.checks import flag
 from ufm._core.repr import call, fields_of
 
 T = TypeVar("T")
@@ -44,6 +45,20 @@ def pytree(cls: type[T]) -> type[T]:
 def _short(node: Any) -> str:
     """An instance as one would write it, with arrays by type and shape."""
     return call(type(node).__name__, fields_of(node))
+
+
+def check_flags(name: str, node: Any, flags: dict[str, Any]) -> None:
+    """Refuse facts by name that are no truth values, or that are leaves of `node`, so that JAX would trace them.
+
+    Raises:
+        ValueError: naming the fact, with what is needed.
+    """
+    without_leaves = jax.tree.map(lambda _: None, node)
+    for fact, value in flags.items():
+        flag(f"{name}.{fact}", value)
+        if getattr(without_leaves, fact, value) is None:
+            needed = "a class attribute, or a field that JAX is told to be static, is needed"
+            raise ValueError(f"{name}.{fact} is a leaf, which JAX traces: {needed}")
 
 
 def static(**options: Any) -> Any:

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from ufm import geometry
 from ufm._core.archive import storable
-from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, real, shown
-from ufm._core.pytree import pytree, set_field
+from ufm._core.checks import Integer, Real, doubles, instance, integer, real, shown
+from ufm._core.pytree import check_flags, pytree, set_field
 
 BINDS = 1e-6  # relative distance to a boundary within which a point counts as on it
 NO_DIRECTION = 1e-8  # relative to the largest row; below, a start's row is rounding
@@ -377,12 +377,7 @@ def as_constraint(name: str, constraint: Any) -> Any:
     if jax.tree_util.all_leaves([constraint]):
         needed = "its class registered with JAX, as by jax.tree_util.register_dataclass,"
         raise ValueError(f"{name} = {shown(constraint)}: {needed} is needed")
-    without_leaves = jax.tree.map(lambda _: None, constraint)
-    for fact in FACTS:
-        flag(f"{name}.{fact}", getattr(constraint, fact))
-        if getattr(without_leaves, fact) is None:
-            needed = "a class attribute, or a field that JAX is told to be static, is needed"
-            raise ValueError(f"{name}.{fact} is a leaf of the constraint, which JAX traces: {needed}")
+    check_flags(name, constraint, {fact: getattr(constraint, fact) for fact in FACTS})
     return constraint
 
 

@@ -27,9 +27,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from ufm._core.archive import Absent, storable
-from ufm._core.checks import Real, flag, function, instance, number, real, shown
+from ufm._core.checks import Real, function, instance, number, real, shown
 from ufm._core.precision import at_once, is_traced
-from ufm._core.pytree import pytree, set_field, static
+from ufm._core.pytree import check_flags, pytree, set_field, static
 
 OPTIONAL = "conjugate", "curvature", "soft_target", "along", "steepest"  # methods that a loss may have
 FORMULAS = "__call__", "of_columns"  # methods of which one computes a loss
@@ -402,13 +402,8 @@ def check_loss(loss: Any, num_classes: int) -> None:
     fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
     if fault:
         raise ValueError(f"loss = {shown(written)}: {fault}")
-    facts, static = facts_of(loss), facts_of(structure.unflatten(shapes))
-    for name in Facts._fields:
-        if name != "infimum":
-            flag(f"loss.{name}", getattr(facts, name))
-            if isinstance(getattr(static, name), jax.ShapeDtypeStruct):
-                needed = "a class attribute, or a field that JAX is told to be static, is needed"
-                raise ValueError(f"loss.{name} is a leaf of the loss, which JAX traces: {needed}")
+    facts = facts_of(loss)
+    check_flags("loss", loss, {name: fact for name, fact in facts._asdict().items() if name != "infimum"})
     bound = infimum(loss, num_classes)
     if isinstance(bound, Tracer):
         return
