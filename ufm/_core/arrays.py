@@ -1,4 +1,4 @@
-"""One mathematics for NumPy and JAX: the namespace that arrays belong to, and the few forms that differ between the two.
+"""One mathematics for NumPy and JAX: the namespace that arrays belong to, and the few forms that differ.
 
 What a small problem needs is computed by NumPy at once; JAX traces the same functions where programs serve many
 problems, or where derivatives are a user's. A function asks `namespace` of its arguments for the module that it calls.
