@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray | np.generic  # of either, as annotations take it
+
 
 def namespace(*arrays: Any) -> Any:
     """`jax.numpy` where an array is JAX's, traced or not; else NumPy."""
