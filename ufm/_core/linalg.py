@@ -1,10 +1,13 @@
-"""Decompositions of small matrices, which programs of several threads may do side by side."""
+"""Decompositions of matrices: NumPy's at once, and in JAX such as programs of several threads may do side by side."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ufm._core.arrays import namespace
 
 
 def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -28,7 +31,26 @@ def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return single
 
 
-eigh = in_turn(lambda G: tuple(jnp.linalg.eigh(G)))
-svd = in_turn(lambda X: tuple(jnp.linalg.svd(X, full_matrices=False)))
-operator_norm = in_turn(lambda W: jnp.linalg.svd(W, compute_uv=False)[0])
-largest_eigenvalue = in_turn(lambda G: jnp.linalg.eigvalsh(G)[-1])
+def decomposition(of_numpy: Callable[[Any], Any], of_jax: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The decomposition in the namespace of its matrix: NaNs in either where there is none."""
+    traced = in_turn(of_jax)
+
+    def decompose(matrix):
+        if namespace(matrix) is jnp:
+            return traced(matrix)
+        try:
+            return of_numpy(matrix)
+        except np.linalg.LinAlgError:  # of a NaN or an infinity
+            return jax.tree.map(lambda part: np.full_like(part, np.nan), of_numpy(np.zeros_like(matrix)))
+
+    return decompose
+
+
+eigh = decomposition(lambda G: tuple(np.linalg.eigh(G)), lambda G: tuple(jnp.linalg.eigh(G)))
+svd = decomposition(
+    lambda X: tuple(np.linalg.svd(X, full_matrices=False)), lambda X: tuple(jnp.linalg.svd(X, full_matrices=False))
+)
+operator_norm = decomposition(
+    lambda W: np.linalg.svd(W, compute_uv=False)[..., 0], lambda W: jnp.linalg.svd(W, compute_uv=False)[0]
+)
+largest_eigenvalue = decomposition(lambda G: np.linalg.eigvalsh(G)[..., -1], lambda G: jnp.linalg.eigvalsh(G)[-1])
