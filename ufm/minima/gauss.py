@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 FIRST = 0.03  # width of the panels next to a singular point
 GROWTH = 3.0  # of widths from there on
-WIDEST = 3.0
+WIDEST = 2.0
 MOST_NODES = 16  # of a panel
-LEAST_WEIGHT = 1.25  # of a node that stands for several points
+LEAST_WEIGHT = 1.05  # of a node that stands for several points
 
 
 class Rule(NamedTuple):

@@ -13,34 +13,49 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from ufm._core.status import Status
 from ufm.minima import proximal_newton
 from ufm.minima.gauss import Rule, rule
 from ufm.minima.proximal_newton import Solved
-from ufm.minima.symmetry import BlockPoint, Blocks
+from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
 MANY = 48  # sizes from which it is tried
 SHRINKS = 0.75  # the share of the sizes that the rule may have nodes at
 SMOOTH = 1e-2  # relative error of weights as polynomials of log n, up to which they are a function of it
 
 
-def solve(blocks: Blocks, *, tol: float = 1e-11, max_steps: int = 100) -> Solved:
-    """As `ufm.minima.proximal_newton.solve`, from a start that fewer sizes give where there are many."""
+def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps: int = 100) -> Solved:
+    """As `ufm.minima.proximal_newton.solve`, from a start that fewer sizes give where there are many.
+
+    Args:
+        blocks: the problem on sizes.
+        tol: relative gap at which the iteration ends.
+        enough: relative gap up to which the start is the answer.
+        max_steps: of each of the two problems.
+    """
     found = rule_of(blocks) if blocks.num_sizes >= MANY else None
-    if found is None:
+    if found is None or not pays(blocks, found):
         return proximal_newton.solve(blocks, tol=tol, max_steps=max_steps)
-    fewer = coarse(blocks, found)
-    first = proximal_newton.solve(fewer, tol=tol, max_steps=max_steps)
-    start = extended(blocks, fewer, found, first.point)
-    return proximal_newton.solve(blocks, start, tol=tol, max_steps=max_steps)
+    nodes = coarse(blocks, found)
+    first = proximal_newton.solve(nodes, tol=tol, max_steps=max_steps)
+    start = extended(blocks, nodes, found, first.point)
+    value, bound = value_and_bound(blocks, start)
+    if value - bound <= max(tol, enough) * abs(value):
+        return Solved(start, value, bound, first.steps, Status.CONVERGED, value - bound)
+    polished = proximal_newton.solve(blocks, start, tol=tol, max_steps=max_steps)
+    return polished._replace(steps=first.steps + polished.steps)
 
 
-def rule_of(blocks: Blocks) -> Rule | None:
-    """The rule in log n, or None where weights are no function of counts or as many nodes as sizes were needed."""
-    points, masses = np.log(blocks.counts), blocks.multiplicities
-    found = rule(points, masses, singular=thresholds(blocks))
+def rule_of(blocks: Blocks) -> Rule:
+    """The rule in log n."""
+    return rule(np.log(blocks.counts), blocks.multiplicities, singular=thresholds(blocks))
+
+
+def pays(blocks: Blocks, found: Rule) -> bool:
+    """Whether nodes are far fewer than sizes, and weights a function of the count that the rule interpolates."""
     logs = np.log(blocks.weights)
-    smooth = np.max(np.abs(found.interpolation @ found.fitted(masses, logs) - logs)) <= SMOOTH
-    return found if smooth and len(found.nodes) <= SHRINKS * blocks.num_sizes else None
+    fitted = found.interpolation @ found.fitted(blocks.multiplicities, logs)
+    return len(found.nodes) <= SHRINKS * blocks.num_sizes and float(np.max(np.abs(fitted - logs))) <= SMOOTH
 
 
 def thresholds(blocks: Blocks) -> Float[np.ndarray, " s"]:
