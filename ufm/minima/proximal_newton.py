@@ -12,7 +12,8 @@ antisymmetric parts of each pair of entries (i, j), (j, i), so that Newton's equ
 
 σ being C's singular values and ψ = min(τ/c, 1); where i and j are both dead, σ = 0, ΔC is zero. Y then moves by
 R + h ΔC − Ĥ ΔC. A standard sector's u is one number, dead where its slope is below c and smooth elsewhere: it is
-eliminated from each row's Hessian, and the bias from all rows'.
+eliminated from each row's Hessian, and the bias from all rows'. Few unknowns are solved for directly, many by conjugate
+gradients in the basis of the singular vectors, where P is 2 × 2 blocks and the risk's Hessian nearly diagonal.
 
 *Start.* The zero point with its best bias is a dual point, whose singular values are clipped at c: feasible then, and
 its slopes' logits are the first.
@@ -44,7 +45,9 @@ from ufm.minima.symmetry import (
 SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must bring
 HALVINGS = 30  # of a step
 LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
-DENSE_UP_TO = 150  # unknowns, whose Newton equation is solved directly
+DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
+MOST_INNER = 300  # conjugate gradients of a Newton step
+LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
 RESOLUTION = 1e-13  # relative; below it decreases drown in rounding
 
 
@@ -60,11 +63,13 @@ class Solved(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """Y in its singular basis, X diag(τ) Vᵀ with square τ: columns that one side lacks are zero."""
+    """Y in its singular basis, X diag(τ) Vᵀ with square τ: columns that one side lacks are zero.
+
+    The first `rank` directions live, σ > 0. Matrices E (k, k) in the basis, X E Vᵀ, are zero where both are dead.
+    """
 
     X: np.ndarray
     V: np.ndarray
-    tau: np.ndarray
     sigma: np.ndarray
     psi: np.ndarray
     rank: int
@@ -72,6 +77,40 @@ class _Frame(NamedTuple):
     @property
     def C(self):
         return (self.X[:, : self.rank] * self.sigma[: self.rank]) @ self.V[:, : self.rank].T
+
+    @property
+    def few(self):
+        """Whether so few live that the products of the living alone are cheaper."""
+        return 2 * self.rank < len(self.sigma)
+
+    def whole(self, E):
+        """X E Vᵀ."""
+        X, V, r = self.X, self.V, self.rank
+        if not self.few:
+            return X @ E @ V.T
+        return X[:, :r] @ (E[:r] @ V.T) + (X[:, r:] @ E[r:, :r]) @ V[:, :r].T
+
+    def within(self, Z):
+        """Xᵀ Z V where one of both lives."""
+        X, V, r = self.X, self.V, self.rank
+        if not self.few:
+            found = X.T @ Z @ V
+            found[r:, r:] = 0.0
+            return found
+        found = np.zeros((len(self.sigma), len(self.sigma)))
+        found[:r] = (X[:, :r].T @ Z) @ V
+        found[r:, :r] = X[:, r:].T @ (Z @ V[:, :r])
+        return found
+
+
+class _Price(NamedTuple):
+    """P, the second derivative of the nuclear norm's price: E ↦ straight ∘ E + crossed ∘ Eᵀ where one of both lives."""
+
+    straight: np.ndarray
+    crossed: np.ndarray
+
+    def __matmul__(self, E):
+        return self.straight * E + self.crossed * E.T
 
 
 class _State(NamedTuple):
@@ -92,7 +131,7 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
         if start is None:
             zero, here = _zero_point(blocks)
             if _collapsed(blocks, here):
-                return _solved(blocks, zero, here, 0.0, 0, tol)
+                return _solved(blocks, zero, here, 0.0, 0, True)
             start = _dual_start(blocks, here)
         return _Newton(blocks).run(start, tol, max_steps)
 
@@ -151,6 +190,25 @@ def _split(blocks: Blocks, B: Any, u: Any) -> BlockPoint:
     return BlockPoint(blocks.scale * (B - b), u, b)
 
 
+class _Residual(NamedTuple):
+    """Minus the slopes in C, u where it lives with a sign, and β, the price's included."""
+
+    along_C: np.ndarray
+    along_u: np.ndarray
+    along_b: np.ndarray
+    sign: np.ndarray
+
+
+class _Move(NamedTuple):
+    """A step, by how much it lowers the objective to first order, and by how much a logit moves at most."""
+
+    Y: np.ndarray
+    u: np.ndarray
+    beta: np.ndarray
+    slope: float
+    largest: float
+
+
 class _Newton:
     """The iteration on one problem."""
 
@@ -163,34 +221,34 @@ class _Newton:
 
     def run(self, start: BlockPoint, tol: float, max_steps: int) -> Solved:
         state = self.begin(start)
-        steps, slack = 0, np.inf
-        while steps < max_steps:
+        steps = 0
+        while True:
             residual = self.residual(state)
             slack = self.slack(state, residual)
-            if slack <= tol * abs(state.value):
+            if steps == max_steps or slack <= tol:
                 break
-            moved = self.step(state, residual)
+            moved = self.step(state, residual, slack)
             steps += 1
             if moved is None:
                 break
             state = moved
-        return self.end(state, steps, tol)
+        point = BlockPoint(state.C, state.u, self.blocks.bias(state.beta))
+        return _solved(self.blocks, point, state.here, state.frame.sigma.sum(), steps, slack <= tol)
 
     def begin(self, start: BlockPoint) -> _State:
-        """The state whose C is the start, or nearly."""
-        blocks, F = self.blocks, with_bias(self.blocks, start)
-        here = risk(blocks, F, start.u)
+        """The state a proximal step from the start."""
+        blocks = self.blocks
+        here = risk(blocks, with_bias(blocks, start), start.u)
         found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
         self.h = max(float(np.median(found.D - found.Q**2)), np.finfo(np.float64).tiny)
         beta = blocks.beta(start.b) if self.with_bias else np.zeros(len(start.b))
         return self.state(self.h * start.C - here.along_C, start.u, beta)
 
     def state(self, Y, u, beta) -> _State:
-        frame = self.frame(Y)
+        """What belongs to Y, u and β."""
+        frame, blocks = self.frame(Y), self.blocks
         C = frame.C
-        blocks = self.blocks
-        F = C + np.outer(blocks.bias_axis, beta) if self.with_bias else C
-        here = risk(blocks, F, u)
+        here = risk(blocks, C + np.outer(blocks.bias_axis, beta) if self.with_bias else C, u)
         value = here.value + decay(blocks, frame.sigma.sum(), u, blocks.bias(beta))
         return _State(Y, frame, C, u, beta, here, value)
 
@@ -201,138 +259,173 @@ class _Newton:
         if self.right is not None:
             Y = _reflected(self.right, Y.T)[1:].T
         k = max(Y.shape)
-        if min(Y.shape) == 0:
-            X, tau, V = np.eye(Y.shape[0]), np.zeros(0), np.eye(Y.shape[1])
-        else:
-            X, tau, Vt = np.linalg.svd(Y)
-            V = Vt.T
-        X, V = self.embedded(self.left, X, k), self.embedded(self.right, V, k)
+        X, tau, Vt = np.linalg.svd(Y) if min(Y.shape) else (np.eye(len(Y)), np.zeros(0), np.eye(Y.shape[1]))
+        X, V = _embedded(self.left, X, k), _embedded(self.right, Vt.T, k)
         tau = np.concatenate([tau, np.zeros(k - len(tau))])
         sigma = np.where(tau > self.c, tau - self.c, 0.0) / self.h
-        return _Frame(X, V, tau, sigma, np.minimum(tau / self.c, 1.0), int(np.count_nonzero(sigma)))
+        return _Frame(X, V, sigma, np.minimum(tau / self.c, 1.0), int(np.count_nonzero(sigma)))
 
-    def embedded(self, reflector, vectors, k):
-        """Vectors as columns in all dimensions, filled up with zero columns to k."""
-        if reflector is not None:
-            vectors = _reflected(reflector, np.concatenate([np.zeros((1, vectors.shape[1])), vectors]))
-        missing = k - vectors.shape[1]
-        return np.concatenate([vectors, np.zeros((len(vectors), missing))], axis=1) if missing else vectors
+    def residual(self, state: _State) -> _Residual:
+        """What is left of the optimality conditions."""
+        blocks, frame, here = self.blocks, state.frame, state.here
+        along_C = -here.along_C - (frame.X * (self.c * frame.psi)) @ frame.V.T
+        # a dead u comes alive where the slope is more than c, by more than rounding
+        pushed = np.where(np.abs(here.along_u) > self.c * (1.0 + allowance()), -np.sign(here.along_u), 0.0)
+        sign = np.where(state.u != 0, np.sign(state.u), pushed)
+        along_u = np.where(sign != 0, -here.along_u - self.c * sign, 0.0)
+        along_b = -bias_slope(blocks, here, state.beta) if self.with_bias else np.zeros(len(sign))
+        return _Residual(along_C, along_u, along_b, sign)
 
-    def residual(self, state):
-        """−∇risk − cW along C, and the slope in u where it lives, and the one in β."""
-        blocks, (X, V, _, _, psi, _) = self.blocks, state.frame
-        along_C = -state.here.along_C - (X * (self.c * psi)) @ V.T
-        sign = np.sign(state.u)
-        sign = np.where(
-            sign == 0,
-            np.where(np.abs(state.here.along_u) > self.c * (1 + 1e-14), -np.sign(state.here.along_u), 0.0),
-            sign,
-        )
-        sign = np.where(blocks.several, sign, 0.0)
-        along_u = -(state.here.along_u + self.c * sign) * (sign != 0)
-        along_b = -bias_slope(blocks, state.here, state.beta) if self.with_bias else np.zeros(len(sign))
-        return along_C, along_u, along_b, sign
+    def slack(self, state: _State, residual: _Residual) -> float:
+        """About how far the dual bound is below the value, relative to it; rather more than less."""
+        squares = np.sum(residual.along_C**2) + np.max(residual.along_u**2) + np.sum(residual.along_b**2)
+        return float(np.sqrt(squares)) / self.c
 
-    def slack(self, state, residual):
-        """About how far the dual bound is below the value."""
-        along_C, along_u, along_b, _ = residual
-        off = np.sqrt(np.sum(along_C**2) + np.max(along_u**2) + np.sum(along_b**2))
-        return off / self.c * state.value
-
-    def step(self, state, residual) -> _State | None:
-        blocks = self.blocks
-        R, along_u, along_b, sign = residual
-        alive = sign != 0
-        hessian = curvature(blocks, state.here.at, alive)
-        alive = alive & (hessian.u_units > 0)
-        units = np.where(alive, hessian.u_units, 1.0)
-        gamma = np.where(alive, blocks.others * np.sqrt(blocks.counts) * along_u / units, 0.0)
-        # after elimination of u
-        ahead = -hessian.R * gamma[:, None]
-        if self.with_bias:
-            inverse = bias_inverse(blocks, hessian)
-            axis = blocks.bias_axis
-            first = inverse @ (along_b + axis @ ahead)
-            eliminated = hessian @ np.outer(axis, first)
-        else:
-            inverse = None
-            eliminated = 0.0
-        operator = _Eliminated(hessian, blocks.bias_axis, inverse)
-        E = self.equation(state.frame, operator, R + ahead - eliminated)
-        dC = state.frame.X @ E @ state.frame.V.T
-        dF = dC
-        dbeta = np.zeros(len(units))
-        if self.with_bias:
-            dbeta = first - inverse @ (axis @ (hessian @ dC))
-            dF = dC + np.outer(axis, dbeta)
-        da = gamma - np.sum(hessian.R * dF, axis=1)
-        du = np.where(alive, da / units, 0.0)
-        # what the gradient moves by
-        moved = hessian @ dF + hessian.R * gamma[:, None]
-        dY = R + self.h * dC - moved
-        slope = float(np.sum(R * dC) + np.sum(blocks.others * np.sqrt(blocks.counts) * along_u * du) + along_b @ dbeta)
-        largest = float(np.max(np.abs(dF / blocks.scale)) + np.max(np.abs(du)))
-        t = np.log1p(largest) / largest if largest > 1.0 else 1.0
+    def step(self, state: _State, residual: _Residual, slack: float) -> _State | None:
+        """The next state; None where no length of the step lowers the objective."""
+        move = self.move(state, residual, slack)
+        t = np.log1p(move.largest) / move.largest if move.largest > 1.0 else 1.0
         rounding = RESOLUTION * abs(state.value)
         for _ in range(HALVINGS):
-            u = state.u + t * du
-            u = np.where(alive & (u * sign > 0), u, 0.0)
-            there = self.state(state.Y + t * dY, u, state.beta + t * dbeta)
-            if there.value <= state.value - SUFFICIENT * t * slope + rounding:
+            u = state.u + t * move.u
+            u = np.where(u * residual.sign > 0, u, 0.0)
+            there = self.state(state.Y + t * move.Y, u, state.beta + t * move.beta)
+            if there.value <= state.value - SUFFICIENT * t * move.slope + rounding:
                 return there
             t *= 0.5
         return None
 
-    def equation(self, frame, operator, R):
-        """ΔC in the singular basis."""
-        X, V, _, sigma, psi, rank = frame
-        k = len(sigma)
-        if rank == 0 or k == 0:
-            return np.zeros((k, k))
-        live = np.arange(k) < rank
-        mask = live[:, None] | live[None, :]
-        mask &= (np.sum(X**2, axis=0) > 0.5)[:, None] & (np.sum(V**2, axis=0) > 0.5)[None, :]
-        sums = sigma[:, None] + sigma[None, :]
-        anti = self.c * (psi[:, None] + psi[None, :]) / np.where(sums > 0, sums, 1.0)
-        diffs = np.abs(sigma[:, None] - sigma[None, :])
-        sym = self.c * np.abs(psi[:, None] - psi[None, :]) / np.where(diffs > 0, diffs, 1.0)
-        return operator.dense(X, V, 0.5 * (anti + sym), 0.5 * (sym - anti), mask, X.T @ R @ V)
+    def move(self, state: _State, residual: _Residual, slack: float) -> _Move:
+        """Newton's step: u is eliminated from each row, the bias from all, and C is solved for."""
+        blocks, frame, axis = self.blocks, state.frame, self.blocks.bias_axis
+        R, along_u, along_b, sign = residual
+        hessian = curvature(blocks, state.here.at, sign != 0)
+        alive = hessian.u_units > 0
+        units, prices = np.where(alive, hessian.u_units, 1.0), blocks.others * np.sqrt(blocks.counts)
+        ahead = np.where(alive, prices * along_u / units, 0.0)  # of u in its units, at the present C
+        of_rows = R - hessian.R * ahead[:, None]
+        beta = np.zeros(len(units))
+        inverse = bias_inverse(blocks, hessian) if self.with_bias else None
+        if inverse is not None:
+            beta = inverse @ (along_b - axis @ (hessian.R * ahead[:, None]))
+            of_rows = of_rows - hessian.of_outer(axis, beta)
+        equation = _Equation(frame, hessian, axis, inverse, self.price(frame))
+        E = equation.solve(frame.within(of_rows), min(LOOSEST, max(slack * FORCING, TIGHTEST)))
+        C = F = frame.whole(E)
+        if inverse is not None:
+            beta = beta - inverse @ (axis @ (hessian @ C))
+            F = C + np.outer(axis, beta)
+        u = np.where(alive, (ahead - np.sum(hessian.R * F, axis=1)) / units, 0.0)
+        slope = np.sum(R * C) + np.sum(prices * along_u * u) + along_b @ beta
+        largest = np.max(np.abs(F / blocks.scale)) + np.max(np.abs(u))
+        # Y moves by (h + P) ΔC where C does, and by what the gradient does where all is dead
+        Y = frame.whole(self.h * E + equation.price @ E)
+        if frame.rank < len(frame.sigma):
+            Xd, Vd = frame.X[:, frame.rank :], frame.V[:, frame.rank :]
+            left = R - hessian @ F - hessian.R * ahead[:, None]
+            Y = Y + Xd @ (Xd.T @ left @ Vd) @ Vd.T
+        return _Move(Y, u, beta, float(slope), float(largest))
 
-    def end(self, state, steps, tol) -> Solved:
-        point = BlockPoint(state.C, state.u, self.blocks.bias(state.beta))
-        return _solved(self.blocks, point, state.here, state.frame.sigma.sum(), steps, tol)
+    def price(self, frame: _Frame) -> _Price:
+        """P at a point."""
+        sigma, psi = frame.sigma, frame.psi
+        sums, differences = sigma[:, None] + sigma, np.abs(sigma[:, None] - sigma)
+        antisymmetric = self.c * (psi[:, None] + psi) / np.where(sums > 0, sums, 1.0)
+        symmetric = self.c * np.abs(psi[:, None] - psi) / np.where(differences > 0, differences, 1.0)
+        straight, crossed = 0.5 * (antisymmetric + symmetric), 0.5 * (symmetric - antisymmetric)
+        straight[frame.rank :, frame.rank :] = crossed[frame.rank :, frame.rank :] = 0.0
+        return _Price(straight, crossed)
 
 
-class _Eliminated(NamedTuple):
-    """The Hessian along C, after elimination of u and, where there is one, of the bias."""
+class _Equation(NamedTuple):
+    """(Ĥ + P) E = R in the singular basis, u being eliminated from Ĥ, and the bias where it has an inverse."""
 
+    frame: _Frame
     hessian: Curvature
     axis: np.ndarray
     inverse: Any
+    price: _Price
 
-    def dense(self, X, V, P, Q, mask, R):
-        k = len(P)
-        D, Qf, Rf = self.hessian.D, self.hessian.Q, self.hessian.R
-        rows = np.einsum("hj,gh,hi->gji", V, D, V)
-        for factor in (Qf, Rf):
-            along = factor @ V
-            rows -= along[:, :, None] * along[:, None, :]
-        pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), -1)
-        M = (pairs.T @ rows.reshape(len(X), -1)).reshape(k, k, k, k).transpose(0, 2, 1, 3).reshape(k * k, k * k)
+    def solve(self, R, tol):
+        """E, to a residual of tol times R's norm."""
+        k = len(R)
+        if self.frame.rank == 0 or k == 0:
+            return np.zeros((k, k))
+        return self.solved_directly(R) if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
+
+    def __matmul__(self, E):
+        """(Ĥ + P) E."""
+        moved = self.hessian @ self.frame.whole(E)
         if self.inverse is not None:
-            # of (i, j) with β_h: Σ_g X_gi y_g (V^T H_g)_jh
-            half = np.einsum("hj,gh->gjh", V, D)
-            for factor in (Qf, Rf):
-                half -= (factor @ V)[:, :, None] * factor[:, None, :]
-            cross = np.einsum("gi,gjh->ijh", X * self.axis[:, None], half).reshape(k * k, -1)
-            M = M - cross @ self.inverse @ cross.T
+            moved -= self.hessian.of_outer(self.axis, self.inverse @ (self.axis @ moved))
+        return self.frame.within(moved) + (self.price @ E)
+
+    def by_conjugate_gradients(self, R, tol):
+        """Preconditioned by P and the mean second derivative of each pair's directions."""
+        inverse = self.preconditioner()
+        E, left = np.zeros_like(R), R.copy()
+        step = toward = inverse @ left
+        product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
+        for _ in range(MOST_INNER):
+            if not np.vdot(left, left) > enough:
+                break
+            moved = self @ step
+            length = product / np.vdot(step, moved)
+            E += length * step
+            left -= length * moved
+            toward = inverse @ left
+            before, product = product, np.vdot(left, toward)
+            step = toward + (product / before) * step
+        return E
+
+    def preconditioner(self) -> _Price:
+        """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i)."""
+        frame, D = self.frame, self.hessian.D.copy()
+        # the own class's is stiff along few directions only: the row's mean stands for it
+        np.fill_diagonal(D, 0.0)
+        np.fill_diagonal(D, np.sum(D, axis=1) / (len(D) - 1))
+        mean = (frame.X**2).T @ D @ frame.V**2
+        straight, crossed, r = self.price.straight + mean, self.price.crossed, frame.rank
+        straight[r:, r:] = 1.0
+        straight = np.where(straight > 0, straight, 1.0)  # of directions that one side lacks
+        determinant = straight * straight.T - crossed**2
+        return _Price(straight.T / determinant, -crossed / determinant)
+
+    def solved_directly(self, R):
+        """By the matrix of all unknowns."""
+        frame, hessian, k = self.frame, self.hessian, len(R)
+        X, V = frame.X, frame.V
+        halves = [factor @ V for factor in (hessian.Q, hessian.R)]
+        rows = (hessian.D[:, None, :] * V.T) @ V
+        for half in halves:
+            rows -= half[:, :, None] * half[:, None, :]
+        pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), -1)
+        matrix = (pairs.T @ rows.reshape(len(X), -1)).reshape(k, k, k, k).transpose(0, 2, 1, 3).reshape(k * k, k * k)
+        if self.inverse is not None:
+            # of entry (i, j) with β_h, Σ_g X_gi y_g (Vᵀ Ĥ_g)_jh
+            mixed = V.T * hessian.D[:, None, :]
+            for half, factor in zip(halves, (hessian.Q, hessian.R), strict=True):
+                mixed -= half[:, :, None] * factor[:, None, :]
+            weighted = (X * self.axis[:, None]).T
+            mixed = (weighted @ mixed.reshape(len(X), -1)).reshape(k * k, -1)
+            matrix -= mixed @ self.inverse @ mixed.T
         index = np.arange(k * k).reshape(k, k)
-        M[index, index] += P
-        M[index, index.T] += Q
-        keep = np.flatnonzero(mask.ravel())
+        matrix[index, index] += self.price.straight
+        matrix[index, index.T] += self.price.crossed
+        live = np.arange(k) < frame.rank
+        some = (live[:, None] | live) & (frame.X.any(axis=0)[:, None] & frame.V.any(axis=0))
+        kept = np.flatnonzero(some)
         E = np.zeros(k * k)
-        E[keep] = np.linalg.solve(M[np.ix_(keep, keep)], R.ravel()[keep])
+        E[kept] = np.linalg.solve(matrix[np.ix_(kept, kept)], R.ravel()[kept])
         return E.reshape(k, k)
+
+
+def _embedded(reflector, vectors, k):
+    """Vectors as columns in all dimensions, with zero columns up to k."""
+    if reflector is not None:
+        vectors = _reflected(reflector, np.concatenate([np.zeros((1, vectors.shape[1])), vectors]))
+    missing = k - vectors.shape[1]
+    return np.concatenate([vectors, np.zeros((len(vectors), missing))], axis=1) if missing else vectors
 
 
 def _reflector(axis):
@@ -346,7 +439,7 @@ def _reflected(v, matrix):
     return matrix - np.outer(v, v @ matrix)
 
 
-def _solved(blocks, point, here, nuclear, steps, tol) -> Solved:
+def _solved(blocks, point, here, nuclear, steps, converged) -> Solved:
     """With its certificate."""
     value = here.value + decay(blocks, nuclear, point.u, point.b)
     if not np.isfinite(value):
@@ -354,6 +447,4 @@ def _solved(blocks, point, here, nuclear, steps, tol) -> Solved:
     if blocks.bias_kind != "none":
         here = best_bias(blocks, point)[1]
     bound = lower_bound(blocks, here, value)
-    gap = value - bound
-    status = Status.CONVERGED if gap <= tol * abs(value) else Status.MAX_STEPS
-    return Solved(point, value, bound, steps, status, gap)
+    return Solved(point, value, bound, steps, Status.CONVERGED if converged else Status.MAX_STEPS, value - bound)

@@ -168,7 +168,7 @@ class Blocks:
     @property
     def ridge(self) -> float:
         """Decay of β."""
-        return self.lambda_b / self.total
+        return self.lambda_b / self.total if self.bias_kind == "regularised" else 0.0
 
 
 def symmetric(problem: Problem) -> bool:
@@ -297,8 +297,16 @@ class Curvature(NamedTuple):
     def __matmul__(self, F: Float[np.ndarray, "G G"]) -> Float[np.ndarray, "G G"]:
         """Ĥ F."""
         found = self.D * F
-        found -= self.Q * np.sum(self.Q * F, axis=1)[:, None]
-        found -= self.R * np.sum(self.R * F, axis=1)[:, None]
+        found -= self.Q * np.einsum("gh,gh->g", self.Q, F)[:, None]
+        found -= self.R * np.einsum("gh,gh->g", self.R, F)[:, None]
+        return found
+
+    def of_outer(self, axis: Float[np.ndarray, " G"], t: Float[np.ndarray, " G"]) -> Float[np.ndarray, "G G"]:
+        """Ĥ (axis tᵀ)."""
+        found = self.D * t
+        found -= self.Q * (self.Q @ t)[:, None]
+        found -= self.R * (self.R @ t)[:, None]
+        found *= axis[:, None]
         return found
 
     def along_bias(self, axis: Float[np.ndarray, " G"]) -> Float[np.ndarray, "G G"]:
