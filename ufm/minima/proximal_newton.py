@@ -27,6 +27,7 @@ from ufm._core.arrays import silent
 from ufm._core.precision import allowance
 from ufm._core.status import Status
 from ufm.minima.symmetry import (
+    RANK_CUT,
     BlockPoint,
     Blocks,
     Curvature,
@@ -37,8 +38,11 @@ from ufm.minima.symmetry import (
     curvature,
     decay,
     lower_bound,
+    objective,
     operator_norm,
     risk,
+    slopes,
+    subgradient,
     with_bias,
 )
 
@@ -48,6 +52,8 @@ LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start g
 DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
 MOST_INNER = 300  # conjugate gradients of a Newton step
 LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
+TINY = float(np.finfo(np.float64).tiny)
+ROUNDED = 1e-15  # relative, of a singular value that shrinks to zero but for rounding
 RESOLUTION = 1e-13  # relative; below it decreases drown in rounding
 
 
@@ -104,10 +110,22 @@ class _Frame(NamedTuple):
 
 
 class _Price(NamedTuple):
-    """P, the second derivative of the nuclear norm's price: E ↦ straight ∘ E + crossed ∘ Eᵀ where one of both lives."""
+    """P, the second derivative of the nuclear norm's price: E ↦ straight ∘ E + crossed ∘ Eᵀ.
+
+    `both` is the determinant of each pair's 2 × 2 block, the product of its antisymmetric and symmetric eigenvalues.
+    """
 
     straight: np.ndarray
     crossed: np.ndarray
+    both: np.ndarray
+
+    @classmethod
+    def of(cls, antisymmetric, symmetric):
+        """From the eigenvalues; an entry on the diagonal is its own pair, symmetric alone."""
+        straight, crossed = 0.5 * (antisymmetric + symmetric), 0.5 * (symmetric - antisymmetric)
+        np.fill_diagonal(straight, symmetric.diagonal())
+        np.fill_diagonal(crossed, 0.0)
+        return cls(straight, crossed, antisymmetric * symmetric)
 
     def __matmul__(self, E):
         return self.straight * E + self.crossed * E.T
@@ -131,8 +149,8 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
         if start is None:
             zero, here = _zero_point(blocks)
             if _collapsed(blocks, here):
-                return _solved(blocks, zero, here, 0.0, 0, True)
-            start = _dual_start(blocks, here)
+                return _solved(blocks, zero, here.value + decay(blocks, 0.0, zero.u, zero.b), 0, tol, True)
+            start = _dual_start(blocks, here, zero.b)
         return _Newton(blocks).run(start, tol, max_steps)
 
 
@@ -154,22 +172,19 @@ def _collapsed(blocks: Blocks, here: Risk) -> bool:
     return float(np.max(np.abs(here.along_u))) <= most and operator_norm(here.along_C) <= most
 
 
-def _dual_start(blocks: Blocks, here: Risk) -> BlockPoint:
+def _dual_start(blocks: Blocks, here: Risk, at_zero: Any) -> BlockPoint:
     """The logits whose slopes are the zero point's with singular values clipped at c."""
     X, tau, Vt = np.linalg.svd(here.along_C)
     along_C = (X * np.minimum(tau, blocks.price)) @ Vt
-    mean = along_C / blocks.slope_scale
-    along_u = np.clip(here.along_u, -blocks.price, blocks.price) * np.sqrt(blocks.counts) / blocks.omega
-    wrong, own = mean.copy(), mean.diagonal() - along_u / blocks.multiplicities
-    np.fill_diagonal(wrong, own)
-    found = blocks.loss.conjugate_on_sizes(own + along_u, wrong, blocks.alike)
+    along_u = np.clip(here.along_u, -blocks.price, blocks.price)
+    found = blocks.loss.conjugate_on_sizes(*slopes(blocks, along_C, along_u), blocks.alike)
     right, wrong = found.right, found.wrong
     if blocks.ignores_shift:
         wrong = np.maximum(wrong, _least_logits(blocks, wrong)[:, None])
     u = np.where(np.abs(here.along_u) > blocks.price, right - wrong.diagonal(), 0.0)
     B = wrong.copy()
     np.fill_diagonal(B, np.where(blocks.several, wrong.diagonal() + u / blocks.multiplicities, right))
-    return _split(blocks, B, u)
+    return _split(blocks, B, u, at_zero)
 
 
 def _least_logits(blocks, wrong):
@@ -180,14 +195,14 @@ def _least_logits(blocks, wrong):
     return top + np.log(LEAST_FLOOR * odds / np.sum(blocks.alike, axis=1))
 
 
-def _split(blocks: Blocks, B: Any, u: Any) -> BlockPoint:
-    """C and bias of block-mean logits."""
+def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
+    """C and bias of block-mean logits: a free bias is their mean, a regularised one that or the zero point's."""
     if blocks.ignores_shift:
         B = B - (B @ blocks.multiplicities / np.sum(blocks.multiplicities))[:, None]
-    b = np.zeros(len(u))
-    if blocks.bias_kind != "none":
-        b = blocks.counts * blocks.multiplicities @ B / blocks.total
-    return BlockPoint(blocks.scale * (B - b), u, b)
+    mean = blocks.counts * blocks.multiplicities @ B / blocks.total
+    biases = {"none": [np.zeros(len(u))], "free": [mean], "regularised": [mean, at_zero]}[blocks.bias_kind]
+    found = [BlockPoint(blocks.scale * (B - b), u, b) for b in biases]
+    return found[0] if len(found) == 1 else min(found, key=lambda point: objective(blocks, point))
 
 
 class _Residual(NamedTuple):
@@ -221,28 +236,34 @@ class _Newton:
 
     def run(self, start: BlockPoint, tol: float, max_steps: int) -> Solved:
         state = self.begin(start)
-        steps = 0
+        steps, before, drowned = 0, np.inf, False
         while True:
             residual = self.residual(state)
             slack = self.slack(state, residual)
-            if steps == max_steps or slack <= tol:
+            if steps == max_steps or slack <= tol or (drowned and not slack < 0.5 * before):
                 break
-            moved = self.step(state, residual, slack)
-            steps += 1
+            moved, drowned = self.step(state, residual, slack)
+            steps, before = steps + 1, slack
             if moved is None:
                 break
             state = moved
         point = BlockPoint(state.C, state.u, self.blocks.bias(state.beta))
-        return _solved(self.blocks, point, state.here, state.frame.sigma.sum(), steps, slack <= tol)
+        return _solved(self.blocks, point, state.value, steps, tol, slack <= tol)
 
     def begin(self, start: BlockPoint) -> _State:
-        """The state a proximal step from the start."""
-        blocks = self.blocks
+        """The state whose C is the start, and whose dead part is as the dual has it."""
+        blocks, c = self.blocks, self.c
         here = risk(blocks, with_bias(blocks, start), start.u)
         found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
-        self.h = max(float(np.median(found.D - found.Q**2)), np.finfo(np.float64).tiny)
+        sigma = np.linalg.svd(start.C, compute_uv=False)
+        rank = int(np.count_nonzero(sigma > RANK_CUT * sigma[0]))
+        self.h = max(float(np.median(found.D - found.Q**2)), c * rank / max(sigma.sum(), TINY), TINY)
         beta = blocks.beta(start.b) if self.with_bias else np.zeros(len(start.b))
-        return self.state(self.h * start.C - here.along_C, start.u, beta)
+        stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
+        if stepped.value <= here.value + decay(blocks, sigma.sum(), start.u, start.b):
+            return stepped
+        along_C, _ = subgradient(blocks, start, here)
+        return self.state(self.h * start.C - along_C, start.u, beta)
 
     def state(self, Y, u, beta) -> _State:
         """What belongs to Y, u and β."""
@@ -262,7 +283,7 @@ class _Newton:
         X, tau, Vt = np.linalg.svd(Y) if min(Y.shape) else (np.eye(len(Y)), np.zeros(0), np.eye(Y.shape[1]))
         X, V = _embedded(self.left, X, k), _embedded(self.right, Vt.T, k)
         tau = np.concatenate([tau, np.zeros(k - len(tau))])
-        sigma = np.where(tau > self.c, tau - self.c, 0.0) / self.h
+        sigma = np.where(tau > self.c * (1.0 + ROUNDED), tau - self.c, 0.0) / self.h
         return _Frame(X, V, sigma, np.minimum(tau / self.c, 1.0), int(np.count_nonzero(sigma)))
 
     def residual(self, state: _State) -> _Residual:
@@ -281,8 +302,8 @@ class _Newton:
         squares = np.sum(residual.along_C**2) + np.max(residual.along_u**2) + np.sum(residual.along_b**2)
         return float(np.sqrt(squares)) / self.c
 
-    def step(self, state: _State, residual: _Residual, slack: float) -> _State | None:
-        """The next state; None where no length of the step lowers the objective."""
+    def step(self, state: _State, residual: _Residual, slack: float) -> tuple[_State | None, bool]:
+        """The next state, None where no length of the step lowers the objective; and whether rounding hides by what."""
         move = self.move(state, residual, slack)
         t = np.log1p(move.largest) / move.largest if move.largest > 1.0 else 1.0
         rounding = RESOLUTION * abs(state.value)
@@ -291,9 +312,9 @@ class _Newton:
             u = np.where(u * residual.sign > 0, u, 0.0)
             there = self.state(state.Y + t * move.Y, u, state.beta + t * move.beta)
             if there.value <= state.value - SUFFICIENT * t * move.slope + rounding:
-                return there
+                return there, move.slope <= rounding
             t *= 0.5
-        return None
+        return None, True
 
     def move(self, state: _State, residual: _Residual, slack: float) -> _Move:
         """Newton's step: u is eliminated from each row, the bias from all, and C is solved for."""
@@ -332,9 +353,8 @@ class _Newton:
         sums, differences = sigma[:, None] + sigma, np.abs(sigma[:, None] - sigma)
         antisymmetric = self.c * (psi[:, None] + psi) / np.where(sums > 0, sums, 1.0)
         symmetric = self.c * np.abs(psi[:, None] - psi) / np.where(differences > 0, differences, 1.0)
-        straight, crossed = 0.5 * (antisymmetric + symmetric), 0.5 * (symmetric - antisymmetric)
-        straight[frame.rank :, frame.rank :] = crossed[frame.rank :, frame.rank :] = 0.0
-        return _Price(straight, crossed)
+        antisymmetric[frame.rank :, frame.rank :] = symmetric[frame.rank :, frame.rank :] = 0.0
+        return _Price.of(antisymmetric, symmetric)
 
 
 class _Equation(NamedTuple):
@@ -358,13 +378,13 @@ class _Equation(NamedTuple):
         moved = self.hessian @ self.frame.whole(E)
         if self.inverse is not None:
             moved -= self.hessian.of_outer(self.axis, self.inverse @ (self.axis @ moved))
-        return self.frame.within(moved) + (self.price @ E)
+        return self.frame.within(moved) + self.price @ E
 
     def by_conjugate_gradients(self, R, tol):
         """Preconditioned by P and the mean second derivative of each pair's directions."""
-        inverse = self.preconditioner()
+        straight, crossed = self.preconditioner()
         E, left = np.zeros_like(R), R.copy()
-        step = toward = inverse @ left
+        step = toward = straight * left + crossed * left.T
         product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
         for _ in range(MOST_INNER):
             if not np.vdot(left, left) > enough:
@@ -373,23 +393,24 @@ class _Equation(NamedTuple):
             length = product / np.vdot(step, moved)
             E += length * step
             left -= length * moved
-            toward = inverse @ left
+            toward = straight * left + crossed * left.T
             before, product = product, np.vdot(left, toward)
             step = toward + (product / before) * step
         return E
 
-    def preconditioner(self) -> _Price:
-        """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i)."""
-        frame, D = self.frame, self.hessian.D.copy()
+    def preconditioner(self):
+        """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i): what multiplies E, and Eᵀ."""
+        frame, D, price = self.frame, self.hessian.D.copy(), self.price
         # the own class's is stiff along few directions only: the row's mean stands for it
         np.fill_diagonal(D, 0.0)
         np.fill_diagonal(D, np.sum(D, axis=1) / (len(D) - 1))
         mean = (frame.X**2).T @ D @ frame.V**2
-        straight, crossed, r = self.price.straight + mean, self.price.crossed, frame.rank
-        straight[r:, r:] = 1.0
-        straight = np.where(straight > 0, straight, 1.0)  # of directions that one side lacks
-        determinant = straight * straight.T - crossed**2
-        return _Price(straight.T / determinant, -crossed / determinant)
+        mean = np.where(mean > 0, mean, 1.0)  # of directions that one side lacks
+        straight, crossed, both = price
+        # without the cancellation of squares
+        determinant = mean * mean.T + (mean + mean.T) * straight + both
+        np.fill_diagonal(determinant, (mean.diagonal() + straight.diagonal()) ** 2)
+        return (straight + mean).T / determinant, -crossed / determinant
 
     def solved_directly(self, R):
         """By the matrix of all unknowns."""
@@ -439,12 +460,10 @@ def _reflected(v, matrix):
     return matrix - np.outer(v, v @ matrix)
 
 
-def _solved(blocks, point, here, nuclear, steps, converged) -> Solved:
-    """With its certificate."""
-    value = here.value + decay(blocks, nuclear, point.u, point.b)
+def _solved(blocks, point, value, steps, tol, settled) -> Solved:
+    """With its certificate, which may be closer than the gradient is."""
     if not np.isfinite(value):
         return Solved(point, value, -np.inf, steps, Status.DIVERGED, np.inf)
-    if blocks.bias_kind != "none":
-        here = best_bias(blocks, point)[1]
-    bound = lower_bound(blocks, here, value)
+    bound = lower_bound(blocks, point, value)
+    converged = settled or value - bound <= tol * abs(value)
     return Solved(point, value, bound, steps, Status.CONVERGED if converged else Status.MAX_STEPS, value - bound)

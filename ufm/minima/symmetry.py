@@ -42,7 +42,7 @@ from ufm.model.losses import ON_SIZES, SizeLoss, declares, facts_of
 from ufm.model.problem import Problem
 
 SCALES = np.linspace(0.0, 1.0, 9)  # of the dual point, tried away from an optimum; at zero the loss's infimum
-NEAR = 1e-2  # relative gap from which they are
+CLOSE, NEAR = 1e-11, 1e-2  # relative gaps from which other slopes are tried, and from which other scales are
 BIAS_STEPS = 60  # of Newton's method for a bias
 HALVINGS = 40  # of a step of it
 RANK_CUT = 1e-9  # of the largest singular value of all sectors
@@ -380,7 +380,8 @@ def bias_inverse(blocks: Blocks, hessian: Curvature) -> Float[np.ndarray, "G G"]
     found = hessian.along_bias(blocks.bias_axis)
     found.flat[:: len(found) + 1] += blocks.ridge
     if blocks.ignores_shift:
-        found += np.outer(blocks.shift_axis, blocks.shift_axis) * (np.trace(found) / len(found))
+        typical = np.mean(blocks.bias_axis**2 @ hessian.D)
+        found += np.outer(blocks.shift_axis, blocks.shift_axis) * typical
     return np.linalg.inv(found)
 
 
@@ -395,37 +396,89 @@ def value_and_bound(blocks: Blocks, point: BlockPoint) -> tuple[float, float]:
         here = risk(blocks, with_bias(blocks, point), point.u)
         nuclear = np.linalg.svd(point.C, compute_uv=False).sum()
         value = here.value + decay(blocks, nuclear, point.u, point.b)
-        if blocks.bias_kind != "none":
-            here = best_bias(blocks, point)[1]
-        return value, lower_bound(blocks, here, value)
+        return value, lower_bound(blocks, point, value)
 
 
-def lower_bound(blocks: Blocks, here: Risk, value: float = np.inf) -> float:
-    """A number that the objective is nowhere below, from the slopes at a point with its best bias.
+def lower_bound(blocks: Blocks, point: BlockPoint, value: float) -> float:
+    """A number that the objective is nowhere below, from a point and its value.
 
     Weak duality as in `ufm.minima.dual`, in the block form: with slopes scaled by s until ‖G‖_op ≤ c and |t| ≤ c,
 
         f* ≥ −Σ m_g ω_g ℓ_g*(s slopes) − s² Σ m_h σ_h²/(2 λ_b),   σ_h = Σ_g m_g ω_g s̄_gh the surplus of a class,
 
-    and for a free bias σ is taken off the slopes of all rows alike, in proportion to their weights.
+    and for a free bias σ is taken off the slopes of all rows alike, in proportion to their weights. The slopes tried
+    are those of the risk at the point with its best bias, and those that the price's subgradient would have them be:
+    the same at an optimum, but where c is small beside the rounding of slopes only these are feasible in all digits.
     """
-    right, wrong = here.at.right, here.at.wrong
-    along_C, along_u, cost = here.along_C, here.along_u, 0.0
-    if blocks.bias_kind != "none":
-        surplus = blocks.bias_axis @ along_C * np.sqrt(blocks.total) / blocks.roots
-        if blocks.bias_kind == "free":
-            shift = surplus / np.sum(blocks.shares)
-            right, wrong = right - shift, wrong - shift
-            along_C, along_u = gradient(blocks, right, wrong)
-        else:
-            cost = 0.5 * float(blocks.multiplicities @ surplus**2) / blocks.lambda_b
-    norm = max(operator_norm(along_C), float(np.max(np.abs(along_u))))
-    tiny = float(np.finfo(np.float64).tiny)
-    most = blocks.price / max(norm * (1.0 + blocks.num_sizes * allowance()), tiny)
-    bound = _dual_value(blocks, min(1.0, most), right, wrong, here, cost)
-    if value - bound <= NEAR * abs(value):
-        return bound
-    return max(bound, *(_dual_value(blocks, most * s, right, wrong, here, cost) for s in SCALES))
+    biased = blocks.bias_kind != "none"
+    here = best_bias(blocks, point)[1] if biased else risk(blocks, point.C, point.u)
+    dual = _Dual.of(blocks, here, here.at.right, here.at.wrong)
+    bound = dual.value(min(1.0, dual.most))
+    if value - bound > CLOSE * abs(value):
+        priced = _Dual.of(blocks, here, *slopes(blocks, *subgradient(blocks, point, here)))
+        bound = max(bound, priced.value(min(1.0, priced.most)))
+    if value - bound > NEAR * abs(value):
+        bound = max(bound, *(dual.value(dual.most * scale) for scale in SCALES))
+    return bound
+
+
+def subgradient(blocks: Blocks, point: BlockPoint, here: Risk) -> tuple[Any, Any]:
+    """Minus the price's subgradients along C and u that are nearest to the risk's gradient: G and t of an optimum."""
+    c = blocks.price
+    X, sigma, Vt = np.linalg.svd(point.C)
+    rank = int(np.count_nonzero(sigma > RANK_CUT * sigma[0]))
+    Xd, Vd = X[:, rank:], Vt[rank:]
+    left, tau, right = np.linalg.svd(Xd.T @ here.along_C @ Vd.T)
+    along_C = Xd @ ((left * np.minimum(tau, c)) @ right) @ Vd - c * (X[:, :rank] @ Vt[:rank])
+    return along_C, np.where(point.u != 0, -c * np.sign(point.u), np.clip(here.along_u, -c, c))
+
+
+def slopes(blocks: Blocks, along_C: Any, along_u: Any) -> tuple[Any, Any]:
+    """Slopes of one class each, right (G,) and wrong (G, G), from G and t."""
+    wrong = along_C / blocks.slope_scale
+    difference = along_u * np.sqrt(blocks.counts) / blocks.omega
+    own = wrong.diagonal() - difference / blocks.multiplicities
+    np.fill_diagonal(wrong, own)
+    return own + difference, wrong
+
+
+class _Dual(NamedTuple):
+    """Slopes, which a free bias has sum to zero; the logits nearby; what a regularised one costs; the largest scale."""
+
+    blocks: Blocks
+    right: Any
+    wrong: Any
+    here: Risk
+    cost: float
+    most: float
+
+    @classmethod
+    def of(cls, blocks, here, right, wrong):
+        along_C, along_u = gradient(blocks, right, wrong)
+        cost = 0.0
+        if blocks.bias_kind != "none":
+            surplus = blocks.bias_axis @ along_C * np.sqrt(blocks.total) / blocks.roots
+            if blocks.bias_kind == "free":
+                shift = surplus / np.sum(blocks.shares)
+                right, wrong = right - shift, wrong - shift
+                along_C, along_u = gradient(blocks, right, wrong)
+            else:
+                cost = 0.5 * float(blocks.multiplicities @ surplus**2) / blocks.lambda_b
+        norm = max(operator_norm(along_C), float(np.max(np.abs(along_u))))
+        rounded = norm * (1.0 + blocks.num_sizes * allowance())
+        return cls(blocks, right, wrong, here, cost, blocks.price / max(rounded, float(np.finfo(np.float64).tiny)))
+
+    def value(self, scale):
+        """The dual at the slopes times a scale, rounded down."""
+        blocks, right, wrong, here = self.blocks, scale * self.right, scale * self.wrong, self.here
+        conjugates = blocks.loss.conjugate_on_sizes(right, wrong, blocks.alike).value
+        sizes = np.abs(conjugates) + np.abs(right) * (1.0 + np.abs(here.right))
+        sizes = sizes + np.sum(blocks.alike * np.abs(wrong) * (1.0 + np.abs(here.wrong)), axis=1)
+        if not blocks.keeps_digits:
+            sizes = sizes + 1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1))
+        taken = scale**2 * self.cost
+        found = -float(blocks.shares @ conjugates) - taken - allowance() * (float(blocks.shares @ sizes) + taken)
+        return found if found == found else -np.inf
 
 
 def operator_norm(matrix: Float[np.ndarray, "G G"]) -> float:
@@ -435,19 +488,6 @@ def operator_norm(matrix: Float[np.ndarray, "G G"]) -> float:
         return size
     matrix = matrix / size
     return size * float(np.sqrt(np.linalg.eigvalsh(matrix @ matrix.T)[-1]))
-
-
-def _dual_value(blocks, scale, right, wrong, here, cost):
-    """The dual at slopes times a scale, rounded down."""
-    loss, alike = blocks.loss, blocks.alike
-    conjugates = loss.conjugate_on_sizes(scale * right, scale * wrong, alike).value
-    sizes = np.abs(conjugates) + scale * np.abs(right) * (1.0 + np.abs(here.right))
-    sizes = sizes + scale * np.sum(alike * np.abs(wrong) * (1.0 + np.abs(here.wrong)), axis=1)
-    if not blocks.keeps_digits:
-        sizes = sizes + 1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1))
-    taken = scale**2 * cost
-    found = -float(blocks.shares @ conjugates) - taken - allowance() * (float(blocks.shares @ sizes) + taken)
-    return found if found == found else -np.inf
 
 
 def sectors_of(
