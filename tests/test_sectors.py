@@ -1,5 +1,6 @@
 import tracemalloc
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ufm.metrics.definitions import Metrics, of_means
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted, standard_basis
 
+dense_metrics = jax.jit(of_means)
 SIZES = ((0, 1, 0, 2, 1, 0, 1), (1, 0, 0, 0, 1, 0, 0), (0, 1, 2, 3, 4, 5, 6))  # seven classes each
 
 
@@ -48,7 +50,7 @@ def test_metrics_by_sectors_are_those_of_the_lifted_point(drawn):
     sectors, counts = drawn
     means, A, b = lifted(sectors)
     with float64():
-        dense = of_means(*map(jnp.asarray, (padded(means, 6), counts, padded(A, 6), b)))
+        dense = dense_metrics(*map(jnp.asarray, (padded(means, 6), counts, padded(A, 6), b)))
         dense = [np.asarray(value) for value in dense]
     for name, mine, theirs in zip(Metrics._fields, metrics_of(sectors, counts), dense, strict=True):
         assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10, err_msg=name)

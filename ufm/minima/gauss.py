@@ -13,7 +13,9 @@ from jaxtyping import Float
 FIRST = 0.03  # width of the panels next to a singular point
 GROWTH = 3.0  # of widths from there on
 WIDEST = 2.0
-MOST_NODES = 16  # of a panel
+MOST_NODES = 16  # of a Gauss rule
+FEWEST_NODES = 13  # of one that is worth it
+MOST_EXACT = 48  # points of a panel that are nodes themselves where Gauss rules have fewer
 LEAST_WEIGHT = 1.05  # of a node that stands for several points
 
 
@@ -48,10 +50,10 @@ def rule(
     """
     panel_of = np.digitize(points, edges(points.min(), points.max(), singular))
     panels = [np.flatnonzero(panel_of == panel) for panel in np.unique(panel_of)]
-    rules = [_of_panel(points[panel], masses[panel]) for panel in panels]
-    nodes, weights = (np.concatenate([getattr(r, name) for r in rules]) for name in ("nodes", "weights"))
-    interpolation, last = np.zeros((len(points), len(nodes))), np.cumsum([len(r.nodes) for r in rules])
-    for panel, r, end in zip(panels, rules, last, strict=True):
+    parts = [part for panel in panels for part in _rules(points, masses, panel)]
+    nodes, weights = (np.concatenate([getattr(r, name) for _, r in parts]) for name in ("nodes", "weights"))
+    interpolation, last = np.zeros((len(points), len(nodes))), np.cumsum([len(r.nodes) for _, r in parts])
+    for (panel, r), end in zip(parts, last, strict=True):
         interpolation[panel, end - len(r.nodes) : end] = r.interpolation
     return Rule(nodes, weights, interpolation)
 
@@ -67,12 +69,25 @@ def edges(low: float, high: float, singular: Float[np.ndarray, " s"]) -> Float[n
     return np.concatenate([*inner, [high]])
 
 
-def _of_panel(points, masses) -> Rule:
-    """The points themselves where they are few, else the Gauss rule of most nodes whose weights are large enough."""
-    if len(points) <= MOST_NODES:
-        return Rule(points, masses, np.eye(len(points)))
-    gauss_rules = (gauss(points, masses, nodes) for nodes in range(MOST_NODES, 0, -1))
-    return next(r for r in gauss_rules if r.weights.min() >= LEAST_WEIGHT)
+def _rules(points, masses, panel) -> list[tuple[np.ndarray, Rule]]:
+    """Rules of the points of a panel, given by their indices: one, or those of its halves where masses are too few.
+
+    It is that of the points themselves where they are few, else the Gauss rule of most nodes that are classes yet.
+    """
+    at, mass = points[panel], masses[panel]
+    if len(panel) <= MOST_NODES:
+        return [(panel, _exact(at, mass))]
+    found = next(r for r in (gauss(at, mass, J) for J in range(MOST_NODES, 0, -1)) if r.weights.min() >= LEAST_WEIGHT)
+    if len(found.nodes) >= FEWEST_NODES:
+        return [(panel, found)]
+    if len(panel) <= MOST_EXACT:
+        return [(panel, _exact(at, mass))]
+    low = at <= (at.min() + at.max()) / 2
+    return _rules(points, masses, panel[low]) + _rules(points, masses, panel[~low])
+
+
+def _exact(points, masses) -> Rule:
+    return Rule(points, masses, np.eye(len(points)))
 
 
 def gauss(points: Float[np.ndarray, " G"], masses: Float[np.ndarray, " G"], nodes: int) -> Rule:

@@ -20,7 +20,7 @@ from ufm.minima.proximal_newton import Solved
 from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
 MANY = 48  # sizes from which it is tried
-SHRINKS = 0.75  # the share of the sizes that the rule may have nodes at
+SHRINKS = 0.6  # the share of the sizes that nodes may be
 SMOOTH = 1e-2  # relative error of weights as polynomials of log n, up to which they are a function of it
 
 
@@ -37,7 +37,7 @@ def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps
     if found is None or not pays(blocks, found):
         return proximal_newton.solve(blocks, tol=tol, max_steps=max_steps)
     nodes = coarse(blocks, found)
-    first = proximal_newton.solve(nodes, tol=tol, max_steps=max_steps)
+    first = proximal_newton.solve(nodes, tol=max(tol, 0.1 * enough), max_steps=max_steps)
     start = extended(blocks, nodes, found, first.point)
     value, bound = value_and_bound(blocks, start)
     if value - bound <= max(tol, enough) * abs(value):
