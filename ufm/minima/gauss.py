@@ -64,9 +64,9 @@ def edges(low: float, high: float, singular: Float[np.ndarray, " s"]) -> Float[n
     around = singular[:, None] + np.concatenate([-steps, [0.0], steps])
     own = np.argmin(np.abs(around[..., None] - singular), axis=-1) == np.arange(len(singular))[:, None]
     bounds = np.unique(np.concatenate([[low, high], around[own & (around > low) & (around < high)]]))
-    parts = np.ceil(np.diff(bounds) / WIDEST).astype(int)
-    inner = [np.linspace(*ends, n, endpoint=False) for *ends, n in zip(bounds[:-1], bounds[1:], parts, strict=True)]
-    return np.concatenate([*inner, [high]])
+    ends = zip(bounds[:-1], bounds[1:], np.ceil(np.diff(bounds) / WIDEST).astype(int), strict=True)
+    inner = [np.linspace(left, right, parts, endpoint=False) for left, right, parts in ends]
+    return np.concatenate([*inner, bounds[-1:]])
 
 
 def _rules(points, masses, panel) -> list[tuple[np.ndarray, Rule]]:
