@@ -13,12 +13,18 @@ import numpy as np
 from ufm._core.arrays import namespace, namespace_of, replaced
 
 LOGITS_AT_ONCE = 2**24  # formed whole; more of them are streamed
+MOST_AT_ONCE = 2**22  # numbers, of which NumPy has made something long before a program that does is compiled
 LOGITS_IN_BLOCK = 2**22  # of the stream: fewer make the products slower, by more than the softmax gains from caches
 
 
 def fits(count: int, width: int) -> bool:
     """Whether so many rows of so many numbers are formed whole; a fact of shapes, so that each has one program."""
     return count * width <= LOGITS_AT_ONCE
+
+
+def few(count: int) -> bool:
+    """Whether NumPy computes at once what takes so many numbers; beyond, a program is worth being compiled."""
+    return count <= MOST_AT_ONCE
 
 
 def scan_blocks(step: Callable[[Any, Any, Any], Any], start: Any, count: int, width: int) -> Any:

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from ufm._core.arrays import silent
+from ufm._core.blocks import few
 from ufm._core.precision import in_precision, to_numpy
 from ufm._core.programs import kept
 from ufm.metrics.definitions import Metrics, summary
 from ufm.metrics.passes import centres, first_pass, second_pass
 
 ROWS_AT_ONCE = 1024  # of features: a block handed to JAX is a copy, and a large one costs more than the work on it
-MOST_AT_ONCE = 2**22  # numbers, up to which NumPy has measured them long before a program for them is compiled
 
 
 class Passes(NamedTuple):
@@ -40,8 +40,7 @@ _COMPILED = Passes(kept(_sums, static_argnums=2), kept(_spreads), kept(centres),
 
 def passes_over(H: Any, num_groups: int) -> Passes:
     """NumPy's where it holds few features and they have few classes, for which pairs are formed; else programs."""
-    few = H.size <= MOST_AT_ONCE and num_groups**2 <= MOST_AT_ONCE
-    return _OF_NUMPY if few and isinstance(H, np.ndarray) else _COMPILED
+    return _OF_NUMPY if isinstance(H, np.ndarray) and few(max(H.size, num_groups**2)) else _COMPILED
 
 
 def over_blocks(one_pass: Callable[[Any, Any], Any], H: Any, labels: np.ndarray, dtype: Any) -> Any:
