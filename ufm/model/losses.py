@@ -257,7 +257,7 @@ class LabelSmoothing(ConvexLoss):
 
     def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
         """Softmax less the targets."""
-        smooth, sharp = self._weights(logits)
+        smooth, sharp = (_of_all_classes(number, logits) for number in self._weights(logits))
         return softmax(logits) - sharp * one_hot(logits, label) - smooth
 
     def infimum(self, num_classes: int) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -311,8 +311,8 @@ class Focal(Loss):
         """(1−p_y)^γ (p − e_y − γ log p_y (q − p)), with q the softmax of the wrong classes alone."""
         surprise, log_wrong, wrong = self._parts(logits, label)
         xp, gamma, p = namespace(logits, label), self._gamma(logits), softmax(logits)
-        along = gamma * surprise * (softmax(wrong) - p)
-        return xp.exp(gamma * log_wrong) * (_softmax_less_target(logits, label) + along)
+        along = (gamma * surprise)[None] * (softmax(wrong) - p)
+        return xp.exp(gamma * log_wrong)[None] * (_softmax_less_target(logits, label) + along)
 
     def _parts(self, logits, label):
         """−log p_y, log(1 − p_y), and the logits with −∞ for the right one."""
@@ -396,7 +396,7 @@ class DotRegression(ConvexLoss):
     def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
         """e_y (z_y − target)/target."""
         target = self._target(logits)
-        return one_hot(logits, label) * ((true_logit(logits, label) - target) / target)
+        return one_hot(logits, label) * ((true_logit(logits, label) - target) / target)[None]
 
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Target · (s + s²/2) at s = slope_y where all other slopes are zero, elsewhere +∞."""
@@ -601,6 +601,11 @@ def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any 
     xp = namespace(logits, label)
     classes = xp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
     return (classes == label[None]).astype(dtype or logits.dtype)
+
+
+def _of_all_classes(number, logits):
+    """A loss's number, of however many lanes, in the rank of logits (K, ...)."""
+    return number.reshape((1,) * (logits.ndim - number.ndim) + number.shape)
 
 
 def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
