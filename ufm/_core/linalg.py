@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.arrays import namespace
+from ufm._core.arrays import either
 
 
 def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -32,18 +32,15 @@ def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def decomposition(of_numpy: Callable[[Any], Any], of_jax: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The decomposition in the namespace of its matrix: NaNs in either where there is none."""
-    traced = in_turn(of_jax)
+    """A decomposition in the namespace of its matrix; NaNs where there is none, as of a NaN."""
 
-    def decompose(matrix):
-        if namespace(matrix) is jnp:
-            return traced(matrix)
+    def at_once(matrix):
         try:
             return of_numpy(matrix)
-        except np.linalg.LinAlgError:  # of a NaN or an infinity
+        except np.linalg.LinAlgError:
             return jax.tree.map(lambda part: np.full_like(part, np.nan), of_numpy(np.zeros_like(matrix)))
 
-    return decompose
+    return either(at_once, in_turn(of_jax))
 
 
 eigh = decomposition(lambda G: tuple(np.linalg.eigh(G)), lambda G: tuple(jnp.linalg.eigh(G)))
