@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ufm._core.arrays import mapped, namespace, repeated
+from ufm._core.lanes import each
 from ufm._core.linalg import svd
 from ufm._core.programs import kept
 from ufm.minima.bias import biases_at_zero
@@ -110,11 +111,7 @@ class _Line(NamedTuple):
 def _line(reduced, frame, lowered, b) -> _Line:
     """The line of a frame D^{1/2} Fᵀ (M, K, L) with singular values lowered by (L,), at rank r."""
     xp = namespace(frame)
-    if xp is np:
-        found = [svd(frame[..., lane]) for lane in range(frame.shape[-1])]
-        left, singular, right = (np.stack(parts, axis=-1) for parts in zip(*found, strict=True))
-    else:
-        left, singular, right = jax.vmap(svd, in_axes=-1, out_axes=-1)(frame)
+    left, singular, right = each(svd, frame)
     right = right.swapaxes(0, 1)
     within_rank = (xp.arange(singular.shape[0]) < reduced.dim)[:, None]
     singular = xp.where(within_rank, xp.maximum(singular - lowered[None], 0.0), 0.0)
