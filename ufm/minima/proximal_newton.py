@@ -19,6 +19,7 @@ gradients in the basis of the singular vectors, where P is 2 × 2 blocks and the
 its slopes' logits are the first.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from ufm.minima.symmetry import (
     Blocks,
     Curvature,
     Risk,
+    along_shift,
     best_bias,
     bias_inverse,
     bias_slope,
@@ -54,6 +56,9 @@ MOST_INNER = 300  # conjugate gradients of a Newton step
 LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
 TINY = float(np.finfo(np.float64).tiny)
 ROUNDED = 1e-15  # relative, of a singular value that shrinks to zero but for rounding
+FAR, REACH = 4.0, 30.0  # logits that a step moves by, from which secants are looked at; what is tried first of those
+PATIENCE = 30  # steps before a problem of a larger price is solved first
+EASIER, ROUGH = 10.0, 1e-3  # times the price, and to what gap
 RESOLUTION = 1e-13  # relative; below it decreases drown in rounding
 
 
@@ -151,7 +156,13 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
             if _collapsed(blocks, here):
                 return _solved(blocks, zero, here.value + decay(blocks, 0.0, zero.u, zero.b), 0, tol, True)
             start = _dual_start(blocks, here, zero.b)
-        return _Newton(blocks).run(start, tol, max_steps)
+        found = _Newton(blocks).run(start, tol, min(max_steps, PATIENCE))
+        if found.status.ok or not PATIENCE <= found.steps < max_steps:
+            return found
+        easier = solve(dataclasses.replace(blocks, price=EASIER * blocks.price), tol=ROUGH, max_steps=max_steps)
+        again = _Newton(blocks).run(easier.point, tol, max_steps - found.steps)
+        best = min((found, again), key=lambda each: each.gap)
+        return best._replace(steps=found.steps + easier.steps + again.steps)
 
 
 def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
@@ -259,6 +270,7 @@ class _Newton:
         rank = int(np.count_nonzero(sigma > RANK_CUT * sigma[0]))
         self.h = max(float(np.median(found.D - found.Q**2)), c * rank / max(sigma.sum(), TINY), TINY)
         beta = blocks.beta(start.b) if self.with_bias else np.zeros(len(start.b))
+        beta = beta - along_shift(blocks, beta)
         stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
         if stepped.value <= here.value + decay(blocks, sigma.sum(), start.u, start.b):
             return stepped
@@ -305,7 +317,10 @@ class _Newton:
     def step(self, state: _State, residual: _Residual, slack: float) -> tuple[_State | None, bool]:
         """The next state, None where no length of the step lowers the objective; and whether rounding hides by what."""
         move = self.move(state, residual, slack)
-        t = np.log1p(move.largest) / move.largest if move.largest > 1.0 else 1.0
+        if move.largest > FAR:
+            move = self.move(state, residual, slack, self.raised(state, residual))
+        reach = np.log1p(move.largest) if move.largest < FAR else REACH
+        t = min(1.0, reach / move.largest) if move.largest > 1.0 else 1.0
         rounding = RESOLUTION * abs(state.value)
         for _ in range(HALVINGS):
             u = state.u + t * move.u
@@ -316,11 +331,11 @@ class _Newton:
             t *= 0.5
         return None, True
 
-    def move(self, state: _State, residual: _Residual, slack: float) -> _Move:
+    def move(self, state: _State, residual: _Residual, slack: float, raised: Any = None) -> _Move:
         """Newton's step: u is eliminated from each row, the bias from all, and C is solved for."""
         blocks, frame, axis = self.blocks, state.frame, self.blocks.bias_axis
         R, along_u, along_b, sign = residual
-        hessian = curvature(blocks, state.here.at, sign != 0)
+        hessian = curvature(blocks, state.here.at, sign != 0, raised)
         alive = hessian.u_units > 0
         units, prices = np.where(alive, hessian.u_units, 1.0), blocks.others * np.sqrt(blocks.counts)
         ahead = np.where(alive, prices * along_u / units, 0.0)  # of u in its units, at the present C
@@ -346,6 +361,21 @@ class _Newton:
             left = R - hessian @ F - hessian.R * ahead[:, None]
             Y = Y + Xd @ (Xd.T @ left @ Vd) @ Vd.T
         return _Move(Y, u, beta, float(slope), float(largest))
+
+    def raised(self, state: _State, residual: _Residual):
+        """What second derivatives of wrong logits lack of secants to the logits whose slopes the price has.
+
+        Where a probability is much too small, as it should be where it is much too large, Newton's step is its ratio to
+        what it should be, where the secant's is that ratio's logarithm.
+        """
+        blocks, at = self.blocks, state.here.at
+        along_u = np.where(residual.sign != 0, -self.c * residual.sign, state.here.along_u)
+        right, wrong = slopes(blocks, residual.along_C + state.here.along_C, along_u)
+        there = blocks.loss.conjugate_on_sizes(right, wrong, blocks.alike).wrong
+        here = blocks.loss.conjugate_on_sizes(at.right, at.wrong, blocks.alike).wrong
+        far = np.abs(there - here) > 1.0
+        secant = np.where(far, (wrong - at.wrong) / np.where(far, there - here, 1.0), 0.0)
+        return np.where((secant > at.diagonal) & (blocks.alike > 0), secant - at.diagonal, 0.0)
 
     def price(self, frame: _Frame) -> _Price:
         """P at a point."""
