@@ -52,12 +52,14 @@ SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must 
 HALVINGS = 30  # of a step
 LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
 DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
-MOST_INNER = 300  # conjugate gradients of a Newton step
+MOST_INNER = 150  # conjugate gradients of a Newton step
+DENSE_AT_MOST = 1600  # unknowns, for which it is solved directly where they don't do
 LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
 TINY = float(np.finfo(np.float64).tiny)
 ROUNDED = 1e-15  # relative, of a singular value that shrinks to zero but for rounding
 FAR, REACH = 4.0, 30.0  # logits that a step moves by, from which secants are looked at; what is tried first of those
-PATIENCE = 30  # steps before a problem of a larger price is solved first
+CAREFUL = 1e-4  # the same where logits are far from where they belong
+PATIENCE = 60  # steps before a problem of a larger price is solved first
 EASIER, ROUGH = 10.0, 1e-3  # times the price, and to what gap
 RESOLUTION = 1e-13  # relative; below it decreases drown in rounding
 
@@ -157,10 +159,12 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
                 return _solved(blocks, zero, here.value + decay(blocks, 0.0, zero.u, zero.b), 0, tol, True)
             start = _dual_start(blocks, here, zero.b)
         found = _Newton(blocks).run(start, tol, min(max_steps, PATIENCE))
-        if found.status.ok or not PATIENCE <= found.steps < max_steps:
+        settled = found.gap <= ROUGH * abs(found.value) and found.steps < PATIENCE
+        if found.status.ok or settled or found.steps == max_steps:
             return found
-        easier = solve(dataclasses.replace(blocks, price=EASIER * blocks.price), tol=ROUGH, max_steps=max_steps)
-        again = _Newton(blocks).run(easier.point, tol, max_steps - found.steps)
+        left = max_steps - found.steps
+        easier = solve(dataclasses.replace(blocks, price=EASIER * blocks.price), tol=ROUGH, max_steps=left)
+        again = _Newton(blocks).run(easier.point, tol, left)
         best = min((found, again), key=lambda each: each.gap)
         return best._replace(steps=found.steps + easier.steps + again.steps)
 
@@ -207,13 +211,22 @@ def _least_logits(blocks, wrong):
 
 
 def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
-    """C and bias of block-mean logits: a free bias is their mean, a regularised one that or the zero point's."""
+    """C and bias of block-mean logits: a free bias is their mean, a regularised one that or the zero point's.
+
+    A regularised one's slope along β is that of the risk along y, no more than c.
+    """
     if blocks.ignores_shift:
         B = B - (B @ blocks.multiplicities / np.sum(blocks.multiplicities))[:, None]
+    if blocks.bias_kind == "none":
+        return BlockPoint(blocks.scale * B, u, np.zeros(len(u)))
     mean = blocks.counts * blocks.multiplicities @ B / blocks.total
-    biases = {"none": [np.zeros(len(u))], "free": [mean], "regularised": [mean, at_zero]}[blocks.bias_kind]
-    found = [BlockPoint(blocks.scale * (B - b), u, b) for b in biases]
-    return found[0] if len(found) == 1 else min(found, key=lambda point: objective(blocks, point))
+    if blocks.bias_kind == "free":
+        return BlockPoint(blocks.scale * (B - mean), u, mean)
+    least = [
+        b * min(1.0, blocks.price / max(blocks.ridge * np.linalg.norm(blocks.beta(b)), TINY)) for b in (mean, at_zero)
+    ]
+    found = [BlockPoint(blocks.scale * (B - b), u, b) for b in least]
+    return min(found, key=lambda point: objective(blocks, point))
 
 
 class _Residual(NamedTuple):
@@ -346,7 +359,7 @@ class _Newton:
             beta = inverse @ (along_b - axis @ (hessian.R * ahead[:, None]))
             of_rows = of_rows - hessian.of_outer(axis, beta)
         equation = _Equation(frame, hessian, axis, inverse, self.price(frame))
-        E = equation.solve(frame.within(of_rows), min(LOOSEST, max(slack * FORCING, TIGHTEST)))
+        E = equation.solve(frame.within(of_rows), CAREFUL if raised is not None else self.enough(slack))
         C = F = frame.whole(E)
         if inverse is not None:
             beta = beta - inverse @ (axis @ (hessian @ C))
@@ -361,6 +374,10 @@ class _Newton:
             left = R - hessian @ F - hessian.R * ahead[:, None]
             Y = Y + Xd @ (Xd.T @ left @ Vd) @ Vd.T
         return _Move(Y, u, beta, float(slope), float(largest))
+
+    def enough(self, slack: float) -> float:
+        """How small a residual of Newton's equation has to be, relative to its right side."""
+        return min(LOOSEST, max(slack * FORCING, TIGHTEST))
 
     def raised(self, state: _State, residual: _Residual):
         """What second derivatives of wrong logits lack of secants to the logits whose slopes the price has.
@@ -387,6 +404,13 @@ class _Newton:
         return _Price.of(antisymmetric, symmetric)
 
 
+class _Inner(NamedTuple):
+    """What conjugate gradients found, and whether it is as close as was asked."""
+
+    E: np.ndarray
+    reached: bool
+
+
 class _Equation(NamedTuple):
     """(Ĥ + P) E = R in the singular basis, u being eliminated from Ĥ, and the bias where it has an inverse."""
 
@@ -401,7 +425,10 @@ class _Equation(NamedTuple):
         k = len(R)
         if self.frame.rank == 0 or k == 0:
             return np.zeros((k, k))
-        return self.solved_directly(R) if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
+        found = None if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
+        if found is not None and (found.reached or k * k > DENSE_AT_MOST):
+            return found.E
+        return self.solved_directly(R)
 
     def __matmul__(self, E):
         """(Ĥ + P) E."""
@@ -418,7 +445,7 @@ class _Equation(NamedTuple):
         product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
         for _ in range(MOST_INNER):
             if not np.vdot(left, left) > enough:
-                break
+                return _Inner(E, True)
             moved = self @ step
             length = product / np.vdot(step, moved)
             E += length * step
@@ -426,7 +453,7 @@ class _Equation(NamedTuple):
             toward = straight * left + crossed * left.T
             before, product = product, np.vdot(left, toward)
             step = toward + (product / before) * step
-        return E
+        return _Inner(E, False)
 
     def preconditioner(self):
         """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i): what multiplies E, and Eᵀ."""

@@ -390,12 +390,22 @@ def bias_inverse(blocks: Blocks, hessian: Curvature) -> Float[np.ndarray, "G G"]
     found = hessian.along_bias(blocks.bias_axis)
     found.flat[:: len(found) + 1] += blocks.ridge
     if not blocks.ignores_shift:
-        return np.linalg.inv(found)
+        return _inverse(found)
     axis, typical = blocks.shift_axis, np.mean(blocks.bias_axis**2 @ hessian.D)
     along = found @ axis
     along = along - 0.5 * axis * (axis @ along + typical)
     found -= np.outer(axis, along) + np.outer(along, axis)
-    return np.linalg.inv(found) - np.outer(axis, axis / typical)
+    return _inverse(found) - np.outer(axis, axis / typical)
+
+
+def _inverse(hessian):
+    """The inverse, along what has one: second derivatives of biases that nothing tells apart underflow."""
+    try:
+        return np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        return (
+            np.linalg.pinv(hessian, hermitian=True) if np.all(np.isfinite(hessian)) else np.full_like(hessian, np.nan)
+        )
 
 
 def along_shift(blocks: Blocks, beta: Any) -> Any:
