@@ -281,12 +281,14 @@ class _Newton:
         found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
         sigma = np.linalg.svd(start.C, compute_uv=False)
         rank = int(np.count_nonzero(sigma > RANK_CUT * sigma[0]))
-        self.h = max(float(np.median(found.D - found.Q**2)), c * rank / max(sigma.sum(), TINY), TINY)
         beta = blocks.beta(start.b) if self.with_bias else np.zeros(len(start.b))
         beta = beta - along_shift(blocks, beta)
-        stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
-        if stepped.value <= here.value + decay(blocks, sigma.sum(), start.u, start.b):
-            return stepped
+        value = here.value + decay(blocks, sigma.sum(), start.u, blocks.bias(beta))
+        typical, of_price = float(np.median(found.D - found.Q**2)), self.c * rank / max(sigma.sum(), TINY)
+        for self.h in (max(typical, TINY), max(typical, of_price, TINY)):
+            stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
+            if stepped.value <= value:
+                return stepped
         along_C, _ = subgradient(blocks, start, here)
         return self.state(self.h * start.C - along_C, start.u, beta)
 
