@@ -65,3 +65,23 @@ def test_no_batch_reaches_lapack(name):
     calls = [line for line in text.splitlines() if "custom_call @lapack" in line]
     assert calls
     assert not any("tensor<3x" in line for line in calls)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_a_numpy_matrix_is_decomposed_by_numpy(name):
+    X = matrices(5, 5)
+    found, theirs = getattr(linalg, name)(X), DECOMPOSITIONS[name](X)
+    for mine, other in zip(*map(jax.tree.leaves, (found, theirs)), strict=True):
+        assert not isinstance(mine, jax.Array)
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_has_no_decomposition_has_nans_in_numpy_as_in_jax(name, value):
+    X = np.where(np.eye(3, k=1) + np.eye(3, k=-1) > 0, value, matrices(3, 3))
+    with float64():
+        theirs = getattr(linalg, name)(jnp.asarray(X))
+    for mine, other in zip(*map(jax.tree.leaves, (getattr(linalg, name)(X), theirs)), strict=True):
+        np.testing.assert_array_equal(mine, np.full_like(other, np.nan))
+        assert np.all(np.isnan(other))

@@ -6,12 +6,16 @@ In NumPy nothing may be compiled: no function of `jax.numpy` is called there, no
 """
 
 import contextlib
+import functools as ft
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+
+Array = jax.Array | np.ndarray | np.generic  # of either, as annotations take it
 
 
 def namespace(*arrays: Any) -> Any:
@@ -63,3 +67,28 @@ def replaced(array: Any, index: Any, value: Any) -> Any:
     copy = array.copy()
     copy[index] = value
     return copy
+
+
+def either(of_numpy: Callable, of_jax: Callable) -> Callable:
+    """What is computed in one way of NumPy's arrays and in another of JAX's."""
+
+    @ft.wraps(of_numpy)
+    def of(*arguments):
+        return (of_numpy if namespace_of(arguments) is np else of_jax)(*arguments)
+
+    return of
+
+
+def custom_jvp(function: Callable) -> Any:
+    """`jax.custom_jvp` of a function that NumPy's arrays go through as it is."""
+    traced = jax.custom_jvp(function)
+    of: Any = either(function, traced)
+    of.defjvp = traced.defjvp
+    return of
+
+
+def held(array: Any) -> Any:
+    """NumPy's view of a JAX array whose values a CPU holds; whatever else as it is."""
+    if not isinstance(array, jax.Array) or isinstance(array, Tracer) or not array.is_fully_addressable:
+        return array
+    return np.asarray(array) if all(device.platform == "cpu" for device in array.devices()) else array

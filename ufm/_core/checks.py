@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ufm._core.arrays import held
+
 Integer = int  # or any library's whole number
 Real = float  # or any library's real number
 SHOWN = 80  # characters of a value in an error
@@ -116,7 +118,7 @@ def path(name: str, value: Any) -> pathlib.Path:
 
 
 def numeric(name: str, value: Any) -> Any:
-    """`value` as an array of real numbers of NumPy, or of JAX where it is one already, traced ones too.
+    """`value` as an array of real numbers of NumPy, or of JAX where it traces one or an accelerator holds it.
 
     Torch tensors, data frames, lists, views such as `dict.values()`, other byte orders and masked arrays without a
     masked entry are converted, half precisions widened to float32, longer ones cut to float64. Text, objects, truth
@@ -127,6 +129,7 @@ def numeric(name: str, value: Any) -> Any:
     if not floating and (kind == "m" or not jnp.issubdtype(array.dtype, np.integer)):
         entries = f", an array of type {array.dtype}" if array.ndim else ""
         raise ValueError(f"{name} = {shown(value)}{entries}: real numbers are needed")
+    array = held(array)
     if floating and array.dtype.itemsize not in (4, 8):
         return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

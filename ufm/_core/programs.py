@@ -6,6 +6,7 @@ whose tracing the others are forgotten is forgotten with them once it has run.
 """
 
 import functools as ft
+import inspect
 import pathlib
 import threading
 import weakref
@@ -36,6 +37,11 @@ def kept(function: Callable, **options: Any) -> Any:
     with _one_at_a_time:
         _programs.add(program)
     return program
+
+
+def plain(function: Callable) -> Callable:
+    """What a program was made of, for NumPy to call; other functions are that themselves."""
+    return inspect.unwrap(function)
 
 
 def made_once(make: Callable) -> Any:

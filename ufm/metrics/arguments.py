@@ -118,7 +118,7 @@ def _check_range(labels: np.ndarray) -> None:
 
 def _numpy_or_traced(name: str, value: Any) -> Any:
     array = numeric(name, value)
-    return array if is_traced(array) else np.asarray(array)
+    return array if is_traced(array) else np.asarray(array, order="C")  # so that sums have one order
 
 
 def _finite(array: Any) -> bool:

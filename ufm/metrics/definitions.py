@@ -21,10 +21,11 @@ import numbers
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Float, Int
 
 from ufm._core.archive import storable
+from ufm._core.arrays import Array, namespace, namespace_of
 from ufm._core.blocks import cut, fits, scan_blocks
 from ufm._core.repr import call
 from ufm.metrics.arithmetic import norm, over, ratio, root
@@ -111,7 +112,7 @@ def of_columns(
     A: Float[Array, "K d"] | None,
     b: Float[Array, " K"] | None,
 ) -> Metrics:
-    """All metrics of features in columns, as jitted code holds them; traceable."""
+    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable."""
     sums = first_pass(H, labels, num_groups)
     about = centres(sums.count, sums.means())
     return summary(about, second_pass(H, labels, about, A, b), A)
@@ -120,13 +121,13 @@ def of_columns(
 def of_means(
     means: Float[Array, "groups d"], count: Float[Array, " groups"], A: Float[Array, "K d"], b: Float[Array, " K"]
 ) -> Metrics:
-    """Metrics of features that have collapsed to their means, `count` of each class; traceable."""
-    about = centres(count, means)
-    spreads = Spreads(jnp.asarray(1.0, count.dtype), jnp.zeros_like(count), jnp.zeros((), count.dtype), None, None)
+    """Metrics of features that have collapsed to their means, `count` of each class; in their namespace, traceable."""
+    xp, about = namespace(means, count, A, b), centres(count, means)
+    spreads = Spreads(xp.ones((), count.dtype), xp.zeros_like(count), xp.zeros((), count.dtype), None, None)
     if paired(A, about):
-        share = count / jnp.sum(count)
-        judged = verdicts(means.T, jnp.arange(len(count), dtype=jnp.int32), about, A, b)
-        disagreements, right = (jnp.sum(jnp.where(verdict, share, 0.0)) for verdict in judged)
+        share = count / xp.sum(count)
+        judged = verdicts(means.T, xp.arange(len(count), dtype=np.int32), about, A, b)
+        disagreements, right = (xp.sum(xp.where(verdict, share, 0.0)) for verdict in judged)
         spreads = spreads._replace(disagreements=disagreements, right=right)
     return summary(about, spreads, A)
 
@@ -167,13 +168,13 @@ def _of_pairs(about: Centres, A) -> dict[str, Any]:
 
 def _of_spreads(about: Centres, spreads: Spreads) -> dict[str, Any]:
     """What samples about their means say, and how often the classifier agrees with them."""
-    C, noise = about.centred, about.rounding**2
-    within = jnp.sum(spreads.within) / spreads.samples  # Tr Cov_W
-    between = jnp.mean(norm(C, axis=1) ** 2)  # Tr Cov_B
-    apart = jnp.any(about.whitener != 0)
+    xp, C, noise = namespace_of(about, spreads), about.centred, about.rounding**2
+    within = xp.sum(spreads.within) / spreads.samples  # Tr Cov_W
+    between = xp.mean(norm(C, axis=1) ** 2)  # Tr Cov_B
+    apart = xp.any(about.whitener != 0)
     values = {
         # with WᵀW = (CᵀC)† = Cov_B†/K, (1/K) Tr(Cov_W Cov_B†) is the mean over samples of ‖W(h − μ_y)‖²
-        "nc1": jnp.where(apart, spreads.whitened / spreads.samples, ratio(within, 0.0, noise)),
+        "nc1": xp.where(apart, spreads.whitened / spreads.samples, ratio(within, xp.zeros_like(within), noise)),
         "trace_ratio": ratio(within, between, noise),
         "cdnv": _cdnv(spreads.within / about.count, C, noise),
     }
@@ -183,7 +184,8 @@ def _of_spreads(about: Centres, spreads: Spreads) -> dict[str, Any]:
 
 
 def _relative_spread(norms):
-    return over(root(jnp.var(norms)), jnp.mean(norms))
+    xp = namespace(norms)
+    return over(root(xp.var(norms)), xp.mean(norms))
 
 
 def _simplex_distance(X, Y):
@@ -193,29 +195,29 @@ def _simplex_distance(X, Y):
     and the simplex's Gram T of norm 1, the square is [G ≠ 0] + 1 − 2⟨G, T⟩/‖G‖, of which ‖G‖² = Tr(XᵀX YᵀY) and
     ⟨G, T⟩ √(K−1) = Tr G − (sum of G's entries)/K take d×d Grams and sums.
     """
-    K, d = X.shape
-    scale = jnp.sqrt(jnp.asarray(K - 1, X.dtype))
+    xp, (K, d) = namespace(X, Y), X.shape
+    scale = xp.sqrt(xp.asarray(K - 1, X.dtype))
     if 2 * d >= K:
         G = X @ Y.T
-        T = (jnp.eye(K, dtype=G.dtype) - 1.0 / K) / scale
+        T = (xp.eye(K, dtype=G.dtype) - 1.0 / K) / scale
         return norm(over(G, norm(G)) - T)
-    norm_of_G = root(jnp.sum((X.T @ X) * (Y.T @ Y)))
-    trace, total = jnp.sum(X * Y), jnp.sum(jnp.sum(X, axis=0) * jnp.sum(Y, axis=0))
-    present = jnp.where(norm_of_G > 0, 1.0, 0.0)
+    norm_of_G = root(xp.sum((X.T @ X) * (Y.T @ Y)))
+    trace, total = xp.sum(X * Y), xp.sum(xp.sum(X, axis=0) * xp.sum(Y, axis=0))
+    present = (norm_of_G > 0).astype(X.dtype)
     cosine = over(trace - total / K, norm_of_G) / scale
     return root(1.0 + present - 2.0 * cosine)
 
 
 def _cosines(M):
     """Standard deviation of the cosines between distinct rows of M (K, d), and their mean distance to −1/(K−1)."""
-    K = M.shape[0]
+    xp, K = namespace(M), M.shape[0]
     pairs = K * (K - 1)
     # of all ordered pairs ⟨m_k, m_l⟩ adds up to ‖Σ m_k‖², of which Σ ‖m_k‖² are those with themselves
-    mean = (jnp.sum(jnp.sum(M, axis=0) ** 2) - jnp.sum(M**2)) / pairs
+    mean = (xp.sum(xp.sum(M, axis=0) ** 2) - xp.sum(M**2)) / pairs
 
     def of_block(take):
         cosines = take(M) @ M.T  # (rows of the block, K)
-        return (cosines - mean) ** 2, jnp.abs(cosines + 1.0 / (K - 1))
+        return (cosines - mean) ** 2, xp.abs(cosines + 1.0 / (K - 1))
 
     squares, distances = _over_pairs(of_block, K, (mean, mean))
     return root(squares / pairs), distances / pairs
@@ -223,13 +225,13 @@ def _cosines(M):
 
 def _cdnv(variances, C, noise):
     """Mean over ordered pairs k ≠ l of σ_k²/‖μ_k − μ_l‖², which equals the symmetric definition."""
-    K = C.shape[0]
-    squares = jnp.sum(C**2, axis=1)
+    xp, K = namespace(variances, C, noise), C.shape[0]
+    squares = xp.sum(C**2, axis=1)
 
     def of_block(take):
         # (rows of the block, K) of ‖c_k‖² + ‖c_l‖² − 2⟨c_k, c_l⟩
         distances = take(squares)[:, None] + squares[None, :] - 2.0 * (take(C) @ C.T)
-        return ratio(take(variances)[:, None], jnp.maximum(distances, 0.0), noise)
+        return ratio(take(variances)[:, None], xp.maximum(distances, 0.0), noise)
 
     return _over_pairs(of_block, K, noise) / (K * (K - 1))
 
@@ -239,15 +241,16 @@ def _over_pairs(of_block, K, like):
 
     `of_block(take)` makes the rows of the matrices that `take` cuts of an array of K rows; `like` has their structure.
     """
+    xp = namespace_of(like)
 
     def summed(distinct, take):
-        return jax.tree.map(lambda matrix: jnp.sum(jnp.where(distinct, matrix, 0.0)), of_block(take))
+        return jax.tree.map(lambda matrix: xp.sum(xp.where(distinct, matrix, 0.0)), of_block(take))
 
     def step(totals, first, is_new):
-        k = first + jnp.arange(is_new.shape[0], dtype=first.dtype)
-        distinct = is_new[:, None] & (k[:, None] != jnp.arange(K, dtype=first.dtype)[None])
-        return jax.tree.map(jnp.add, totals, summed(distinct, lambda x: cut(x, first, is_new)))
+        k = first + xp.arange(is_new.shape[0], dtype=first.dtype)
+        distinct = is_new[:, None] & (k[:, None] != xp.arange(K, dtype=first.dtype)[None])
+        return jax.tree.map(xp.add, totals, summed(distinct, lambda x: cut(x, first, is_new)))
 
     if fits(K, K):
-        return summed(~jnp.eye(K, dtype=bool), lambda x: x)
-    return scan_blocks(step, jax.tree.map(jnp.zeros_like, like), K, K)
+        return summed(~xp.eye(K, dtype=bool), lambda x: x)
+    return scan_blocks(step, jax.tree.map(xp.zeros_like, like), K, K)

@@ -1,15 +1,18 @@
 """Anybody's features measured: arrays of any library at once, or traced inside somebody's own jitted code."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ufm._core.checks import Integer
-from ufm._core.precision import at_once, is_traced, scope
+from ufm._core.precision import at_once, is_traced
 from ufm.metrics.arguments import check_finite, check_present, check_untraced, given
-from ufm.metrics.batches import centres_of, metrics_of, numbers, over_blocks, spreads_of, summary_of, sums_of
+from ufm.metrics.batches import Passes, numbers, of_sums, over_blocks, passes_over
 from ufm.metrics.definitions import Metrics, of_columns
+from ufm.metrics.passes import Sums
 
 
 def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None) -> Metrics:
@@ -28,13 +31,11 @@ def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: Arra
     """
     check_untraced(**{"features H": H, "labels": labels, "A": A, "b": b})
     X, y, A, b, K = given(H, labels, A, b)
-    with scope(X):
-        sums = over_blocks(lambda *block: sums_of(*block, K), X, y, X.dtype)
-        check_finite(sums)
-        check_present(sums.count)
-        about = centres_of(sums.count, sums.means())
-        spreads = over_blocks(lambda *block: spreads_of(*block, about, A, b), X, y, X.dtype)
-        return numbers(summary_of(about, spreads, A))
+    passes = passes_over(X, K)
+    sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
+    check_finite(sums)
+    check_present(sums.count)
+    return _measured(passes, sums, X, y, A, b)
 
 
 def evaluate(
@@ -69,4 +70,13 @@ def evaluate(
         y, *classifier = jax.tree.map(jnp.asarray, (y, A, b))
         return of_columns(X.T, y, K, *classifier)
     with at_once(X):
-        return numbers(metrics_of(X, y, K, A, b))
+        passes = passes_over(X, K)
+        sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
+        return _measured(passes, sums, X, y, A, b)
+
+
+def _measured(passes: Passes, sums: Sums, X: Any, y: Any, A: Any, b: Any) -> Metrics:
+    """Metrics of features with values, whose first pass gave `sums`."""
+    about = of_sums(passes.centres, sums.count, sums.means(), dtype=X.dtype)
+    spreads = over_blocks(lambda *block: passes.spreads(*block, about, A, b), X, y, X.dtype)
+    return numbers(of_sums(passes.summary, about, spreads, A, dtype=X.dtype))

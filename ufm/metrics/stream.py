@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ufm._core.checks import Integer, integer, room_for
-from ufm._core.precision import float64, to_numpy
 from ufm.metrics.arguments import check_finite, check_present, check_untraced, classifier, features_and_labels
-from ufm.metrics.batches import added, both_of, centres_of, numbers, over_blocks, summary_of, sums_of
+from ufm.metrics.batches import added, numbers, of_sums, over_blocks, passes_over
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.passes import Centres, Spreads, Sums
 
@@ -46,7 +45,8 @@ class Stream:
         X, y = self.checked(H, labels)
         K, d = self.num_classes, X.shape[1]
         room_for(f"num_classes = {K}: sums of shape ({K}, {d})", K * d)
-        sums = over_blocks(lambda *block: sums_of(*block, K), X, y, np.float64)
+        passes = passes_over(X, K)
+        sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, np.float64)
         check_finite(sums)
         self._sums = added(self._sums, sums)
 
@@ -57,7 +57,12 @@ class Stream:
         about = self.known_centres()
         if self._second is not None and not _same(given, self._classifier):
             raise ValueError("A, b: another classifier than the second pass began with; one for all batches is needed")
-        sums, spreads = over_blocks(lambda *block: both_of(*block, about, *given), X, y, np.float64)
+        passes = passes_over(X, self.num_classes)
+
+        def both(*block):
+            return passes.sums(*block, self.num_classes), passes.spreads(*block, about, *given)
+
+        sums, spreads = over_blocks(both, X, y, np.float64)
         check_finite(sums)
         self._second, self._classifier = added(self._second, (sums, spreads)), given
 
@@ -75,9 +80,10 @@ class Stream:
             _check_same_features(self._sums, *self._second)
         if known_A is not None and A is not None and not _same(given, self._classifier):
             raise ValueError("A, b: another classifier than in the second pass")
-        with float64():
-            spreads = None if self._second is None else self._second[1]
-            return numbers(summary_of(about, spreads, given[0] if known_A is None else known_A))
+        spreads = None if self._second is None else self._second[1]
+        A = given[0] if known_A is None else known_A
+        passes = passes_over(about.means, self.num_classes)
+        return numbers(of_sums(passes.summary, about, spreads, A, dtype=np.float64))
 
     def checked(self, H: ArrayLike, labels: ArrayLike) -> tuple[Any, np.ndarray]:
         """A batch as arrays, or the ValueError that says why it cannot belong to the stream."""
@@ -99,8 +105,8 @@ class Stream:
             return self._centres
         check_finite(self._sums)
         check_present(self._sums.count)
-        with float64():
-            self._centres = about = to_numpy(centres_of(self._sums.count, self._sums.means()))
+        centres = passes_over(self._sums.features, self.num_classes).centres
+        self._centres = about = of_sums(centres, self._sums.count, self._sums.means(), dtype=np.float64)
         return about
 
     def _checked_classifier(self, A, b, dim):

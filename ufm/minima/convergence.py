@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.arrays import namespace
 from ufm._core.lanes import dot
 from ufm._core.programs import kept
 from ufm._core.status import Status
@@ -23,11 +23,11 @@ class Solution(NamedTuple):
 
 def small_gradient(x, f, g, tol, floor):
     """Whether the gradient is as small as asked, or as rounding lets it be; lane by lane."""
-    squares = dot(x, x)
+    xp, squares = namespace(x, f, g), dot(x, x)
     # coordinate by coordinate, since some may be large and settled; the norms guard against vanishing ones
-    gap = jnp.maximum(dot(jnp.abs(g), jnp.abs(x)), 1e-3 * jnp.sqrt(dot(g, g) * squares))
-    rounding = jnp.maximum(0.1 * np.finfo(np.float64).eps * jnp.abs(f), floor)
-    return gap <= jnp.maximum(tol * jnp.minimum(jnp.abs(f), squares), rounding)
+    gap = xp.maximum(dot(xp.abs(g), xp.abs(x)), 1e-3 * xp.sqrt(dot(g, g) * squares))
+    rounding = xp.maximum(0.1 * np.finfo(np.float64).eps * xp.abs(f), floor)
+    return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), rounding)
 
 
 has_converged = kept(small_gradient)

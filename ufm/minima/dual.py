@@ -18,16 +18,15 @@ Non-negative features weaken the condition to one on max(G, 0), G = (D₁^{−1/
 import functools as ft
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.arrays import mapped, namespace
 from ufm._core.linalg import largest_eigenvalue, operator_norm
 from ufm._core.precision import allowance
-from ufm.minima.bias import best_bias, risk_of_lane
+from ufm.minima.bias import best_bias
 from ufm.minima.reduction import LaneParams, Reduced
 from ufm.minima.streamed_bound import Dual, norm_bound
-from ufm.model.losses import declares, facts_of, per_sample, per_sample_conjugate
+from ufm.model.losses import declares, facts_of, per_sample, per_sample_conjugate, per_sample_slope
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
@@ -39,19 +38,19 @@ def bound_of_lane(lane: Reduced, params: LaneParams):
     if lane.bias_kind != "none":
         logits = products + best_bias(lane, products, params.b)[:, None]
     # the dual point: U = −Ω g for the slopes g of each group's loss, which a free bias has sum to zero
-    slopes = jax.grad(risk_of_lane(lane))(logits) / lane.weights[None]  # (K, M)
+    slopes = per_sample_slope(lane.loss, logits, lane.targets)  # (K, M)
     surplus = slopes @ lane.weights  # (K,), −1ᵀU
     if lane.bias_kind == "free":
-        slopes = slopes - (surplus / jnp.sum(lane.weights))[:, None]
-    U = -(slopes * lane.weights[None]).T  # (M, K)
+        slopes = slopes - (surplus / lane.weights.sum())[:, None]
+    xp, U = namespace(slopes), -(slopes * lane.weights[None]).T  # (M, K)
 
     def norm(decays_H, decays_A):
-        return _norm(lane.features, U / jnp.sqrt(decays_H)[:, None] / jnp.sqrt(decays_A)[None, :])
+        return _norm(lane.features, U / xp.sqrt(decays_H)[:, None] / xp.sqrt(decays_A)[None, :])
 
     scales, costs = _scales_and_costs(lane, params, LaneParams(U @ params.A, U.T @ params.H, surplus), norm)
     # of each group at each scale, (scales, M)
     of_groups = slopes, logits, lane.targets, lane.infima
-    conjugates, sizes = jax.lax.map(lambda scale: _conjugates(lane, scale, *of_groups), scales)
+    conjugates, sizes = mapped(lambda scale: _conjugates(lane, scale, *of_groups), scales)
     return _best_dual(lane, scales, conjugates @ lane.weights, sizes @ lane.weights, costs)
 
 
@@ -86,12 +85,12 @@ def _scales_and_costs(lane, params, pulls, norm):
         norm: bounds the norm of D₁^{−1/2} U D₂^{−1/2} for the diagonals D₁ (M,) and D₂ (K,).
     """
     H, A = lane.factors()
-    none = jnp.zeros((), pulls.b.dtype)
+    none = namespace(pulls.b).zeros((), pulls.b.dtype)
     decays_H, cost_H = H.constraint.multiplied(params.H, pulls.H, H.decay, H.row_counts)
-    cost_b = 0.5 * jnp.sum(pulls.b**2) / lane.lambda_b if lane.bias_kind == "regularised" else none
+    cost_b = 0.5 * (pulls.b**2).sum() / lane.lambda_b if lane.bias_kind == "regularised" else none
     if A.constraint.fixed:
         fixed = _fixed_price(H.constraint, pulls.H, decays_H)
-        return _scales(jnp.ones_like(none)), _Costs(cost_H, none, fixed, cost_b)
+        return _scales(none + 1.0), _Costs(cost_H, none, fixed, cost_b)
     decays_A, cost_A = A.constraint.multiplied(params.A, pulls.A, A.decay, A.row_counts)
     most = _most(norm(decays_H, decays_A), max(H.rows, A.rows), none.dtype)
     return _scales(most), _Costs(cost_H, cost_A, none, cost_b)
@@ -99,12 +98,14 @@ def _scales_and_costs(lane, params, pulls, norm):
 
 def _most(norm, size, dtype):
     """The largest scale at which the norm of a matrix of so many rows or columns is at most 1, rounded or not."""
-    return 1.0 / jnp.maximum(norm * (1.0 + size * allowance(dtype)), SMALLEST_NORM * float(np.finfo(dtype).tiny))
+    least = SMALLEST_NORM * float(np.finfo(dtype).tiny)
+    return 1.0 / namespace(norm).maximum(norm * (1.0 + size * allowance(dtype)), least)
 
 
 def _scales(most):
     """Scales (S,) to try where no more than `most` is feasible; the first is the candidate's own where that is."""
-    return jnp.concatenate([jnp.minimum(1.0, most)[None], most * jnp.asarray(SCALES, most.dtype)])
+    xp = namespace(most)
+    return xp.concatenate([xp.minimum(1.0, most)[None], most * xp.asarray(SCALES, most.dtype)])
 
 
 def _best_dual(lane, scales, conjugates, sizes, costs):
@@ -112,13 +113,13 @@ def _best_dual(lane, scales, conjugates, sizes, costs):
 
     `conjugates` (S,) are their weighted sums, and `sizes` (S,) how large the numbers are that those add up.
     """
-    spread = allowance(conjugates.dtype)
+    xp, spread = namespace(conjugates, scales), allowance(conjugates.dtype)
     taken = costs.multipliers_H + costs.multipliers_A + scales**2 * (costs.fixed + costs.bias)
-    sizes = sizes + jnp.abs(costs.multipliers_H) + jnp.abs(costs.multipliers_A) + scales**2 * costs.fixed
+    sizes = sizes + xp.abs(costs.multipliers_H) + xp.abs(costs.multipliers_A) + scales**2 * costs.fixed
     duals = -conjugates - taken - spread * sizes
     trivial = lane.weights @ lane.infima
-    trivial = trivial - spread * jnp.abs(trivial)
-    return jnp.maximum(jnp.max(jnp.where(jnp.isnan(duals), -jnp.inf, duals)), trivial)
+    trivial = trivial - spread * xp.abs(trivial)
+    return xp.maximum(xp.where(xp.isnan(duals), -np.inf, duals).max(), trivial)
 
 
 def _norm(features, W):
@@ -128,7 +129,8 @@ def _norm(features, W):
     constraint lets G be raised to a matrix that is no smaller on its columns, that one's largest eigenvalue bounds too.
     """
     norm, raised = operator_norm(W), features.raised(W @ W.T)
-    return norm if raised is None else jnp.minimum(norm, jnp.sqrt(largest_eigenvalue(raised)))
+    xp = namespace(W)
+    return norm if raised is None else xp.minimum(norm, xp.sqrt(largest_eigenvalue(raised)))
 
 
 def _fixed_price(features, pull, decays):
@@ -137,7 +139,7 @@ def _fixed_price(features, pull, decays):
     Over all H it is ½ Σ ‖pull_m‖²/d_m, and over a convex cone the same of the pull's projection onto it (Moreau).
     """
     pull = features.project(pull, axis=1) if features.cone else pull
-    return 0.5 * jnp.sum(pull**2 / decays[:, None])
+    return 0.5 * (pull**2 / decays[:, None]).sum()
 
 
 def _conjugates(lane, scale, slopes, logits, labels, infima):
@@ -147,16 +149,16 @@ def _conjugates(lane, scale, slopes, logits, labels, infima):
     ℓ*(g) = ⟨g, z⟩ − ℓ(z). It can serve neither a scale above 1, which isn't between, nor a free bias, for which the
     slopes were shifted.
     """
-    loss = lane.loss
+    xp, loss = namespace(slopes, scale), lane.loss
     if declares(loss, "conjugate"):
         found = per_sample_conjugate(loss, scale * slopes, labels)
     elif lane.bias_kind == "free":
-        found = jnp.full(labels.shape, jnp.inf, slopes.dtype)
+        found = xp.full(labels.shape, xp.inf, slopes.dtype)
     else:
-        at_slope = jnp.sum(slopes * logits, axis=0) - per_sample(loss, logits, labels)
+        at_slope = (slopes * logits).sum(axis=0) - per_sample(loss, logits, labels)
         between = scale * at_slope - (1.0 - scale) * infima
-        found = jnp.where(scale <= 1.0, between, jnp.inf)
-    sizes = jnp.abs(found) + scale * jnp.sum(jnp.abs(slopes) * (1.0 + jnp.abs(logits)), axis=0)
+        found = xp.where(scale <= 1.0, between, xp.inf)
+    sizes = xp.abs(found) + scale * (xp.abs(slopes) * (1.0 + xp.abs(logits))).sum(axis=0)
     if facts_of(loss).keeps_digits:
         return found, sizes
-    return found, sizes + 1.0 + jnp.max(jnp.abs(logits), axis=0)
+    return found, sizes + 1.0 + xp.abs(logits).max(axis=0)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ufm._core.arrays import namespace, replaced
 from ufm._core.lanes import chosen_lanes, dot
 from ufm._core.programs import kept
 from ufm.minima.convergence import RESOLUTION, small_gradient
@@ -40,21 +41,21 @@ class _State(NamedTuple):
 def begin(x) -> _State:
     """Lanes that have not been evaluated: their first step has no length, and is accepted unless f isn't finite."""
     n, L = x.shape
-    pairs = jnp.zeros((MEMORY, n, L))
+    xp = namespace(x)
     return _State(
         x=x,
-        f=jnp.full(L, jnp.inf, x.dtype),
-        g=jnp.zeros_like(x),
-        direction=jnp.zeros_like(x),
-        size=jnp.zeros(L),
-        steps_back=pairs,
-        changes_back=pairs,
-        inverse_curvatures=jnp.zeros((MEMORY, L)),
-        scaling=jnp.ones(L),
-        rejected=jnp.zeros(L, int),
-        steps=jnp.zeros(L, int),
-        done=jnp.zeros(L, bool),
-        slot=jnp.zeros((), int),
+        f=xp.full(L, xp.inf, x.dtype),
+        g=xp.zeros_like(x),
+        direction=xp.zeros_like(x),
+        size=xp.zeros(L),
+        steps_back=xp.zeros((MEMORY, n, L)),
+        changes_back=xp.zeros((MEMORY, n, L)),
+        inverse_curvatures=xp.zeros((MEMORY, L)),
+        scaling=xp.ones(L),
+        rejected=xp.zeros(L, int),
+        steps=xp.zeros(L, int),
+        done=xp.zeros(L, bool),
+        slot=xp.zeros((), int),
     )
 
 
@@ -73,30 +74,31 @@ def iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
     lane stays, keeps its direction and tries a shorter step the next time.
     """
     x = state.x + state.size[None] * state.direction
-    f, g = _value_and_grad(fun, x, args)
+    xp = namespace(x)
+    f, g = value_and_grad(fun, x, args)
     slope, new_slope = dot(state.g, state.direction), dot(g, state.direction)
     # Armijo's rule; or, where a decrease drowns in rounding, its approximation by slopes (Hager & Zhang 2005)
     decreased = f <= state.f + ARMIJO * state.size * slope
-    level = (f <= state.f + RESOLUTION * jnp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
-    accepted = (decreased | level) & jnp.isfinite(f) & ~state.done
+    level = (f <= state.f + RESOLUTION * xp.abs(state.f)) & (new_slope <= (2 * ARMIJO - 1) * slope)
+    accepted = (decreased | level) & xp.isfinite(f) & ~state.done
     # the first direction is −g, of which nothing is known but its length; later ones have the right one
-    first_size = 1.0 / jnp.maximum(jnp.sqrt(dot(g, g)), 1.0)
-    next_size = jnp.where(jnp.isinf(state.f), first_size, 1.0)
+    first_size = 1.0 / xp.maximum(xp.sqrt(dot(g, g)), 1.0)
+    next_size = xp.where(xp.isinf(state.f), first_size, 1.0)
     state = _remember(state, chosen_lanes(accepted, x - state.x, 0.0), chosen_lanes(accepted, g - state.g, 0.0))
     shorter = _shorter(state.size, f - state.f, slope)
     state = state._replace(
         x=chosen_lanes(accepted, x, state.x),
-        f=jnp.where(accepted, f, state.f),
+        f=xp.where(accepted, f, state.f),
         g=chosen_lanes(accepted, g, state.g),
-        rejected=jnp.where(accepted, 0, state.rejected + 1),
-        steps=jnp.where(state.done, state.steps, state.steps + 1),
+        rejected=xp.where(accepted, 0, state.rejected + 1),
+        steps=xp.where(state.done, state.steps, state.steps + 1),
     )
     direction = _direction(state)  # in every lane, used where the step was accepted
     direction = chosen_lanes(dot(direction, state.g) < 0, direction, -state.g)
     stopped = (state.steps >= max_steps) | (state.rejected > MOST_REJECTED)
     return state._replace(
         direction=chosen_lanes(accepted, direction, state.direction),
-        size=jnp.where(accepted, next_size, shorter),
+        size=xp.where(accepted, next_size, shorter),
         done=state.done | small_gradient(state.x, state.f, state.g, tol, floor) | stopped,
     )
 
@@ -104,12 +106,12 @@ def iterate(fun, state: _State, args, tol, floor, max_steps) -> _State:
 def _remember(state: _State, step, change) -> _State:
     """Keep a pair; where a lane's step was rejected or its curvature is not positive, one without effect."""
     curvature, squares = dot(step, change), dot(change, change)
-    good = curvature > 1e-12 * jnp.sqrt(squares * dot(step, step))
+    good = curvature > 1e-12 * namespace(step).sqrt(squares * dot(step, step))
     slot = state.slot % MEMORY
     return state._replace(
-        steps_back=state.steps_back.at[slot].set(step),
-        changes_back=state.changes_back.at[slot].set(change),
-        inverse_curvatures=state.inverse_curvatures.at[slot].set(_where_over(good, 1.0, curvature, 0.0)),
+        steps_back=replaced(state.steps_back, slot, step),
+        changes_back=replaced(state.changes_back, slot, change),
+        inverse_curvatures=replaced(state.inverse_curvatures, slot, _where_over(good, 1.0, curvature, 0.0)),
         scaling=_where_over(good, curvature, squares, state.scaling),
         slot=state.slot + 1,
     )
@@ -132,13 +134,18 @@ def _direction(state: _State):
 def _shorter(size, rise, slope):
     """The next trial after a rejected one: the minimum of the parabola through what is known, kept within bounds."""
     minimum = -0.5 * size * slope / (rise / size - slope)
-    return jnp.where(jnp.isfinite(minimum), jnp.clip(minimum, 0.1 * size, 0.5 * size), 0.1 * size)
+    xp = namespace(minimum)
+    return xp.where(xp.isfinite(minimum), xp.clip(minimum, 0.1 * size, 0.5 * size), 0.1 * size)
 
 
-def _value_and_grad(fun, x, args):
+def value_and_grad(fun, x, args):
+    """Values (L,) and the gradient (n, L), in closed form where the function has one."""
+    if hasattr(fun, "value_and_grad"):
+        return fun.value_and_grad(x, args)
     value, pull = jax.vjp(lambda x: fun(x, args), x)
     return value, pull(jnp.ones_like(value))[0]
 
 
 def _where_over(good, numerator, denominator, otherwise):
-    return jnp.where(good, numerator / jnp.where(good, denominator, 1.0), otherwise)
+    xp = namespace(good)
+    return xp.where(good, numerator / xp.where(good, denominator, 1.0), otherwise)

@@ -28,8 +28,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from ufm._core.archive import storable
+from ufm._core.arrays import Array, namespace
+from ufm._core.lanes import each
 from ufm._core.pytree import pytree, static
 from ufm.model.losses import facts_of, infimum
 from ufm.model.params import Params
@@ -38,6 +41,7 @@ from ufm.model.problem import Problem, classes_in_order
 KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hold numbers of their own
 
 
+@storable
 class LaneParams(NamedTuple):
     """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, r, L), bias b (K, L)."""
 
@@ -78,16 +82,16 @@ class LaneFactor(NamedTuple):
     @property
     def row_counts(self) -> Float[Array, "rows *L"]:
         """`counts`, with its ones."""
-        shape = (self.rows, *jnp.shape(self.decay))
-        return jnp.asarray(self.counts) if self.counts is not None else jnp.ones(shape, jnp.result_type(self.decay))
+        if self.counts is not None:
+            return self.counts
+        return namespace(self.decay).ones((self.rows, *np.shape(self.decay)), np.result_type(self.decay))
 
     @property
     def row_decay(self) -> Float[Array, "rows *L"]:
         """λ of half the squared norm of each row."""
-        decay = jnp.asarray(self.decay)[None]
-        return (
-            decay * self.counts if self.counts is not None else jnp.broadcast_to(decay, (self.rows, *decay.shape[1:]))
-        )
+        xp = namespace(self.decay, self.counts)
+        decay = xp.asarray(self.decay)[None]
+        return decay * self.counts if self.counts is not None else xp.broadcast_to(decay, (self.rows, *decay.shape[1:]))
 
 
 @pytree
@@ -123,14 +127,20 @@ class Reduced:
 
         Where groups are the classes in order it is an iota, which XLA computes where another array would be read.
         """
-        labels = self.group_labels
-        return jnp.arange(len(labels)) if isinstance(labels, range) else jnp.asarray(labels)
+        xp, labels = namespace(self.weights), self.group_labels
+        return xp.arange(len(labels)) if isinstance(labels, range) else xp.asarray(labels)
+
+    @property
+    def groups_are_classes(self) -> bool:
+        """Whether each class has one group, in order."""
+        return self.group_labels == range(self.num_classes)
 
     @property
     def infima(self) -> Float[Array, " M"]:
         """Greatest lower bound of the loss of each group's sample, in one lane."""
-        bound = jnp.asarray(infimum(self.loss, self.num_classes), jnp.result_type(self.weights))
-        return jnp.broadcast_to(bound, (self.num_groups,))
+        bound = infimum(self.loss, self.num_classes)
+        xp = namespace(self.weights, bound)
+        return xp.broadcast_to(xp.asarray(bound, self.weights.dtype), (self.num_groups,))
 
     def factors(self) -> tuple[LaneFactor, ...]:
         """The factors of the logits in the order in which they multiply, which is that of the solver's variables."""
@@ -254,7 +264,7 @@ def by_lane(of_lane: Callable[..., Any], reduced: Reduced, *trees: Any) -> Any:
     def one(reduced, *trees):
         return of_lane(without_lanes(reduced), *trees)
 
-    return jax.vmap(one, in_axes=-1, out_axes=-1)(reduced, *trees)
+    return each(one, reduced, *trees)
 
 
 def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:
@@ -267,4 +277,6 @@ def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> P
 
 def zeros(reduced: Reduced, *shape: int) -> Float[Array, "*shape L"]:
     """Zeros that depend on an argument: what follows from constants XLA computes, slowly, while it compiles."""
-    return jnp.broadcast_to(0.0 * reduced.weights[0], (*shape, reduced.weights.shape[-1]))
+    shape = (*shape, reduced.weights.shape[-1])
+    xp = namespace(reduced.weights)
+    return np.zeros(shape) if xp is np else jnp.broadcast_to(0.0 * reduced.weights[0], shape)

@@ -17,7 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm._core.archive import storable
 
+
+@storable
 class Sectors(NamedTuple):
     """A point that treats the classes of each size alike.
 

@@ -9,13 +9,13 @@ multipliers of what binds.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ufm import geometry
 from ufm._core.archive import storable
+from ufm._core.arrays import Array, namespace, repeated
 from ufm._core.checks import Integer, Real, doubles, instance, integer, real, shown
 from ufm._core.pytree import check_flags, pytree, set_field
 
@@ -87,7 +87,7 @@ class Constraint:
             decay: λ.
             counts: n_k.
         """
-        return decay * counts, jnp.zeros((), rows.dtype)
+        return decay * counts, namespace(rows).zeros((), rows.dtype)
 
     def raised(self, gram: Float[Array, "K K"]) -> Any:
         """A matrix with xᵀ raised x ≥ xᵀ gram x for every column x of feasible rows; None where `gram` is the best."""
@@ -95,7 +95,16 @@ class Constraint:
 
     def unfold(self, X: Float[Array, "K w L"], decay: Float[Array, "K L"]) -> Float[Array, "K r L"]:
         """Feasible rows at the solver's variables, lanes last; `decay` is n_k λ, and leaves have a leading axis."""
-        return X / jnp.sqrt(decay)[:, None]
+        return X / namespace(X, decay).sqrt(decay)[:, None]
+
+    def fold(
+        self, X: Float[Array, "K w L"], decay: Float[Array, "K L"], slopes: Float[Array, "K r L"]
+    ) -> Float[Array, "K w L"]:
+        """Slopes along the variables from those along the rows: the adjoint of `unfold`'s derivative.
+
+        Without it, as where a user's own class replaces `unfold` alone, JAX derives it.
+        """
+        return slopes / namespace(X, decay).sqrt(decay)[:, None]
 
     def variables(self, X: Float[Array, "K r L"]) -> Float[Array, "K w L"]:
         """Variables to start from where those without constraint would be `X`."""
@@ -138,15 +147,16 @@ class Sphere(_Round):
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """Nearest feasible rows; a zero row has none nearest, and goes to the first axis."""
-        norms = jnp.linalg.norm(rows, axis=axis, keepdims=True)
-        first = jnp.arange(rows.shape[axis]) == 0
+        xp = namespace(rows)
+        norms = xp.linalg.norm(rows, axis=axis, keepdims=True)
+        first = xp.arange(rows.shape[axis]) == 0
         first = first[:, None] if axis == 0 else first[None, :]
-        directions = jnp.where(norms > 0, rows, first.astype(rows.dtype))
-        return directions * (jnp.asarray(self.radius, rows.dtype) / jnp.where(norms > 0, norms, 1.0))
+        directions = xp.where(norms > 0, rows, first.astype(rows.dtype))
+        return directions * (xp.asarray(self.radius, rows.dtype) / xp.where(norms > 0, norms, 1.0))
 
     def tangent(self, rows: Float[Array, "m n"], gradient: Float[Array, "m n"], axis: int) -> Float[Array, "m n"]:
         """The part of the gradient along the sphere (Riemannian gradient)."""
-        along = jnp.sum(rows * gradient, axis=axis, keepdims=True) / jnp.sum(rows**2, axis=axis, keepdims=True)
+        along = (rows * gradient).sum(axis=axis, keepdims=True) / (rows**2).sum(axis=axis, keepdims=True)
         return gradient - along * rows
 
     def multiplied(self, rows, pull, decay, counts):
@@ -155,15 +165,19 @@ class Sphere(_Round):
 
     def variables(self, X):
         """Rows with a direction, which zero and the rounding of larger rows have none of: each gets one of its own."""
-        squares = jnp.sum(X**2, axis=1, keepdims=True)
-        has_one = squares > NO_DIRECTION**2 * jnp.max(squares, axis=0, keepdims=True)
+        xp, squares = namespace(X), (X**2).sum(axis=1, keepdims=True)
+        has_one = squares > NO_DIRECTION**2 * squares.max(axis=0, keepdims=True)
         K, r, _ = X.shape
-        others = jnp.cos(jnp.arange(1.0, K + 1.0)[:, None] * jnp.arange(1.0, r + 1.0)[None])
-        return jnp.where(has_one, X, others[:, :, None].astype(X.dtype))
+        others = xp.cos(xp.arange(1.0, K + 1.0)[:, None] * xp.arange(1.0, r + 1.0)[None])
+        return xp.where(has_one, X, others[:, :, None].astype(X.dtype))
 
     def unfold(self, X, decay):
         """Each row of X at the radius."""
         return _at_radius(self.radius, X)
+
+    def fold(self, X, decay, slopes):
+        """Slopes along the sphere."""
+        return _along_radius(self.radius, X, slopes)
 
 
 @storable
@@ -183,15 +197,16 @@ class Ball(_Round):
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """Nearest feasible rows: those outside go to the sphere."""
-        norms = jnp.linalg.norm(rows, axis=axis, keepdims=True)
-        radius = jnp.asarray(self.radius, rows.dtype)
-        return jnp.where(norms > radius, rows * (radius / jnp.where(norms > 0, norms, 1.0)), rows)
+        xp = namespace(rows)
+        norms = xp.linalg.norm(rows, axis=axis, keepdims=True)
+        radius = xp.asarray(self.radius, rows.dtype)
+        return xp.where(norms > radius, rows * (radius / xp.where(norms > 0, norms, 1.0)), rows)
 
     def residual(self, rows, gradient):
         """The gradient, without what points into the boundary where a row is on it."""
-        squares = jnp.sum(rows**2, axis=1, keepdims=True)
-        push = jnp.maximum(-jnp.sum(rows * gradient, axis=1, keepdims=True) / squares, 0.0)
-        return gradient + jnp.where(jnp.sqrt(squares) >= (1 - BINDS) * self.radius, push, 0.0) * rows
+        xp, squares = namespace(rows), (rows**2).sum(axis=1, keepdims=True)
+        push = xp.maximum(-(rows * gradient).sum(axis=1, keepdims=True) / squares, 0.0)
+        return gradient + xp.where(xp.sqrt(squares) >= (1 - BINDS) * self.radius, push, 0.0) * rows
 
     def multiplied(self, rows, pull, decay, counts):
         """n_k λ + μ_k with μ_k ≥ 0, and ½ R² Σ μ_k."""
@@ -201,9 +216,14 @@ class Ball(_Round):
         """The shadow of a sphere's points: all but their last coordinate."""
         return _at_radius(self.radius, X)[:, :-1]
 
+    def fold(self, X, decay, slopes):
+        """Slopes along the sphere, of which the last coordinate casts no shadow."""
+        return _along_radius(self.radius, X, _without_shadow(slopes))
+
     def variables(self, X):
         """Inside the ball, since at its boundary nothing pulls the last coordinate from zero; zeros at its centre."""
-        return jnp.concatenate([X, _positive(START_SLACK * jnp.sqrt(jnp.sum(X**2, axis=1, keepdims=True)))], axis=1)
+        xp = namespace(X)
+        return xp.concatenate([X, _positive(START_SLACK * xp.sqrt((X**2).sum(axis=1, keepdims=True)))], axis=1)
 
 
 @storable
@@ -230,49 +250,60 @@ class MeanBall(_Round):
         Σ w_i ‖h_i‖²/(1 + t w_i)² = radius² is solved by Newton's method on the left side to the power −1/2, which is
         linear in t for equal shares and nearly so for others (Moré & Sorensen 1983).
         """
-        squares = jnp.sum(rows**2, axis=axis)
-        shares = jnp.full_like(squares, 1.0 / squares.shape[0]) if shares is None else jnp.asarray(shares, rows.dtype)
-        radius = jnp.asarray(self.radius, rows.dtype)
+        xp, squares = namespace(rows), (rows**2).sum(axis=axis)
+        shares = xp.full_like(squares, 1.0 / squares.shape[0]) if shares is None else xp.asarray(shares, rows.dtype)
+        radius = xp.asarray(self.radius, rows.dtype)
         # in units of the largest share, so that float32 holds the multiplier
-        relative = shares / jnp.max(shares)
+        relative = shares / shares.max()
 
         def mean_square(t):
-            return jnp.sum(shares * squares / (1 + t * relative) ** 2)
+            return (shares * squares / (1 + t * relative) ** 2).sum()
 
-        def step(_, t):
-            value, slope = jax.value_and_grad(mean_square)(t)
-            safe = jnp.where(slope < 0, slope, -1.0)
-            return jnp.where(value > radius**2, t + 2 * value / safe * (1 - jnp.sqrt(value) / radius), t)
+        def step(t):
+            value, slope = mean_square(t), -2 * (shares * squares * relative / (1 + t * relative) ** 3).sum()
+            safe = xp.where(slope < 0, slope, -1.0)
+            return xp.where(value > radius**2, t + 2 * value / safe * (1 - xp.sqrt(value) / radius), t)
 
-        t = jax.lax.fori_loop(0, PROJECTION_STEPS, step, jnp.zeros((), rows.dtype))
-        shrunk = rows / jnp.expand_dims(1 + t * relative, axis)
-        excess = jnp.sqrt(mean_square(t)) / radius
-        return jnp.where(mean_square(jnp.zeros((), rows.dtype)) > radius**2, shrunk / excess, rows)
+        none = xp.zeros((), rows.dtype)
+        t = repeated(PROJECTION_STEPS, step, none)
+        shrunk = rows / xp.expand_dims(1 + t * relative, axis)
+        excess = xp.sqrt(mean_square(t)) / radius
+        return xp.where(mean_square(none) > radius**2, shrunk / excess, rows)
 
     def residual(self, rows, gradient):
         """The gradient, without what points into the boundary where the rows are on it."""
-        mean, push = jnp.mean(jnp.sum(rows**2, axis=1)), jnp.maximum(-jnp.sum(rows * gradient), 0.0)
-        binds = jnp.sqrt(mean) >= (1 - BINDS) * self.radius
-        return gradient + jnp.where(binds, push / (rows.shape[0] * mean), 0.0) * rows
+        xp, mean = namespace(rows), (rows**2).sum(axis=1).mean()
+        push = xp.maximum(-(rows * gradient).sum(), 0.0)
+        binds = xp.sqrt(mean) >= (1 - BINDS) * self.radius
+        return gradient + xp.where(binds, push / (rows.shape[0] * mean), 0.0) * rows
 
     def multiplied(self, rows, pull, decay, counts):
         """n_k λ + μ with one μ ≥ 0, and ½ K R² μ."""
-        squares = jnp.sum(rows**2, axis=1)
-        multiplier = (jnp.sum(rows * pull) - decay * jnp.sum(counts * squares)) / jnp.sum(squares)
-        least = LEAST_MULTIPLIER * jnp.abs(jnp.sum(rows * pull)) / jnp.sum(squares) + jnp.finfo(rows.dtype).tiny
-        multiplier = jnp.where(multiplier > least, multiplier, least)
+        xp, squares, along = namespace(rows, pull), (rows**2).sum(axis=1), (rows * pull).sum()
+        multiplier = (along - decay * (counts * squares).sum()) / squares.sum()
+        least = LEAST_MULTIPLIER * xp.abs(along) / squares.sum() + np.finfo(rows.dtype).tiny
+        multiplier = xp.where(multiplier > least, multiplier, least)
         return decay * counts + multiplier, 0.5 * rows.shape[0] * self.radius**2 * multiplier
 
     def unfold(self, X, decay):
         """The shadow of a sphere's point: all but the last column."""
-        size = jnp.sqrt(jnp.sum(X**2, axis=(0, 1))[None])
-        return X[:, :-1] * (self.radius * np.sqrt(X.shape[0]) / size)[:, None]
+        return X[:, :-1] * self._scale(X)
+
+    def fold(self, X, decay, slopes):
+        """Slopes along the sphere, of which the last column casts no shadow."""
+        slopes, squares = _without_shadow(slopes), (X**2).sum(axis=(0, 1), keepdims=True)
+        return self._scale(X) * (slopes - X * ((X * slopes).sum(axis=(0, 1), keepdims=True) / squares))
+
+    def _scale(self, X):
+        """(1, 1, L) of the variables, that puts their mean row at the radius."""
+        size = namespace(X).sqrt((X**2).sum(axis=(0, 1)))[None]
+        return (self.radius * np.sqrt(X.shape[0]) / size)[:, None]
 
     def variables(self, X):
         """Inside the ball, since at its boundary nothing pulls the last column from zero; zeros at its centre."""
-        slack = START_SLACK * jnp.sqrt(jnp.mean(jnp.sum(X**2, axis=1, keepdims=True), axis=0, keepdims=True))
-        slack = _positive(slack)
-        return jnp.concatenate([X, jnp.broadcast_to(slack, (X.shape[0], 1, X.shape[2]))], axis=1)
+        xp = namespace(X)
+        slack = START_SLACK * xp.sqrt((X**2).sum(axis=1, keepdims=True).mean(axis=0, keepdims=True))
+        return xp.concatenate([X, xp.broadcast_to(_positive(slack), (X.shape[0], 1, X.shape[2]))], axis=1)
 
 
 @storable
@@ -284,25 +315,30 @@ class Nonnegative(Constraint):
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """Nearest feasible rows."""
-        return jnp.maximum(rows, 0.0)
+        return namespace(rows).maximum(rows, 0.0)
 
     def residual(self, rows, gradient):
         """The gradient, without what points into the boundary where an entry is zero."""
-        binds = rows <= BINDS * jnp.max(jnp.abs(rows))
-        return jnp.where(binds, jnp.minimum(gradient, 0.0), gradient)
+        xp = namespace(rows, gradient)
+        binds = rows <= BINDS * xp.abs(rows).max()
+        return xp.where(binds, xp.minimum(gradient, 0.0), gradient)
 
     def raised(self, gram):
         """Negative entries raised to zero: non-negative columns only gain."""
-        return jnp.maximum(gram, 0.0)
+        return namespace(gram).maximum(gram, 0.0)
 
     def unfold(self, X, decay):
         """Squares, scaled as free rows are."""
-        return X**2 / jnp.sqrt(decay)[:, None]
+        return X**2 / namespace(X, decay).sqrt(decay)[:, None]
+
+    def fold(self, X, decay, slopes):
+        """Slopes along the square roots."""
+        return 2.0 * X * slopes / namespace(X, decay).sqrt(decay)[:, None]
 
     def variables(self, X):
         """Away from zero, where the square is flat."""
-        spread = jnp.sqrt(jnp.mean(X**2, axis=(0, 1), keepdims=True))
-        return jnp.sqrt(jnp.abs(X) + 0.1 * spread)
+        xp = namespace(X)
+        return xp.sqrt(xp.abs(X) + 0.1 * xp.sqrt((X**2).mean(axis=(0, 1), keepdims=True)))
 
 
 @storable
@@ -345,21 +381,30 @@ class Fixed(Constraint):
 
     def project(self, rows: Float[Array, "m n"], axis: int, shares: Any = None) -> Float[Array, "m n"]:
         """The matrix."""
-        matrix = jnp.asarray(self.matrix, rows.dtype)
+        matrix = namespace(rows, self.matrix).asarray(self.matrix, rows.dtype)
         return matrix if axis == 1 else matrix.T
 
     def tangent(self, rows: Float[Array, "m n"], gradient: Float[Array, "m n"], axis: int) -> Float[Array, "m n"]:
         """Nowhere to go."""
-        return jnp.zeros_like(gradient)
+        return namespace(gradient).zeros_like(gradient)
 
     def unfold(self, X, decay):
         """The matrix."""
-        matrix = jnp.asarray(self.matrix)[0]
-        return jnp.broadcast_to(matrix, (*matrix.shape[:2], X.shape[2]))
+        xp, matrix = namespace(X, self.matrix), self.matrix[0]  # pyright: ignore[reportIndexIssue]
+        return xp.broadcast_to(matrix, (*matrix.shape[:2], X.shape[2]))
+
+    def fold(self, X, decay, slopes):
+        """No variables."""
+        return X
 
     def variables(self, X):
         """No variables."""
         return X[:, :0]
+
+
+def folds(constraint: Any) -> bool:
+    """Whether NumPy computes what it unfolds, and `fold` is the adjoint of it, as of ours; a user's is JAX's."""
+    return type(constraint) in KINDS
 
 
 FACTS = ("decays", "bounds", "holds_zero", "rotatable", "cone", "fixed")
@@ -383,17 +428,31 @@ def as_constraint(name: str, constraint: Any) -> Any:
 
 def _positive(sizes):
     """The same with ones for zeros."""
-    return jnp.where(sizes > 0, sizes, 1.0)
+    return namespace(sizes).where(sizes > 0, sizes, 1.0)
 
 
 def _at_radius(radius, X):
     """Each row of X (K, w, L) at the radius."""
-    return X * (radius / jnp.sqrt(jnp.sum(X**2, axis=1)))[:, None]
+    return X * (radius / namespace(X).sqrt((X**2).sum(axis=1)))[:, None]
+
+
+def _along_radius(radius, X, slopes):
+    """The adjoint of its derivative: slopes (K, w, L) along the rows of X, in the unit of X."""
+    squares = (X**2).sum(axis=1, keepdims=True)
+    scale = radius / namespace(X).sqrt(squares[:, 0])
+    return (slopes - X * ((X * slopes).sum(axis=1, keepdims=True) / squares)) * scale[:, None]
+
+
+def _without_shadow(slopes):
+    """Slopes (K, r, L) with another column of zeros."""
+    xp = namespace(slopes)
+    return xp.concatenate([slopes, xp.zeros_like(slopes[:, :1])], axis=1)
 
 
 def _row_multipliers(radius, rows, pull, decays, least):
     """Decays of rows with the multipliers that stationarity gives, at least `least` and positive; and their cost."""
-    multiplied = jnp.sum(rows * pull, axis=1) / radius**2
-    floor = LEAST_MULTIPLIER * jnp.max(jnp.abs(multiplied)) + jnp.finfo(multiplied.dtype).tiny
-    multiplied = jnp.maximum(jnp.maximum(multiplied, least), floor)
-    return multiplied, 0.5 * radius**2 * jnp.sum(multiplied - decays)
+    xp = namespace(rows, pull)
+    multiplied = (rows * pull).sum(axis=1) / radius**2
+    floor = LEAST_MULTIPLIER * xp.abs(multiplied).max() + np.finfo(multiplied.dtype).tiny
+    multiplied = xp.maximum(xp.maximum(multiplied, least), floor)
+    return multiplied, 0.5 * radius**2 * (multiplied - decays).sum()

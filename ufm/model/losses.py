@@ -3,6 +3,7 @@
 A loss is a small frozen pytree with `__call__(logits, label)`. It may declare facts (`Facts`), from which rigorous
 lower bounds follow, and beside them
 
+- `slope(logits, label)`, its gradient, where that is better known than derived;
 - `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
 - `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
 - `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
@@ -14,6 +15,8 @@ lower bounds follow, and beside them
 Any function or object of one sample's (logits, label) serves too, with the same as attributes. Everything works without
 the optional parts; what cannot be certified then says so. Who inherits from a loss of ours and writes another formula
 inherits none of its facts and methods, which are of ours alone.
+
+Losses of ours are written against the namespace of their arguments: NumPy computes what JAX traces.
 """
 
 import contextlib
@@ -26,16 +29,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from ufm._core.archive import Absent, storable
+from ufm._core.arrays import Array, mapped, namespace, silent
 from ufm._core.checks import Real, function, instance, number, real, shown
 from ufm._core.precision import at_once, is_traced
 from ufm._core.pytree import check_flags, pytree, set_field, static
 
 ON_SIZES = "on_sizes", "conjugate_on_sizes"  # of classes that are alike
-OPTIONAL = "conjugate", "curvature", "soft_target", *ON_SIZES, "along", "steepest"  # methods that a loss may have
+OPTIONAL = (
+    "slope",
+    "conjugate",
+    "curvature",
+    "soft_target",
+    *ON_SIZES,
+    "along",
+    "steepest",
+)  # methods that a loss may have
 FORMULAS = "__call__", "of_columns"  # methods of which one computes a loss
+DIFFERENCE = 5e-6  # of a logit, of which a curvature is a quotient where none is declared
 MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
 
@@ -55,7 +68,7 @@ class Facts(NamedTuple):
     """
 
     convex: Any = False
-    infimum: Any = -jnp.inf
+    infimum: Any = -np.inf
     attained: Any = False
     keeps_digits: Any = False
     falls_exponentially: Any = False
@@ -112,7 +125,7 @@ def fact_of(loss: Any, name: str) -> Any:
 
 def declares(loss: Any, name: str) -> bool:
     """Whether a loss has one of the methods that are optional; a number of that name is a user's own parameter."""
-    return callable(getattr(loss, name, None)) and not _of_another(loss, name)
+    return callable(getattr(loss, name, None)) and not _is_missing(type(loss), name) and not _of_another(loss, name)
 
 
 def _of_another(loss: Any, name: str) -> bool:
@@ -125,6 +138,12 @@ def _inherits_from_another(kind: type, name: str) -> bool:
     owner = _first(kind, name, f"{name}_of_columns")
     replaced = (ours for ours in OURS if issubclass(kind, ours) and not _has_formula_of(kind, ours))
     return owner is not None and any(issubclass(ours, owner) for ours in replaced)
+
+
+@ft.lru_cache(maxsize=1024)
+def _is_missing(kind: type, name: str) -> bool:
+    """Whether a loss that inherits from one without formulas has none of that name."""
+    return _first(kind, name, f"{name}_of_columns") in (Loss, ConvexLoss)
 
 
 def is_one_of(loss: Any, *kinds: type) -> bool:
@@ -144,9 +163,9 @@ def _first(kind: type, *names: str) -> type | None:
 class Loss:
     """A loss of ours: of many samples at once, whose classes run over the last axis as anywhere outside.
 
-    What is computed is written with classes first, so that softmax vectorises over samples: `of_columns` takes logits
-    (K, ...) and labels (...), `conjugate_of_columns` slopes, and `curvature_of_columns` logits. The attributes are
-    those of `Facts`, with its defaults.
+    What is computed is written with classes first, so that softmax vectorises over samples: `of_columns`,
+    `slope_of_columns` and `curvature_of_columns` take logits (K, ...) and labels (...), `conjugate_of_columns` slopes.
+    The attributes are those of `Facts`, with its defaults.
     """
 
     convex: bool = False
@@ -167,6 +186,18 @@ class Loss:
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample, classes first."""
+        raise NotImplementedError
+
+    def slope(self, logits: ArrayLike, label: ArrayLike) -> Any:
+        """Gradient (..., K) in the logits (..., K), in closed form.
+
+        Raises:
+            ValueError: as of the loss.
+        """
+        return _classes_last(self, self.slope_of_columns, logits, label, out=-1)
+
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+        """The gradient, classes first."""
         raise NotImplementedError
 
 
@@ -210,10 +241,15 @@ def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out:
             f"label of shape {jnp.shape(label)} and type {jnp.result_type(label)}: a whole number for each row of "
             f"numbers (..., K), which are of shape {jnp.shape(values)}, is needed"
         )
+    values, label = (part if isinstance(part, jax.Array) else np.asarray(part) for part in (values, label))
     traced = is_traced(loss, values, label)
-    with contextlib.nullcontext() if traced else at_once(values):
-        found = of_columns(jnp.moveaxis(jnp.asarray(values), -1, 0), jnp.asarray(label))
-        found = found if out is None else jax.tree.map(lambda part: jnp.moveaxis(part, 0, out), found)
+    xp = jnp if traced else np
+    if not traced:
+        values, label = (np.asarray(part) for part in (values, label))
+        values = values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
+    with contextlib.nullcontext() if traced else at_once(values), silent():
+        found = of_columns(xp.moveaxis(values, -1, 0), label)
+        found = found if out is None else jax.tree.map(lambda part: xp.moveaxis(part, 0, out), found)
         return found if traced else jax.tree.map(lambda part: np.asarray(part)[()], found)
 
 
@@ -227,14 +263,20 @@ class CrossEntropy(ConvexLoss):
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample, with all its digits where it is small."""
-        return _cross_entropy(logits, label)
+        return (_cross_entropy if namespace(logits, label) is np else _traced_cross_entropy)(logits, label)
+
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+        """Softmax less e_y, with all digits of both where the loss is small."""
+        return _softmax_less_target(logits, label)
 
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y."""
         right = true_logit(slope, label)
-        wrong = _negative_entropy(jnp.where(one_hot(slope, label, bool), 0.0, slope))
-        inside = jnp.maximum(right, -1.0)
-        return wrong + jnp.where(right < -1.0, jnp.inf, jax.scipy.special.xlog1py(1.0 + inside, inside))
+        xp = namespace(slope, label)
+        wrong = _negative_entropy(xp.where(one_hot(slope, label, bool), 0.0, slope))
+        positive = xp.where(right > -1.0, right, 0.0)
+        inside = xp.where(right > -1.0, (1.0 + positive) * xp.log1p(positive), 0.0)
+        return wrong + xp.where(right < -1.0, xp.inf, inside)
 
     def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Twice the softmax p: ∇² = diag p − p pᵀ."""
@@ -273,15 +315,18 @@ class LabelSmoothing(ConvexLoss):
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
         smooth, sharp = self._weights(logits)
-        return logsumexp(logits) - sharp * true_logit(logits, label) - smooth * jnp.sum(logits, axis=0)
+        return logsumexp(logits) - sharp * true_logit(logits, label) - smooth * logits.sum(axis=0)
+
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+        """Softmax less the targets."""
+        smooth, sharp = (_of_all_classes(number, logits) for number in self._weights(logits))
+        return softmax(logits) - sharp * one_hot(logits, label) - smooth
 
     def infimum(self, num_classes: int) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entropy of the targets, in nats."""
         smooth = self.alpha / num_classes
         right = 1.0 - self.alpha + smooth
-        return jax.scipy.special.entr(jnp.asarray(right)) + (num_classes - 1) * jax.scipy.special.entr(
-            jnp.asarray(smooth)
-        )
+        return -_x_log_x(right) - (num_classes - 1) * _x_log_x(smooth)
 
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞."""
@@ -291,15 +336,15 @@ class LabelSmoothing(ConvexLoss):
     def soft_target(self, label: Int[Array, ""], num_classes: int) -> Any:
         """(1−α) e_y + α/K, (K,) for one label."""
         smooth = self.alpha / num_classes
-        classes = jnp.arange(num_classes, dtype=jnp.result_type(label))
-        return jnp.where(classes == label, 1.0 - self.alpha + smooth, smooth)
+        xp = namespace(label, smooth)
+        return xp.where(xp.arange(num_classes) == label, 1.0 - self.alpha + smooth, smooth)
 
     def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Twice the softmax, as of cross-entropy: the targets are linear in the logits."""
         return _softmax_curvature(logits)
 
     def _weights(self, logits):
-        alpha = jnp.asarray(self.alpha, logits.dtype)
+        alpha = namespace(logits, self.alpha).asarray(self.alpha, logits.dtype)
         return alpha / logits.shape[0], 1.0 - alpha
 
     def on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeLoss:
@@ -341,12 +386,25 @@ class Focal(Loss):
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
-        right = one_hot(logits, label, bool)
+        surprise, log_wrong, _ = self._parts(logits, label)
+        return namespace(logits).exp(self._gamma(logits) * log_wrong) * surprise
+
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+        """(1−p_y)^γ (p − e_y − γ log p_y (q − p)), with q the softmax of the wrong classes alone."""
+        surprise, log_wrong, wrong = self._parts(logits, label)
+        xp, gamma, p = namespace(logits, label), self._gamma(logits), softmax(logits)
+        along = (gamma * surprise)[None] * (softmax(wrong) - p)
+        return xp.exp(gamma * log_wrong)[None] * (_softmax_less_target(logits, label) + along)
+
+    def _parts(self, logits, label):
+        """−log p_y, log(1 − p_y), and the logits with −∞ for the right one."""
         log_all = logsumexp(logits)
-        surprise = log_all - true_logit(logits, label)
+        wrong = namespace(logits, label).where(one_hot(logits, label, bool), -np.inf, logits)
         # log(1 − p) from the wrong classes' own sum keeps its digits where p is close to 1
-        log_wrong = logsumexp(jnp.where(right, -jnp.inf, logits)) - log_all
-        return jnp.exp(jnp.asarray(self.gamma, logits.dtype) * log_wrong) * surprise
+        return log_all - true_logit(logits, label), logsumexp(wrong) - log_all, wrong
+
+    def _gamma(self, logits):
+        return namespace(logits, self.gamma).asarray(self.gamma, logits.dtype)
 
     def along(self, lead: Any, num_classes: int) -> Any:
         """The loss φ(t) where the right logit leads K − 1 equal ones by t = `lead` (NumPy, float64); it decreases.
@@ -377,15 +435,20 @@ class SquaredError(ConvexLoss):
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
-        return 0.5 * jnp.sum((logits - one_hot(logits, label)) ** 2, axis=0)
+        return 0.5 * (self.slope_of_columns(logits, label) ** 2).sum(axis=0)
+
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+        """Logits less e_y."""
+        return logits - one_hot(logits, label)
 
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """½‖slope‖² + slope_y."""
-        return 0.5 * jnp.sum(slope**2, axis=0) + true_logit(slope, label)
+        return 0.5 * (slope**2).sum(axis=0) + true_logit(slope, label)
 
     def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """Ones and zeros: ∇² is the identity."""
-        return jnp.ones_like(logits), jnp.zeros_like(logits)
+        xp = namespace(logits)
+        return xp.ones_like(logits), xp.zeros_like(logits)
 
     def on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeLoss:
         """½(z_y − 1)² and the others' squares."""
@@ -420,18 +483,26 @@ class DotRegression(ConvexLoss):
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
-        target = jnp.asarray(self.target, logits.dtype)
+        target = self._target(logits)
         return (true_logit(logits, label) - target) ** 2 / (2 * target)
+
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+        """e_y (z_y − target)/target."""
+        target = self._target(logits)
+        return one_hot(logits, label) * ((true_logit(logits, label) - target) / target)[None]
 
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Target · (s + s²/2) at s = slope_y where all other slopes are zero, elsewhere +∞."""
-        target, right = jnp.asarray(self.target, slope.dtype), true_logit(slope, label)
-        elsewhere = jnp.any((slope != 0) & ~one_hot(slope, label, bool), axis=0)
-        return jnp.where(elsewhere, jnp.inf, target * (right + right**2 / 2))
+        xp, target, right = namespace(slope, label), self._target(slope), true_logit(slope, label)
+        elsewhere = xp.any((slope != 0) & ~one_hot(slope, label, bool), axis=0)
+        return xp.where(elsewhere, xp.inf, target * (right + right**2 / 2))
 
     def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
         """The right logit's alone: ∇² = e_y e_yᵀ/target."""
-        return one_hot(logits, label) / jnp.asarray(self.target, logits.dtype), jnp.zeros_like(logits)
+        return one_hot(logits, label) / self._target(logits), namespace(logits).zeros_like(logits)
+
+    def _target(self, logits):
+        return namespace(logits, self.target).asarray(self.target, logits.dtype)
 
 
 @storable
@@ -451,7 +522,7 @@ class Custom:
     def __getattr__(self, name: str) -> Any:
         if name in Facts._fields:
             return getattr(facts_of(self.function), name)
-        if name in OPTIONAL and not _of_another(self.function, name):  # which a loss has or hasn't
+        if name in OPTIONAL and declares(self.function, name):  # which a loss has or hasn't
             return getattr(self.function, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
@@ -510,6 +581,10 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
         told = {"it": jax.eval_shape(of(per_sample), logits, shapes, labels)}
         if declares(structure.unflatten(shapes), "conjugate"):
             told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, labels)
+        if declares(structure.unflatten(shapes), "slope"):
+            found = jax.eval_shape(of(per_sample_slope), logits, shapes, labels)
+            if getattr(found, "shape", None) != logits.shape:
+                return f"of {count} samples its slope gives {found}; a vector of one entry a class is needed"
         if declares(structure.unflatten(shapes), "curvature"):
             pair = jax.eval_shape(of(per_sample_curvature), logits, shapes, labels)
             if [getattr(part, "shape", None) for part in jax.tree.leaves(pair)] != [(num_classes, count)] * 2:
@@ -533,6 +608,14 @@ def per_sample(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> Any:
     return of_columns(logits, labels) if of_columns else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
 
 
+def per_sample_slope(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> Any:
+    """Gradients (K, N) in the logits: in closed form where a loss declares one, else JAX's; shapes as `per_sample`."""
+    if not declares(loss, "slope"):
+        return jax.grad(lambda logits: jnp.sum(per_sample(loss, logits, labels)))(logits)
+    of_columns = _of_columns(loss, "slope", "slope_of_columns")
+    return of_columns(logits, labels) if of_columns else jax.vmap(loss.slope, (1, 0), 1)(logits, labels)
+
+
 def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) -> Any:
     """Conjugates (N,) of a loss that has one, whichever form it was written in."""
     of_columns = _of_columns(loss, "conjugate", "conjugate_of_columns")
@@ -543,6 +626,11 @@ def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) ->
     """Diagonals and vectors (K, N) of a loss that declares its curvature, whichever form it was written in."""
     of_columns = _of_columns(loss, "curvature", "curvature_of_columns")
     return of_columns(logits, labels) if of_columns else jax.vmap(loss.curvature, (1, 0), 1)(logits, labels)
+
+
+def closed(loss: Any) -> bool:
+    """Whether NumPy computes the loss, its slope and what else it declares, as of ours; a user's is written for JAX."""
+    return is_one_of(loss, *OURS)
 
 
 def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
@@ -561,6 +649,8 @@ def simplex_targets(loss: Any, slopes: Float[Array, "K N"], labels: Int[Array, "
     """What is added to slopes to make probability vectors of them, for a loss with its conjugate on the simplex."""
     if not declares(loss, "soft_target"):
         return one_hot(slopes, labels)
+    if namespace(slopes) is np:
+        return np.stack([loss.soft_target(label, slopes.shape[0]) for label in labels], axis=1)
     of_label = jax.vmap(lambda label: loss.soft_target(label, slopes.shape[0]), out_axes=1)
     return of_label(labels).astype(slopes.dtype)
 
@@ -577,8 +667,9 @@ def curvature_of_shifts(
     """Σ_i w_i ∇²ℓ_i(z_i), the Hessian along what is added to all samples' logits; in memory of order K² + KN."""
     if declares(loss, "curvature"):
         diagonal, factor = per_sample_curvature(loss, logits, labels)
-        return jnp.diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
-    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j), jnp.arange(logits.shape[0]))
+        return namespace(diagonal).diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
+    classes = namespace(logits).arange(logits.shape[0])
+    return mapped(lambda j: _along_class(loss, logits, labels, weights, j), classes)
 
 
 def curvatures_of_shifts(
@@ -588,68 +679,108 @@ def curvatures_of_shifts(
     if declares(loss, "curvature"):
         diagonal, factor = per_sample_curvature(loss, logits, labels)
         return (diagonal - factor**2) @ weights
-    classes = jnp.arange(logits.shape[0])
-    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
+    classes = namespace(logits).arange(logits.shape[0])
+    return mapped(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
 
 
 def _along_class(loss, logits, labels, weights, j):
-    """A column (K,) of `curvature_of_shifts`."""
-    slopes = jax.grad(lambda shift: jnp.sum(weights * per_sample(loss, logits + shift[:, None], labels)))
-    direction = (jnp.arange(logits.shape[0]) == j).astype(logits.dtype)
-    return jax.jvp(slopes, (jnp.zeros_like(direction),), (direction,))[1]
+    """A column (K,) of `curvature_of_shifts`; in NumPy a central difference, with half the digits."""
+    xp = namespace(logits)
+    direction = (xp.arange(logits.shape[0]) == j).astype(logits.dtype)
+
+    def slope(shift):
+        return per_sample_slope(loss, logits + shift[:, None], labels) @ weights
+
+    if xp is np:
+        return (slope(DIFFERENCE * direction) - slope(-DIFFERENCE * direction)) / (2 * DIFFERENCE)
+    return jax.jvp(slope, (xp.zeros_like(direction),), (direction,))[1]
 
 
 def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any = None) -> Array:
     """e_y along the first axis, in the shape of `logits`."""
-    classes = jnp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
+    xp = namespace(logits, label)
+    classes = xp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
     return (classes == label[None]).astype(dtype or logits.dtype)
+
+
+def _of_all_classes(number, logits):
+    """A loss's number, of however many lanes, in the rank of logits (K, ...)."""
+    return number.reshape((1,) * (logits.ndim - number.ndim) + number.shape)
 
 
 def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
     """z_y; by a sum over a mask where classes are few, since that vectorises on a CPU, and a gather does not."""
+    xp = namespace(logits, label)
     if logits.shape[0] > MASKED_CLASSES:
-        return jnp.take_along_axis(logits, label[None], axis=0)[0]
-    return jnp.sum(jnp.where(one_hot(logits, label, bool), logits, 0.0), axis=0)
+        return xp.take_along_axis(logits, label[None], axis=0)[0]
+    return xp.where(one_hot(logits, label, bool), logits, 0.0).sum(axis=0)
 
 
-@jax.custom_jvp
 def _cross_entropy(logits, label):
     """m + log(e^{−m} + Σ_{j≠y} e^{z_j − max z}) with the deficit m = max z − z_y ≥ 0."""
+    xp = namespace(logits, label)
     _, wrong, deficit = _odds(logits, label)
-    return deficit + jnp.log1p(wrong + jnp.expm1(-deficit))
+    return deficit + xp.log1p(wrong + xp.expm1(-deficit))
 
 
-@_cross_entropy.defjvp
+_traced_cross_entropy = jax.custom_jvp(_cross_entropy)
+
+
+@_traced_cross_entropy.defjvp
 def _cross_entropy_jvp(primals, tangents):
-    (logits, label), (moved, _) = primals, tangents
+    slopes = _softmax_less_target(*primals)
+    return _traced_cross_entropy(*primals), jnp.sum(slopes * tangents[0], axis=0)
+
+
+def _softmax_less_target(logits, label):
+    """The gradient of `_cross_entropy`."""
+    xp = namespace(logits, label)
     odds, wrong, deficit = _odds(logits, label)
-    total = wrong + jnp.exp(-deficit)
+    total = wrong + xp.exp(-deficit)
     # p_y − 1 as minus the others' sum, which doesn't cancel
-    slopes = jnp.where(one_hot(logits, label, bool), -wrong[None], odds) / total[None]
-    return _cross_entropy(logits, label), jnp.sum(slopes * moved, axis=0)
+    return xp.where(one_hot(logits, label, bool), -wrong[None], odds) / total[None]
 
 
 def _odds(logits, label):
     """e^{z_j − max z} of the wrong classes and zero of the right one, their sum, and the deficit max z − z_y."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
-    odds = jnp.where(one_hot(logits, label, bool), 0.0, jnp.exp(logits - top[None]))
-    return odds, jnp.sum(odds, axis=0), top - true_logit(logits, label)
+    xp, top = namespace(logits, label), _largest(logits)
+    odds = xp.where(one_hot(logits, label, bool), 0.0, xp.exp(logits - top[None]))
+    return odds, odds.sum(axis=0), top - true_logit(logits, label)
+
+
+def _largest(logits):
+    """The largest logit of each sample, which derivatives take for a constant."""
+    top = logits.max(axis=0)
+    return jax.lax.stop_gradient(top) if isinstance(top, jax.Array) else top
 
 
 def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:
     """Log Σ_j exp z_j over the first axis, without overflow; an entry may be −∞, not all of them."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=0))
-    return top + jnp.log(jnp.sum(jnp.exp(logits - top[None]), axis=0))
+    xp, top = namespace(logits), _largest(logits)
+    return top + xp.log(xp.exp(logits - top[None]).sum(axis=0))
+
+
+def softmax(logits: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+    """exp z_j/Σ exp z over the first axis; an entry may be −∞, not all of them."""
+    odds = namespace(logits).exp(logits - _largest(logits)[None])
+    return odds / odds.sum(axis=0)[None]
 
 
 def _softmax_curvature(logits):
-    probabilities = jax.nn.softmax(logits, axis=0)
+    probabilities = softmax(logits)
     return probabilities, probabilities
 
 
 def _negative_entropy(q):
     """Σ q log q over the first axis; +∞ off the simplex, whose sum is trusted to be kept by the caller."""
-    return jnp.sum(jnp.where(q < 0, jnp.inf, -jax.scipy.special.entr(jnp.maximum(q, 0.0))), axis=0)
+    xp = namespace(q)
+    return xp.where(q < 0, xp.inf, _x_log_x(q)).sum(axis=0)
+
+
+def _x_log_x(x):
+    """x log x, 0 where x is not positive."""
+    xp = namespace(x)
+    return xp.where(x > 0, x * xp.log(xp.where(x > 0, x, 1.0)), 0.0)
 
 
 def _cross_entropy_on_sizes(right, wrong, alike) -> SizeLoss:

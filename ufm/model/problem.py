@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from ufm._core.archive import storable
-from ufm._core.blocks import fits
+from ufm._core.arrays import Array, namespace_of, silent
+from ufm._core.blocks import few, fits
 from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
 from ufm._core.precision import at_once, float64, is_traced
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
 from ufm._core.repr import call, fields_of, unusual
-from ufm.model.constraints import Constraint, Free, as_constraint
+from ufm.model.constraints import Constraint, Free, as_constraint, folds
 from ufm.model.factors import Factor, squared_size
-from ufm.model.losses import CrossEntropy, as_loss, check_loss, facts_of
+from ufm.model.losses import CrossEntropy, as_loss, check_loss, closed, facts_of
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.streamed_loss import streamed_loss, weighted_losses
 
@@ -176,9 +177,11 @@ class Problem:
         spread = real("scale", scale, least=0.0) / np.sqrt(self.dim)
         H = spread * random.normal(size=(self.num_samples, self.dim))
         A = spread * random.normal(size=(self.num_classes, self.dim))
-        with float64():
-            drawn = columns(Params(jnp.asarray(H), jnp.asarray(A), np.zeros(self.num_classes)))
-            return jax.tree.map(np.asarray, rows(feasible(self, drawn)))
+        drawn = Params(H, A, np.zeros(self.num_classes))
+        with float64(), silent():
+            ours = all(folds(factor.constraint) for factor in self.factors())
+            drawn = drawn if ours else jax.tree.map(jnp.asarray, drawn)
+            return jax.tree.map(np.asarray, rows(feasible(self, columns(drawn))))
 
     def check_room(self) -> None:
         """Refuse features (N, d) that memory can't hold, before it is tried."""
@@ -197,8 +200,13 @@ class Problem:
         params = self.check_params(params)
         if is_traced(self, params):
             return risk(self, columns(jax.tree.map(jnp.asarray, params)))
-        with at_once(params):
-            return np.asarray(_objective(self, params))[()]
+        with at_once(params), silent():
+            return np.asarray((risk_of_rows if self._at_once(params) else _compiled_risk)(self, params))[()]
+
+    def _at_once(self, params: Params) -> bool:
+        """Whether NumPy computes the objective: of few parameters that it holds, for a loss that is written for it."""
+        numbers = self.num_samples * (self.num_classes + self.dim) + self.num_classes * self.dim
+        return namespace_of(params) is np and few(numbers) and closed(self.loss)
 
     def check_params(self, params: Params) -> Params:
         """`params` as arrays of one precision, float64 where any is, where their shapes are the problem's.
@@ -265,10 +273,11 @@ def _of_one_precision(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def risk(problem: Problem, params: Columns) -> Float[Array, ""]:
-    """F at parameters in columns."""
-    decay = squared_size(problem.factors(), params) + problem.lambda_b * jnp.sum(params.b**2)
+    """F at parameters in columns, in their namespace."""
+    xp = namespace_of(problem, params)
+    decay = squared_size(problem.factors(), params) + problem.lambda_b * xp.sum(params.b**2)
     if fits(problem.num_samples, problem.num_classes):
-        return jnp.mean(weighted_losses(problem, params, jnp.asarray(problem.labels))) + 0.5 * decay
+        return xp.mean(weighted_losses(problem, params, xp.asarray(problem.labels))) + 0.5 * decay
     return streamed_loss(params.H, params.A, params.b, problem) + 0.5 * decay
 
 
@@ -298,9 +307,12 @@ def _check_factor(factor: Factor) -> None:
         raise ValueError(f"{factor.side} = Fixed of shape {constraint.matrix.shape}: {factor.shape} is needed")
 
 
-@kept
-def _objective(problem, params):
+def risk_of_rows(problem: Problem, params: Params) -> Any:
+    """F at parameters in rows."""
     return risk(problem, columns(params))
+
+
+_compiled_risk = kept(risk_of_rows)
 
 
 def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from ufm._core.arrays import Array, namespace
 from ufm._core.blocks import cut, put, scan_blocks
 from ufm.model.losses import per_sample
 from ufm.model.params import Columns
@@ -16,7 +17,7 @@ from ufm.model.params import Columns
 def weighted_losses(problem, params, labels):
     """w_y loss of each sample (N,), for an H of columns."""
     loss = per_sample(problem.loss, logits(problem, params), labels)
-    return loss * jnp.asarray(problem.class_weights, loss.dtype)[labels]
+    return loss * namespace(loss, problem.class_weights).asarray(problem.class_weights, loss.dtype)[labels]
 
 
 @jax.custom_jvp
