@@ -319,8 +319,18 @@ class Curvature(NamedTuple):
         return found
 
 
-def curvature(blocks: Blocks, at: SizeLoss, alive: Any) -> Curvature:
-    """The risk's Hessian, u_g being eliminated where `alive` (G,)."""
+def curvature(blocks: Blocks, at: SizeLoss, alive: Any, raised: Any = None) -> Curvature:
+    """The risk's Hessian, u_g being eliminated where `alive` (G,).
+
+    Args:
+        blocks: the problem.
+        at: the losses at the point.
+        alive: (G,) which u_g may move.
+        raised: (G, G) what is added to second derivatives along a wrong logit less the right one.
+    """
+    if raised is not None:
+        against = np.sum(blocks.alike * raised, axis=1)
+        at = at._replace(diagonal=at.diagonal + raised, curvature=at.curvature + against)
     m, others = blocks.multiplicities, blocks.others
     unit = np.sqrt(blocks.weights / blocks.num_samples)
     q, d = at.factor.diagonal(), at.diagonal.diagonal()
@@ -349,7 +359,7 @@ def best_bias(blocks: Blocks, point: BlockPoint) -> tuple[Any, Risk]:
     Newton's method on a convex function, kept by halving; the first step that lowers no slope is the last.
     """
     axis, beta = blocks.bias_axis, blocks.beta(point.b)
-    beta = beta - _along_shift(blocks, beta)
+    beta = beta - along_shift(blocks, beta)
     here = risk(blocks, point.C + np.outer(axis, beta), point.u)
     slope = bias_slope(blocks, here, beta)
     settled = 8 * np.finfo(np.float64).eps * np.linalg.norm(here.along_C)
@@ -379,13 +389,26 @@ def bias_inverse(blocks: Blocks, hessian: Curvature) -> Float[np.ndarray, "G G"]
     """The inverse of the Hessian in β, but for the common shift of all logits, along which nothing is to be moved."""
     found = hessian.along_bias(blocks.bias_axis)
     found.flat[:: len(found) + 1] += blocks.ridge
-    if blocks.ignores_shift:
-        typical = np.mean(blocks.bias_axis**2 @ hessian.D)
-        found += np.outer(blocks.shift_axis, blocks.shift_axis) * typical
-    return np.linalg.inv(found)
+    if not blocks.ignores_shift:
+        return _inverse(found)
+    axis, typical = blocks.shift_axis, np.mean(blocks.bias_axis**2 @ hessian.D)
+    along = found @ axis
+    along = along - 0.5 * axis * (axis @ along + typical)
+    found -= np.outer(axis, along) + np.outer(along, axis)
+    return _inverse(found) - np.outer(axis, axis / typical)
 
 
-def _along_shift(blocks, beta):
+def _inverse(hessian):
+    """The inverse, along what has one: second derivatives of biases that nothing tells apart underflow."""
+    try:
+        return np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        return (
+            np.linalg.pinv(hessian, hermitian=True) if np.all(np.isfinite(hessian)) else np.full_like(hessian, np.nan)
+        )
+
+
+def along_shift(blocks: Blocks, beta: Any) -> Any:
     """The part of β that adds one number to all logits, which is none of an optimum where the loss ignores it."""
     return blocks.shift_axis * (blocks.shift_axis @ beta) if blocks.ignores_shift else 0.0
 
