@@ -22,7 +22,7 @@ from ufm.minima.proximal_newton import Solved
 from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
 MANY = 48  # sizes from which a rule is tried
-SHRINKS = 0.6  # the share of the sizes that nodes may be
+SHRINKS = 0.8  # the share of the sizes that nodes may be
 SMOOTH = 1e-2  # relative error of weights as polynomials of log n, up to which they are a function of it
 SCATTERED = 128  # sizes from which clusters are formed where there is no rule
 CLUSTERS = 3, 128  # sizes to one, and how many at most
@@ -49,8 +49,9 @@ def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps
         return proximal_newton.solve(blocks, tol=tol, max_steps=max_steps)
     first = proximal_newton.solve(fewer.blocks, tol=max(tol, 0.1 * enough), max_steps=max_steps)
     start = extended(blocks, fewer, first.point)
-    value, bound = value_and_bound(blocks, start)
-    if value - bound <= max(tol, enough) * abs(value):
+    enough = max(tol, enough)
+    value, bound = value_and_bound(blocks, start, close=enough)
+    if value - bound <= enough * abs(value):
         return Solved(start, value, bound, first.steps, Status.CONVERGED, value - bound)
     polished = proximal_newton.solve(blocks, start, tol=tol, max_steps=max_steps)
     return polished._replace(steps=first.steps + polished.steps)
