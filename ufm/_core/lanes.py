@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ufm._core.arrays import namespace, silent
+from ufm._core.arrays import namespace, namespace_of, silent
 from ufm._core.interrupts import check
 from ufm._core.precision import to_numpy
 from ufm._core.programs import plain
@@ -71,6 +71,15 @@ def by_batches(function: Callable, *trees: Any, held: int, compiled: bool = True
         lanes = np.minimum(np.arange(first, first + width), count - 1)
         results.append(to_numpy(function(*(take(tree, lanes) for tree in trees))))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1)[..., :count], *results)
+
+
+def each(function: Callable, *trees: Any) -> Any:
+    """`function` of every lane, the last axis of all arrays, whose results have lanes last: vectorised by JAX."""
+    if namespace_of(trees) is not np:
+        return jax.vmap(function, in_axes=-1, out_axes=-1)(*trees)
+    lanes = range(jax.tree.leaves(trees)[0].shape[-1])
+    found = [function(*jax.tree.map(lambda leaf, i=i: leaf[..., i], trees)) for i in lanes]
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *found)
 
 
 def take(args, lanes):

@@ -6,16 +6,18 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ufm._core.arrays import mapped
 from ufm._core.blocks import fits
 from ufm._core.interrupts import interruptible
 from ufm._core.lanes import by_batches
 from ufm._core.linalg import svd
 from ufm._core.precision import allowance, float64
-from ufm._core.programs import kept
+from ufm._core.programs import kept, plain
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.focal_bound import declares_line, focal_bound
+from ufm.minima.lane_objective import is_closed
 from ufm.minima.reduction import LaneParams, Reduced, by_lane, lane_of, least_dim, reduce, row_space, without_lanes
-from ufm.model.losses import fact_of, facts_of, per_sample
+from ufm.model.losses import closed, fact_of, facts_of, per_sample
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_problem, class_means, with_values
 
@@ -58,15 +60,16 @@ def _attained(problem: Problem) -> bool:
 def _height_of_zero(problem: Problem) -> float:
     """The risk at zero logits above the loss's infimum."""
     lane = lane_of(problem)
+    of_zero = plain(_losses_of_zero) if closed(problem.loss) else _losses_of_zero
     with float64():
-        heights = _losses_of_zero(lane.loss, lane.targets, np.zeros((lane.num_classes, 1))) - lane.infima
+        heights = of_zero(lane.loss, lane.targets, np.zeros((lane.num_classes, 1))) - lane.infima
         return float(np.asarray(heights) @ lane.weights)
 
 
 @kept
 def _losses_of_zero(loss, targets, zero):
     """Loss of each group's target at zero logits (K, 1), one after the other."""
-    return jax.lax.map(lambda target: per_sample(loss, zero, target[None])[0], targets)
+    return mapped(lambda target: per_sample(loss, zero, target[None])[0], targets)
 
 
 @interruptible
@@ -95,16 +98,16 @@ def lower_bound(problem: Problem, params: Params) -> float:
         axes = row_space(problem)
         means, A = means @ axes.T, problem.classifier.matrix @ axes.T
     at = LaneParams(*(part[..., None] for part in (means, A, params.b)))
-    return float(lower_bounds([problem], reduce([problem]), at)[0])
+    return float(lower_bounds([problem], reduce([problem]), at, compiled=not is_closed(problem))[0])
 
 
-def lower_bounds(problems: list[Problem], reduced: Reduced, params: LaneParams) -> np.ndarray:
+def lower_bounds(problems: list[Problem], reduced: Reduced, params: LaneParams, *, compiled: bool = True) -> np.ndarray:
     """`lower_bound` of many problems side by side, (L,)."""
     if not facts_of(reduced.loss).convex:
         return np.array([focal_bound(problem) for problem in problems])
     with float64():
         if fits(reduced.num_groups, reduced.num_classes):
-            return by_batches(_bounds, reduced, params, held=reduced.held)
+            return by_batches(_bounds, reduced, params, held=reduced.held, compiled=compiled)
         taken = (
             jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[..., i], (reduced, params)) for i in range(len(problems))
         )

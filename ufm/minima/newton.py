@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.arrays import silent
 from ufm._core.interrupts import check
+from ufm._core.lanes import take
 from ufm._core.precision import to_numpy
 from ufm._core.programs import kept, made_once
 from ufm._core.status import Status
@@ -14,10 +16,11 @@ from ufm.minima.lbfgs import value_and_grad
 NEWTON_STEPS = 100
 DAMPINGS = 14  # tried for a Newton step before giving up
 NEWTON_SIZE = 3000  # variables up to which a dense Hessian is formed
+DIFFERENCE = 5e-6  # of a variable, relative to the largest: half the digits, where a Hessian is one of differences
 HESSIAN_HELD = 2**22  # numbers of the largest arrays while it is formed, by as many rows at a time as that allows
 
 
-def polish(fun, found: Solution, lane: int, args, tol, floor, held) -> None:
+def polish(fun, found: Solution, lane: int, args, tol, floor, held, compiled) -> None:
     """Newton's method on one problem that L-BFGS left unfinished, damped until the step descends.
 
     Curvatures enter by their size, since the valley floor may be concave; directions without any, as rotations are,
@@ -25,7 +28,7 @@ def polish(fun, found: Solution, lane: int, args, tol, floor, held) -> None:
     """
     if found.status[lane] is Status.DIVERGED:
         return
-    value_and_slope, hessian = _derivatives(fun)
+    value_and_slope, hessian = _derivatives(fun) if compiled else _differences(fun)
     x = found.x[:, lane]
     f, g = to_numpy(value_and_slope(x, args))
     damping = 0.0
@@ -66,3 +69,25 @@ def _derivatives(fun):
         return jax.lax.map(lambda i: pull((coordinates == i).astype(x.dtype))[0], coordinates, batch_size=rows)
 
     return kept(value_and_slope), kept(hessian, static_argnums=2)
+
+
+def _differences(fun):
+    """The same in NumPy: the Hessian by central differences of the gradient, of as many rows at once as fit."""
+
+    def value_and_slope(x, args):
+        with silent():
+            value, slope = value_and_grad(fun, x[:, None], args)
+        return value[0], slope[:, 0]
+
+    def hessian(x, args, held):
+        n, step = len(x), DIFFERENCE * np.abs(x).max()
+        rows = np.empty((n, n))
+        for some in np.array_split(np.arange(n), -(-2 * n * held // HESSIAN_HELD)):
+            moves = step * np.eye(n)[:, some]
+            lanes = take(args, np.zeros(2 * len(some), int))
+            with silent():
+                slopes = value_and_grad(fun, x[:, None] + np.concatenate([moves, -moves], axis=1), lanes)[1]
+            rows[some] = (slopes[:, : len(some)] - slopes[:, len(some) :]).T / (2 * step)
+        return 0.5 * (rows + rows.T)
+
+    return value_and_slope, hessian

@@ -8,24 +8,29 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ufm._core import archive
-from ufm._core.checks import MOST_STEPS, Integer, Real, instance, integer, listed, real, shown
-from ufm._core.interrupts import interruptible
-from ufm._core.lanes import batches, by_batches
+from ufm._core.arrays import namespace, silent
+from ufm._core.checks import MOST_STEPS, Integer, Real, instance, integer, listed, real, room_for, shown
+from ufm._core.interrupts import check, interruptible
+from ufm._core.lanes import batches, by_batches, each
 from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm._core.progress import working
 from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics
-from ufm.minima import solver
+from ufm.minima import quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
-from ufm.minima.lane_objective import gradient_norm, objective, plain_objective, unfold
+from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
+from ufm.minima.lane_objective import objective, plain_objective, unfold
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, reduce, shape_key, zeros
+from ufm.minima.sector_metrics import metrics_of
+from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
+from ufm.minima.symmetry import blocks_of, grad_norm, sectors_of
+from ufm.minima.ways import Way, way_in_lanes, way_of
 from ufm.model.params import Params
 from ufm.model.problem import Problem, with_values
 
@@ -62,9 +67,8 @@ class Optimum:
         starts: how many starting points were tried.
         agreed: how many of them ended at the best value.
         seed: of the random starting points.
-        means: (M, r) group means of the features in the reduced dimension r: with class labels the class means.
-        A: (K, r) classifier in the same coordinates.
-        b: (K,) bias.
+        solution: the group means, classifier and bias of the reduced problem; or what they are made of, where classes
+            of equal count and weight are treated alike.
     """
 
     problem: Problem
@@ -79,15 +83,41 @@ class Optimum:
     starts: int
     agreed: int
     seed: int
-    means: np.ndarray
-    A: np.ndarray
-    b: np.ndarray
+    solution: LaneParams | Sectors
 
     @classmethod
     def _of_file(cls, **fields: Any) -> "Optimum":
-        """What a file holds; those of earlier versions call A `classifier` and b `bias`."""
-        names = {"classifier": "A", "bias": "b"}
-        return cls(**{names.get(name, name): value for name, value in fields.items()})
+        """What a file holds; those of earlier versions hold means, A and b, or classifier and bias."""
+        names = {"means": "H", "A": "A", "b": "b", "classifier": "A", "bias": "b"}
+        parts = {names[name]: fields.pop(name) for name in names if name in fields}
+        return cls(**fields, **({"solution": LaneParams(**parts)} if parts else {}))
+
+    @ft.cached_property
+    def _dense(self) -> LaneParams:
+        """Group means (M, r), classifier (K, r) and bias (K,)."""
+        if isinstance(self.solution, LaneParams):
+            return self.solution
+        K, r = self.problem.num_classes, least_dim(self.problem)
+        room_for(f"num_classes = {K}: class means and classifier in {r} dimensions", 2 * K * r)
+        means, A, b = lifted(self.solution)
+        missing = ((0, 0), (0, r - means.shape[1]))
+        return LaneParams(np.pad(means, missing), np.pad(A, missing), b)
+
+    @property
+    def means(self) -> np.ndarray:
+        """(M, r) group means of the features in the reduced dimension r: with class labels the class means."""
+        return self._dense.H
+
+    @property
+    def A(self) -> np.ndarray:
+        """(K, r) classifier in the same coordinates."""
+        return self._dense.A
+
+    @property
+    def b(self) -> np.ndarray:
+        """(K,) bias."""
+        solution = self.solution
+        return solution.b if isinstance(solution, LaneParams) else solution.b[solution.size_of]
 
     @property
     def gap(self) -> float:
@@ -145,11 +175,11 @@ def minimize(
             argument.
     """
     problems = [problem] if isinstance(problem, Problem) else _several(problem)
-    for each in problems:
-        _check_bounded(with_values(each))
+    for one in problems:
+        _check_bounded(with_values(one))
     found: dict[int, Optimum] = {}
     with working() as say:
-        for batch in batches([shape_key(each) for each in problems], lambda first: batch_size(problems[first])):
+        for batch in batches([shape_key(one) for one in problems], lambda first: batch_size(problems[first])):
             together, seeds = [problems[index] for index in batch], [seed] * len(batch)
             ended = minimize_all(together, seeds, tol, max_steps, lambda ended: say("minimising"))
             found.update(zip(batch, ended, strict=True))
@@ -188,11 +218,55 @@ def minimize_all(
     if len({shape_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
     heard = advanced or (lambda ended: None)
+    found: list[Optimum | None] = [None] * len(problems)
+    if way_of(problems[0], len(problems)) is Way.ON_SIZES:
+        for index, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
+            check()
+            found[index] = _on_sizes(problem, seed, tol, max_steps)
+            heard(index + 1)
+    left = [index for index, best in enumerate(found) if best is None]
+    if left:
+        ended = _in_lanes([problems[i] for i in left], [seeds[i] for i in left], tol, max_steps, heard, places)
+        found = [best or ended.pop(0) for best in found]
+    return found  # pyright: ignore[reportReturnType]
+
+
+def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
+    """The certified minimum of a problem whose classes of one size are alike; None where d or steps don't suffice."""
+    blocks, size_of = blocks_of(problem)
+    solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
+    if not relative_gap(problem, solved.value, solved.lower_bound) <= tol:
+        return None
+    sectors, rank = sectors_of(problem, blocks, size_of, solved.point)
+    if rank > problem.dim:
+        return None
+    with silent():
+        measured = metrics_of(sectors, problem.group_counts)
+    return Optimum(
+        problem=problem,
+        value=solved.value,
+        lower_bound=solved.lower_bound,
+        grad_norm=grad_norm(problem, blocks, sectors),
+        steps=solved.steps,
+        status=solved.status,
+        certified=True,
+        degenerate=rank == 0,
+        metrics=measured,
+        starts=1,
+        agreed=1,
+        seed=seed,
+        solution=sectors,
+    )
+
+
+def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
+    """Minima of problems of one shape and kind, side by side."""
+    compiled = way_in_lanes(problems[0], len(problems)) is Way.COMPILED
     with float64():
         reduced = reduce(problems)
-        start = by_batches(informed_start, reduced, held=reduced.held)
+        start = by_batches(informed_start, reduced, held=reduced.held, compiled=compiled)
         reduced = dataclasses.replace(reduced, bias_scale=start.bias_scale, bias_at_zero=start.bias_at_zero)
-        solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places)
+        solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places, compiled=compiled)
         first = solve(problems, reduced, start.x, advanced=heard)
         candidates = [[(first, lane)] for lane in range(len(problems))]
         gaps = map(relative_gap, problems, first.value, first.lower_bound)
@@ -217,24 +291,24 @@ class _Solved:
     params: LaneParams
 
 
-def _solve(problems, reduced: Reduced, x, tol, max_steps, places, advanced) -> _Solved:
+def _solve(problems, reduced: Reduced, x, tol, max_steps, places, compiled, advanced) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
-    held = reduced.held
-    how: Any = {"tol": SOLVED * tol, "max_steps": max_steps, "floor": floor, "places": places, "held": held}
-    found = solver.minimize(objective, x, reduced, advanced=advanced, **how)
-    reached, zero = by_batches(_finish, found.x, reduced, held=held)
+    how: Any = {"held": reduced.held, "compiled": compiled}
+    limits: Any = {"tol": SOLVED * tol, "max_steps": max_steps, "floor": floor, "places": places}
+    found = solver.minimize(objective, x, reduced, advanced=advanced, **limits, **how)
+    reached, zero = by_batches(_finish, found.x, reduced, **how)
     degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
     best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)
-    grad_norm = by_batches(_gradient_norm, best.params, reduced, held=held)
-    measured = by_batches(_measured, best.params, reduced.counts, held=held)
+    grad_norm = by_batches(_gradient_norm, best.params, reduced, **how)
+    measured = by_batches(_measured, best.params, reduced.counts, **how)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
     ]
     return _Solved(
         value=best.value,
-        lower_bound=lower_bounds(problems, reduced, best.params),
+        lower_bound=lower_bounds(problems, reduced, best.params, compiled=compiled),
         grad_norm=grad_norm,
         steps=found.steps,
         status=status,
@@ -261,19 +335,19 @@ def _finish(x, reduced) -> tuple[_Ended, _Ended]:
     """Where the solver ended, and the zero point with its best bias."""
     reached = unfold(x, reduced)
     none = {factor.name: zeros(reduced, factor.rows, factor.dim) for factor in reduced.factors()}
-    at_zero = LaneParams(**none, b=jnp.asarray(reduced.bias_at_zero))
+    at_zero = LaneParams(**none, b=reduced.bias_at_zero)
     value = plain_objective(at_zero, reduced)
-    value = value if _holds_zero(reduced) else jnp.full_like(value, jnp.inf)
+    value = value if _holds_zero(reduced) else np.inf * namespace(value).ones_like(value)
     return _Ended(reached, plain_objective(reached, reduced)), _Ended(at_zero, value)
 
 
-_gradient_norm = kept(gradient_norm)
+_gradient_norm = kept(gradient_norm_of_lanes)
 
 
 @kept
 def _measured(params, counts):
     """Metrics, lane by lane; a program for each shape, whatever the loss."""
-    return jax.vmap(metrics.of_means, in_axes=-1)(params.H, counts, params.A, params.b)
+    return each(metrics.of_means, params.H, counts, params.A, params.b)
 
 
 def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
@@ -310,9 +384,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         starts=len(candidates),
         agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,
-        means=solved.params.H[..., lane],
-        A=solved.params.A[..., lane],
-        b=solved.params.b[..., lane],
+        solution=LaneParams(*(part[..., lane] for part in solved.params)),
     )
 
 

@@ -30,7 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ufm._core.arrays import Array, namespace, namespace_of
+from ufm._core.archive import storable
+from ufm._core.arrays import Array, namespace
+from ufm._core.lanes import each
 from ufm._core.pytree import pytree, static
 from ufm.model.losses import facts_of, infimum
 from ufm.model.params import Params
@@ -39,6 +41,7 @@ from ufm.model.problem import Problem, classes_in_order
 KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hold numbers of their own
 
 
+@storable
 class LaneParams(NamedTuple):
     """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, r, L), bias b (K, L)."""
 
@@ -261,11 +264,7 @@ def by_lane(of_lane: Callable[..., Any], reduced: Reduced, *trees: Any) -> Any:
     def one(reduced, *trees):
         return of_lane(without_lanes(reduced), *trees)
 
-    if namespace_of(reduced, trees) is jnp:
-        return jax.vmap(one, in_axes=-1, out_axes=-1)(reduced, *trees)
-    lanes = range(reduced.weights.shape[-1])
-    found = [one(*jax.tree.map(lambda leaf, i=i: leaf[..., i], (reduced, *trees))) for i in lanes]
-    return jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *found)
+    return each(one, reduced, *trees)
 
 
 def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:

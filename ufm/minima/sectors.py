@@ -17,7 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from ufm._core.archive import storable
 
+
+@storable
 class Sectors(NamedTuple):
     """A point that treats the classes of each size alike.
 
@@ -41,3 +44,41 @@ class Sectors(NamedTuple):
     def multiplicities(self) -> Float[np.ndarray, " G"]:
         """m, classes of each size."""
         return np.bincount(self.size_of, minlength=len(self.b)).astype(np.float64)
+
+
+class Lifted(NamedTuple):
+    """The same point, class by class: class means (K, r'), the classifier (K, r') and its bias (K,)."""
+
+    means: Float[np.ndarray, "K d"]
+    A: Float[np.ndarray, "K d"]
+    b: Float[np.ndarray, " K"]
+
+
+def lifted(sectors: Sectors) -> Lifted:
+    """The point on all classes, in r' axes: the r shared ones, then m_g − 1 of each size with x_g or y_g.
+
+    Memory is what the result takes, K r' numbers a matrix.
+    """
+    alive = (sectors.standard_H != 0) | (sectors.standard_A != 0)
+    taken = np.where(alive, sectors.multiplicities.astype(int) - 1, 0)
+    last = sectors.trivial_H.shape[1] + np.cumsum(taken)
+    means, A = (np.zeros((len(sectors.size_of), last[-1])) for _ in range(2))
+    for g in range(len(taken)):
+        classes, axes = np.flatnonzero(sectors.size_of == g), slice(last[g] - taken[g], last[g])
+        basis = standard_basis(len(classes))[:, : taken[g]]
+        _put(means, classes, axes, sectors.trivial_H[g], sectors.standard_H[g], basis)
+        _put(A, classes, axes, sectors.trivial_A[g], sectors.standard_A[g], basis)
+    return Lifted(means, A, sectors.b[sectors.size_of])
+
+
+def standard_basis(count: int) -> Float[np.ndarray, "m m-1"]:
+    """Rows q_k with ⟨q_k, q_l⟩ = δ_kl − 1/m: Helmert's orthonormal columns, each of which adds up to zero."""
+    j = np.arange(1, count)
+    k = np.arange(count)[:, None]
+    return np.where(k < j, 1.0, np.where(k == j, -1.0 * j, 0.0)) / np.sqrt(j * (j + 1.0))
+
+
+def _put(rows, classes, axes, trivial, standard, basis):
+    """Write the rows of the classes of one size."""
+    rows[classes, : len(trivial)] = trivial / np.sqrt(len(classes))
+    rows[classes, axes] = standard * basis

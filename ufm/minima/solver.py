@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ufm._core import lanes
+from ufm._core.arrays import namespace, silent, while_loop
 from ufm._core.interrupts import Pace, Threads, check
 from ufm._core.lanes import take, width_of
 from ufm._core.precision import to_numpy
-from ufm._core.programs import kept, made_once
+from ufm._core.programs import kept, made_once, plain
 from ufm._core.status import Status
 from ufm.minima import newton
 from ufm.minima.convergence import Solution, has_converged
@@ -44,6 +44,7 @@ def minimize(
     polish: bool = True,
     places: Sequence[Any] | None = None,
     held: int = 0,
+    compiled: bool = True,
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
@@ -61,14 +62,17 @@ def minimize(
         polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
         places: a device for each thread that may solve; `lanes.all_places()` where None.
         held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
+        compiled: whether JAX compiles the iteration, or NumPy goes through it with all lanes at once; `fun` then has
+            its gradient in closed form, as `value_and_grad`.
 
     Returns:
         Solution in the order of the starting points. To be called within `jax.enable_x64(True)`.
     """
     count = starts.shape[1]
-    width = width_of(count, max(held, starts.shape[0]))
+    width = width_of(count, max(held, starts.shape[0])) if compiled else count
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
-    task = _Task(fun, starts, args, tol, floor, max_steps, width, found, collections.deque(range(count)), advanced)
+    waiting = collections.deque(range(count))
+    task = _Task(fun, starts, args, tol, floor, max_steps, width, found, waiting, advanced, compiled)
     first, *others = (places or lanes.all_places())[: -(-count // width)]
     with Threads(len(others)) as pool, jax.default_device(first):
         batch = _Batch(task)
@@ -78,7 +82,8 @@ def minimize(
             other.result()
     for lane in range(count):
         if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
-            newton.polish(fun, found, lane, take(args, np.array([lane])), tol, floor, max(held, found.x.shape[0]))
+            of_lane = take(args, np.array([lane]))
+            newton.polish(fun, found, lane, of_lane, tol, floor, max(held, found.x.shape[0]), compiled)
     return found
 
 
@@ -95,6 +100,7 @@ class _Task(NamedTuple):
     found: Solution
     waiting: collections.deque
     advanced: Callable[[int], None]
+    compiled: bool
 
 
 class _Batch:
@@ -106,8 +112,11 @@ class _Batch:
         self.owners = np.resize(np.array(taken or [0]), task.width)
         self.idle = np.arange(task.width) >= len(taken)
         self.args = take(task.args, self.owners)
-        self.state = begin(task.starts[:, self.owners])._replace(done=jnp.asarray(self.idle))
-        self.program = _program(task.fun, task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW)
+        single_thread = task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW
+        self.begin = begin if task.compiled else plain(begin)
+        self.program = _program(task.fun, single_thread) if task.compiled else _silently(_iteration(task.fun))
+        state = self.begin(task.starts[:, self.owners])
+        self.state = state._replace(done=namespace(state.x).asarray(self.idle))
         self.pace = Pace(FIRST_ITERATIONS)
 
     def run(self) -> None:
@@ -172,16 +181,31 @@ def _collect(found, state, owners, lanes, tol, floor):
 
 @made_once
 def _program(fun, single_thread):
-    """Iterate until so many lanes are done, or so often; on one core where splitting loops costs more than it saves."""
+    """A compiled iteration; on one core where splitting loops costs more than it saves."""
+    alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+    options = alone if single_thread and jax.default_backend() == "cpu" else None
+    return kept(_iteration(fun), donate_argnums=0, compiler_options=options)
+
+
+def _iteration(fun):
+    """Iterate until so many lanes are done, or so often."""
 
     def run(state, args, tol, floor, max_steps, until, most):
-        state, _ = jax.lax.while_loop(
-            lambda carry: (jnp.sum(carry[0].done) < until) & (carry[1] > 0),
+        state, _ = while_loop(
+            lambda carry: (carry[0].done.sum() < until) & (carry[1] > 0),
             lambda carry: (iterate(fun, carry[0], args, tol, floor, max_steps), carry[1] - 1),
             (state, most),
         )
         return state
 
-    alone: Any = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
-    options = alone if single_thread and jax.default_backend() == "cpu" else None
-    return kept(run, donate_argnums=0, compiler_options=options)
+    return run
+
+
+def _silently(function):
+    """NumPy without warnings, as JAX is."""
+
+    def called(*arguments):
+        with silent():
+            return function(*arguments)
+
+    return called

@@ -4,17 +4,19 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.arrays import mapped, namespace, repeated
+from ufm._core.lanes import each
 from ufm._core.linalg import svd
 from ufm._core.programs import kept
 from ufm.minima.bias import biases_at_zero
-from ufm.minima.lane_objective import losses, variables
+from ufm.minima.lane_objective import losses, slopes, variables
 from ufm.minima.reduction import LaneParams, Reduced, by_lane, zeros
 from ufm.model.losses import curvatures_of_shifts
 
 UNPRICED_SIZE = 5.0  # of the largest logit, where a norm is fixed and decay doesn't price it
+DIFFERENCE = 1e-5  # of a size, relative, of which a second derivative is a quotient
 LINE_STEPS = 9  # of Newton's method for a size
 START_SIZES = np.geomspace(0.03, 300.0, 12)  # of the largest logit, tried for the first starting point
 
@@ -48,30 +50,31 @@ def informed_start(reduced: Reduced) -> Start:
 
     Then a few sizes are tried on each line, the best line's size is refined, and logits are split into factors.
     """
-    roots = jnp.sqrt(reduced.counts)[:, None]  # (M, 1, L)
-    price = jnp.sqrt(reduced.lambda_A * reduced.lambda_H)  # (L,) of a singular value
+    xp = namespace(reduced.weights)
+    roots = xp.sqrt(reduced.counts)[:, None]  # (M, 1, L)
+    price = xp.sqrt(reduced.lambda_A * reduced.lambda_H)  # (L,) of a singular value
     best_b = biases_at_zero(reduced)  # (K, L)
 
-    targets = roots * jax.nn.one_hot(reduced.targets, reduced.num_classes)[:, :, None]  # (M, K, L)
+    right = xp.arange(reduced.num_classes)[None] == reduced.targets[:, None]  # (M, K)
+    targets = roots * right.astype(roots.dtype)[:, :, None]  # (M, K, L)
     at_zero = zeros(reduced, reduced.num_classes, reduced.num_groups) + best_b[:, None]  # (K, M, L)
-    slopes = jax.grad(lambda Z: jnp.sum(reduced.weights * losses(Z, reduced)))(at_zero)
-    pull = -jnp.swapaxes(slopes, 0, 1) / roots  # (M, K, L)
+    pull = -(reduced.weights[None] * slopes(at_zero, reduced)).swapaxes(0, 1) / roots  # (M, K, L)
 
-    frames = jnp.stack([targets - roots / reduced.num_classes, targets, pull])  # (3, M, K, L)
-    lowered = jnp.stack([jnp.zeros_like(price), jnp.zeros_like(price), price])  # (3, L)
-    biases = jnp.stack([jnp.zeros_like(best_b), jnp.zeros_like(best_b), best_b])  # (3, K, L)
+    frames = xp.stack([targets - roots / reduced.num_classes, targets, pull])  # (3, M, K, L)
+    lowered = xp.stack([xp.zeros_like(price), xp.zeros_like(price), price])  # (3, L)
+    biases = xp.stack([xp.zeros_like(best_b), xp.zeros_like(best_b), best_b])  # (3, K, L)
 
     def try_line(line):
         return _coarsely(reduced, price, _line(reduced, *line))
 
-    values, sizes, lines = jax.lax.map(try_line, (frames, lowered, biases))  # one after the other, at a third's memory
-    best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values), axis=0)
+    values, sizes, lines = mapped(try_line, (frames, lowered, biases))  # one after the other, at a third's memory
+    best = xp.argmin(xp.where(xp.isnan(values), xp.inf, values), axis=0)
     size, line = jax.tree.map(lambda of_lines: _of_lanes(of_lines, best), (sizes, lines))
-    finer = jax.lax.fori_loop(0, LINE_STEPS, lambda _, size: _newton_on_line(reduced, price, line, size), size)
-    size = jnp.where(price > 0, finer, size)
+    finer = repeated(LINE_STEPS, lambda size: _newton_on_line(reduced, price, line, size), size)
+    size = xp.where(price > 0, finer, size)
 
     bias_scale = _bias_scale(reduced, line.logits(size))
-    params = line.factors(size * jnp.where(price > 0, price, 1.0), reduced.dim)
+    params = line.factors(size * xp.where(price > 0, price, 1.0), reduced.dim)
     x = variables(params, dataclasses.replace(reduced, bias_scale=bias_scale))
     return Start(x, bias_scale, best_b)
 
@@ -91,8 +94,9 @@ class _Line(NamedTuple):
     @property
     def largest(self):
         """(L,) largest entry of the direction."""
-        largest = jnp.max(jnp.abs(self.direction), axis=(0, 1))
-        return jnp.where(largest > 0, largest, 1.0)
+        xp = namespace(self.direction)
+        largest = xp.abs(self.direction).max(axis=(0, 1))
+        return xp.where(largest > 0, largest, 1.0)
 
     def logits(self, size):
         """(K, M, L) at sizes (L,)."""
@@ -100,38 +104,46 @@ class _Line(NamedTuple):
 
     def factors(self, size, dim):
         """Equally large factors, of `dim` columns, whose product is the line's at sizes (L,), and the bias."""
-        half = jnp.sqrt(self.singular * size[None])[None]  # (1, q, L)
+        half = namespace(size).sqrt(self.singular * size[None])[None]  # (1, q, L)
         return LaneParams(_to_width(self.left * half, dim), _to_width(self.right * half, dim), self.b)
 
 
 def _line(reduced, frame, lowered, b) -> _Line:
     """The line of a frame D^{1/2} Fᵀ (M, K, L) with singular values lowered by (L,), at rank r."""
-    left, singular, right = jax.vmap(svd, in_axes=-1, out_axes=-1)(frame)
-    right = jnp.swapaxes(right, 0, 1)
-    within_rank = (jnp.arange(singular.shape[0]) < reduced.dim)[:, None]
-    singular = jnp.where(within_rank, jnp.maximum(singular - lowered[None], 0.0), 0.0)
-    product = jnp.einsum("kql,mql->kml", right, left * singular[None])
-    return _Line(product / jnp.sqrt(reduced.counts)[None], b, left, singular, right)
+    xp = namespace(frame)
+    left, singular, right = each(svd, frame)
+    right = right.swapaxes(0, 1)
+    within_rank = (xp.arange(singular.shape[0]) < reduced.dim)[:, None]
+    singular = xp.where(within_rank, xp.maximum(singular - lowered[None], 0.0), 0.0)
+    product = xp.einsum("kql,mql->kml", right, left * singular[None])
+    return _Line(product / xp.sqrt(reduced.counts)[None], b, left, singular, right)
 
 
 def _along(reduced, price, line: _Line, size):
     """The objective (L,) on the line, its factors balanced."""
-    decay = size * price * jnp.sum(line.singular, axis=0) + 0.5 * reduced.lambda_b * jnp.sum(line.b**2, axis=0)
-    return jnp.sum(reduced.weights * losses(line.logits(size), reduced), axis=0) + decay
+    decay = size * price * line.singular.sum(axis=0) + 0.5 * reduced.lambda_b * (line.b**2).sum(axis=0)
+    return (reduced.weights * losses(line.logits(size), reduced)).sum(axis=0) + decay
+
+
+def _slope_along(reduced, price, line: _Line, size):
+    """Its derivative (L,) by the size."""
+    risk = (reduced.weights[None] * slopes(line.logits(size), reduced) * line.direction).sum(axis=(0, 1))
+    return risk + price * line.singular.sum(axis=0)
 
 
 def _coarsely(reduced, price, line: _Line):
     """The least value of some sizes on a line, that size, and the line."""
-    sizes = jnp.where(price > 0, jnp.asarray(START_SIZES)[:, None], UNPRICED_SIZE) / line.largest[None]
-    values = jax.lax.map(lambda size: _along(reduced, price, line, size), sizes)
-    least = jnp.argmin(values, axis=0)
+    xp = namespace(price)
+    sizes = xp.where(price > 0, xp.asarray(START_SIZES)[:, None], UNPRICED_SIZE) / line.largest[None]
+    values = mapped(lambda size: _along(reduced, price, line, size), sizes)
+    least = xp.argmin(values, axis=0)
     return _of_lanes(values, least), _of_lanes(sizes, least), line
 
 
 def _of_lanes(stacked, index):
     """What each lane (the last axis) chooses of the first axis."""
     index = index.reshape((1,) * (stacked.ndim - 1) + index.shape)
-    return jnp.take_along_axis(stacked, index, axis=0)[0]
+    return namespace(stacked).take_along_axis(stacked, index, axis=0)[0]
 
 
 def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generator]) -> np.ndarray:
@@ -145,24 +157,26 @@ def random_start(reduced: Reduced, x: np.ndarray, draws: list[np.random.Generato
 
 def _newton_on_line(reduced, price, line, size):
     """A Newton step towards the least value on the line, lane by lane, where it is convex."""
-    slope = jax.grad(lambda size: jnp.sum(_along(reduced, price, line, size)))
-    first, second = jax.jvp(slope, (size,), (jnp.ones_like(size),))
-    step = jnp.where(second > 0, first / jnp.where(second > 0, second, 1.0), 0.0)
-    return jnp.clip(size - step, 0.8 * size, 1.25 * size)
+    xp = namespace(size)
+    first, beside = (_slope_along(reduced, price, line, size * scale) for scale in (1.0, 1.0 + DIFFERENCE))
+    second = (beside - first) / (DIFFERENCE * size)
+    step = xp.where(second > 0, first / xp.where(second > 0, second, 1.0), 0.0)
+    return xp.clip(size - step, 0.8 * size, 1.25 * size)
 
 
 def _to_width(X, r):
     """The first r columns, or zeros where there are fewer."""
-    return jnp.pad(X[:, :r], ((0, 0), (0, max(r - X.shape[1], 0)), (0, 0)))
+    return namespace(X).pad(X[:, :r], ((0, 0), (0, max(r - X.shape[1], 0)), (0, 0)))
 
 
 def _bias_scale(reduced, logits):
     """1/√(curvature along each bias), which spans orders of magnitude where classes do."""
+    xp = namespace(logits)
     if reduced.bias_kind == "none":
-        return jnp.ones((reduced.num_classes, logits.shape[-1]))
+        return xp.ones((reduced.num_classes, logits.shape[-1]))
 
     def of_lane(lane, logits):
         return curvatures_of_shifts(lane.loss, logits, lane.targets, lane.weights) + lane.lambda_b
 
     curvature = by_lane(of_lane, reduced, logits)
-    return 1.0 / jnp.sqrt(jnp.maximum(jnp.abs(curvature), 1e-12))
+    return 1.0 / xp.sqrt(xp.maximum(xp.abs(curvature), 1e-12))

@@ -7,6 +7,8 @@ lower bounds follow, and beside them
 - `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
 - `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
 - `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
+- `on_sizes(right, wrong, alike)` and `conjugate_on_sizes(right, wrong, alike)`, where it is convex and treats all wrong
+  classes alike: loss and conjugate in closed form, in NumPy, where one logit stands for several classes (`SizeLoss`);
 - `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on
   balanced classes (`Focal` says what they promise).
 
@@ -30,13 +32,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm._core.archive import Absent, storable
-from ufm._core.arrays import Array, namespace, silent
+from ufm._core.arrays import Array, mapped, namespace, silent
 from ufm._core.checks import Real, function, instance, number, real, shown
 from ufm._core.precision import at_once, is_traced
 from ufm._core.pytree import check_flags, pytree, set_field, static
 
-OPTIONAL = "slope", "conjugate", "curvature", "soft_target", "along", "steepest"  # methods that a loss may have
+ON_SIZES = "on_sizes", "conjugate_on_sizes"  # of classes that are alike
+OPTIONAL = (
+    "slope",
+    "conjugate",
+    "curvature",
+    "soft_target",
+    *ON_SIZES,
+    "along",
+    "steepest",
+)  # methods that a loss may have
 FORMULAS = "__call__", "of_columns"  # methods of which one computes a loss
+DIFFERENCE = 5e-6  # of a logit, of which a curvature is a quotient where none is declared
 MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
 
@@ -62,6 +74,42 @@ class Facts(NamedTuple):
     falls_exponentially: Any = False
     ignores_shift: Any = False
     conjugate_on_simplex: Any = False
+
+
+class SizeLoss(NamedTuple):
+    """R samples' losses and derivatives, each sample with a right logit and E kinds of wrong ones, in NumPy float64.
+
+    A kind stands for `alike` (R, E) classes of equal logits: a real number, 0 where there are none. Slopes and second
+    derivatives are those of one class each: of the right one, and of one of a kind.
+
+    Attributes:
+        value: (R,) losses.
+        right: (R,) slope of the right logit.
+        wrong: (R, E) slope of a wrong one.
+        curvature: (R,) second derivative of the right logit, ℓ_yy.
+        diagonal: (R, E) d, of the second derivatives ℓ_jk = δ_jk d_j − q_j q_k between wrong ones.
+        factor_right: (R,) q_y, of the second derivatives ℓ_yj = −q_y q_j.
+        factor: (R, E) q.
+    """
+
+    value: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    curvature: np.ndarray
+    diagonal: np.ndarray
+    factor_right: np.ndarray
+    factor: np.ndarray
+
+
+class SizeConjugate(NamedTuple):
+    """Conjugates (R,) at slopes of one class each, and the logits, right (R,) and wrong (R, E), that have the slopes.
+
+    They are the slopes of the conjugate; −∞ where a slope is one at the boundary of what slopes can be.
+    """
+
+    value: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
 
 
 def facts_of(loss: Any) -> Facts:
@@ -234,6 +282,20 @@ class CrossEntropy(ConvexLoss):
         """Twice the softmax p: ∇² = diag p − p pᵀ."""
         return _softmax_curvature(logits)
 
+    def on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeLoss:
+        """With all digits where it is small, as the slopes are."""
+        return _cross_entropy_on_sizes(right, wrong, alike)
+
+    def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
+        """Σ q log q, with all digits near q = e_y."""
+        inside, some = np.maximum(right, -1.0), alike > 0
+        logit = np.log1p(inside)
+        value = np.where(inside > -1.0, (1.0 + inside) * logit, 0.0)
+        wrong = np.where(some, wrong, 0.0)
+        value = np.where((right < -1.0) | np.any(wrong < 0, axis=1), np.inf, value)
+        logits = np.log(np.maximum(wrong, 0.0))
+        return SizeConjugate(value + np.sum(alike * np.where(wrong > 0, wrong * logits, 0.0), axis=1), logit, logits)
+
 
 @storable
 @pytree
@@ -284,6 +346,26 @@ class LabelSmoothing(ConvexLoss):
     def _weights(self, logits):
         alpha = namespace(logits, self.alpha).asarray(self.alpha, logits.dtype)
         return alpha / logits.shape[0], 1.0 - alpha
+
+    def on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeLoss:
+        """Cross-entropy and what is linear in the logits."""
+        alpha, K = self.alpha, 1.0 + np.sum(alike, axis=1)
+        sharp = _cross_entropy_on_sizes(right, wrong, alike)
+        mean = (right + np.sum(alike * wrong, axis=1)) / K
+        return sharp._replace(
+            value=sharp.value + alpha * (right - mean),
+            right=sharp.right + alpha * (1.0 - 1.0 / K),
+            wrong=sharp.wrong - (alpha / K)[:, None],
+        )
+
+    def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
+        """Σ q log q."""
+        smooth = self.alpha / (1.0 + np.sum(alike, axis=1))
+        right = right + (1.0 - self.alpha + smooth)
+        wrong = np.where(alike > 0, wrong + smooth[:, None], 0.0)
+        logit, logits = np.log(np.maximum(right, 0.0)), np.log(np.maximum(wrong, 0.0))
+        value = np.where((right < 0) | np.any(wrong < 0, axis=1), np.inf, np.where(right > 0, right * logit, 0.0))
+        return SizeConjugate(value + np.sum(alike * np.where(wrong > 0, wrong * logits, 0.0), axis=1), logit, logits)
 
 
 @storable
@@ -367,6 +449,17 @@ class SquaredError(ConvexLoss):
         """Ones and zeros: ∇² is the identity."""
         xp = namespace(logits)
         return xp.ones_like(logits), xp.zeros_like(logits)
+
+    def on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeLoss:
+        """½(z_y − 1)² and the others' squares."""
+        missing, (one, none) = right - 1.0, (np.ones_like(wrong), np.zeros_like(wrong))
+        value = 0.5 * (missing**2 + np.sum(alike * wrong**2, axis=1))
+        return SizeLoss(value, missing, wrong, np.ones_like(right), one, np.zeros_like(right), none)
+
+    def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
+        """½‖slope‖² + slope_y."""
+        value = 0.5 * (right**2 + np.sum(alike * wrong**2, axis=1)) + right
+        return SizeConjugate(value, right + 1.0, wrong)
 
 
 @storable
@@ -575,7 +668,8 @@ def curvature_of_shifts(
     if declares(loss, "curvature"):
         diagonal, factor = per_sample_curvature(loss, logits, labels)
         return namespace(diagonal).diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
-    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j), jnp.arange(logits.shape[0]))
+    classes = namespace(logits).arange(logits.shape[0])
+    return mapped(lambda j: _along_class(loss, logits, labels, weights, j), classes)
 
 
 def curvatures_of_shifts(
@@ -585,15 +679,21 @@ def curvatures_of_shifts(
     if declares(loss, "curvature"):
         diagonal, factor = per_sample_curvature(loss, logits, labels)
         return (diagonal - factor**2) @ weights
-    classes = jnp.arange(logits.shape[0])
-    return jax.lax.map(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
+    classes = namespace(logits).arange(logits.shape[0])
+    return mapped(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
 
 
 def _along_class(loss, logits, labels, weights, j):
-    """A column (K,) of `curvature_of_shifts`."""
-    slopes = jax.grad(lambda shift: jnp.sum(weights * per_sample(loss, logits + shift[:, None], labels)))
-    direction = (jnp.arange(logits.shape[0]) == j).astype(logits.dtype)
-    return jax.jvp(slopes, (jnp.zeros_like(direction),), (direction,))[1]
+    """A column (K,) of `curvature_of_shifts`; in NumPy a central difference, with half the digits."""
+    xp = namespace(logits)
+    direction = (xp.arange(logits.shape[0]) == j).astype(logits.dtype)
+
+    def slope(shift):
+        return per_sample_slope(loss, logits + shift[:, None], labels) @ weights
+
+    if xp is np:
+        return (slope(DIFFERENCE * direction) - slope(-DIFFERENCE * direction)) / (2 * DIFFERENCE)
+    return jax.jvp(slope, (xp.zeros_like(direction),), (direction,))[1]
 
 
 def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any = None) -> Array:
@@ -681,3 +781,14 @@ def _x_log_x(x):
     """x log x, 0 where x is not positive."""
     xp = namespace(x)
     return xp.where(x > 0, x * xp.log(xp.where(x > 0, x, 1.0)), 0.0)
+
+
+def _cross_entropy_on_sizes(right, wrong, alike) -> SizeLoss:
+    """Cross-entropy where wrong logits stand for several classes; 1 − p_y is the others' sum, which doesn't cancel."""
+    top = np.maximum(right, np.max(wrong, axis=1))
+    odds, deficit = np.exp(wrong - top[:, None]), top - right
+    others, own = np.sum(alike * odds, axis=1), np.exp(-deficit)
+    total = others + own
+    p, hit, missed = odds / total[:, None], own / total, others / total
+    value = deficit + np.log1p(others + np.expm1(-deficit))
+    return SizeLoss(value, -missed, p, hit * missed, p, hit, p)

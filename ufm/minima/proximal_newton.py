@@ -1,0 +1,469 @@
+"""One problem on sizes at once: a semismooth Newton method on the normal map of the nuclear norm, in NumPy.
+
+*State.* A matrix Y, of which C is the shrunken one: C = shrink(Y)/h lowers all singular values τ of Y by c, those below
+c to zero, and divides by h, a typical second derivative of the risk. With the residual
+
+    R = h C − ∇risk(C) − Y = −∇risk(C) − c W,   W in the subdifferential of ‖C‖_*,
+
+C is optimal iff R = 0. In the basis of Y's singular vectors the derivative of `shrink` is diagonal in the symmetric and
+antisymmetric parts of each pair of entries (i, j), (j, i), so that Newton's equation for ΔC is
+
+    (Ĥ + P) ΔC = R,   P = c (ψ_i + ψ_j)/(σ_i + σ_j) on antisymmetric, c |ψ_i − ψ_j|/|σ_i − σ_j| on symmetric parts,
+
+σ being C's singular values and ψ = min(τ/c, 1); where i and j are both dead, σ = 0, ΔC is zero. Y then moves by
+R + h ΔC − Ĥ ΔC. A standard sector's u is one number, dead where its slope is below c and smooth elsewhere: it is
+eliminated from each row's Hessian, and the bias from all rows'. Few unknowns are solved for directly, many by conjugate
+gradients in the basis of the singular vectors, where P is 2 × 2 blocks and the risk's Hessian nearly diagonal.
+
+*Start.* The zero point with its best bias is a dual point, whose singular values are clipped at c: feasible then, and
+its slopes' logits are the first.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ufm._core.arrays import silent
+from ufm._core.precision import allowance
+from ufm._core.status import Status
+from ufm.minima.symmetry import (
+    RANK_CUT,
+    BlockPoint,
+    Blocks,
+    Curvature,
+    Risk,
+    best_bias,
+    bias_inverse,
+    bias_slope,
+    curvature,
+    decay,
+    lower_bound,
+    objective,
+    operator_norm,
+    risk,
+    slopes,
+    subgradient,
+    with_bias,
+)
+
+SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must bring
+HALVINGS = 30  # of a step
+LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
+DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
+MOST_INNER = 300  # conjugate gradients of a Newton step
+LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
+TINY = float(np.finfo(np.float64).tiny)
+ROUNDED = 1e-15  # relative, of a singular value that shrinks to zero but for rounding
+RESOLUTION = 1e-13  # relative; below it decreases drown in rounding
+
+
+class Solved(NamedTuple):
+    """How a minimisation ended."""
+
+    point: BlockPoint
+    value: float
+    lower_bound: float
+    steps: int
+    status: Status
+    gap: float
+
+
+class _Frame(NamedTuple):
+    """Y in its singular basis, X diag(τ) Vᵀ with square τ: columns that one side lacks are zero.
+
+    The first `rank` directions live, σ > 0. Matrices E (k, k) in the basis, X E Vᵀ, are zero where both are dead.
+    """
+
+    X: np.ndarray
+    V: np.ndarray
+    sigma: np.ndarray
+    psi: np.ndarray
+    rank: int
+
+    @property
+    def C(self):
+        return (self.X[:, : self.rank] * self.sigma[: self.rank]) @ self.V[:, : self.rank].T
+
+    @property
+    def few(self):
+        """Whether so few live that the products of the living alone are cheaper."""
+        return 2 * self.rank < len(self.sigma)
+
+    def whole(self, E):
+        """X E Vᵀ."""
+        X, V, r = self.X, self.V, self.rank
+        if not self.few:
+            return X @ E @ V.T
+        return X[:, :r] @ (E[:r] @ V.T) + (X[:, r:] @ E[r:, :r]) @ V[:, :r].T
+
+    def within(self, Z):
+        """Xᵀ Z V where one of both lives."""
+        X, V, r = self.X, self.V, self.rank
+        if not self.few:
+            found = X.T @ Z @ V
+            found[r:, r:] = 0.0
+            return found
+        found = np.zeros((len(self.sigma), len(self.sigma)))
+        found[:r] = (X[:, :r].T @ Z) @ V
+        found[r:, :r] = X[:, r:].T @ (Z @ V[:, :r])
+        return found
+
+
+class _Price(NamedTuple):
+    """P, the second derivative of the nuclear norm's price: E ↦ straight ∘ E + crossed ∘ Eᵀ.
+
+    `both` is the determinant of each pair's 2 × 2 block, the product of its antisymmetric and symmetric eigenvalues.
+    """
+
+    straight: np.ndarray
+    crossed: np.ndarray
+    both: np.ndarray
+
+    @classmethod
+    def of(cls, antisymmetric, symmetric):
+        """From the eigenvalues; an entry on the diagonal is its own pair, symmetric alone."""
+        straight, crossed = 0.5 * (antisymmetric + symmetric), 0.5 * (symmetric - antisymmetric)
+        np.fill_diagonal(straight, symmetric.diagonal())
+        np.fill_diagonal(crossed, 0.0)
+        return cls(straight, crossed, antisymmetric * symmetric)
+
+    def __matmul__(self, E):
+        return self.straight * E + self.crossed * E.T
+
+
+class _State(NamedTuple):
+    """A point with what is known of it."""
+
+    Y: np.ndarray
+    frame: _Frame
+    C: np.ndarray
+    u: np.ndarray
+    beta: np.ndarray
+    here: Risk
+    value: float
+
+
+def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11, max_steps: int = 100) -> Solved:
+    """The minimum, from a start or from a dual point; it ends where the gap is at most tol times the value."""
+    with silent():
+        if start is None:
+            zero, here = _zero_point(blocks)
+            if _collapsed(blocks, here):
+                return _solved(blocks, zero, here.value + decay(blocks, 0.0, zero.u, zero.b), 0, tol, True)
+            start = _dual_start(blocks, here, zero.b)
+        return _Newton(blocks).run(start, tol, max_steps)
+
+
+def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
+    """C = u = 0 with the best bias."""
+    G = blocks.num_sizes
+    logs = np.log(blocks.omega)
+    b = logs - blocks.multiplicities @ logs / np.sum(blocks.multiplicities)
+    zero = BlockPoint(np.zeros((G, G)), np.zeros(G), b if blocks.bias_kind != "none" else np.zeros(G))
+    if blocks.bias_kind == "none":
+        return zero, risk(blocks, zero.C, zero.u)
+    b, here = best_bias(blocks, zero)
+    return zero._replace(b=b), here
+
+
+def _collapsed(blocks: Blocks, here: Risk) -> bool:
+    """Whether the zero point is the optimum."""
+    most = blocks.price * (1.0 + blocks.num_sizes * allowance())
+    return float(np.max(np.abs(here.along_u))) <= most and operator_norm(here.along_C) <= most
+
+
+def _dual_start(blocks: Blocks, here: Risk, at_zero: Any) -> BlockPoint:
+    """The logits whose slopes are the zero point's with singular values clipped at c."""
+    X, tau, Vt = np.linalg.svd(here.along_C)
+    along_C = (X * np.minimum(tau, blocks.price)) @ Vt
+    along_u = np.clip(here.along_u, -blocks.price, blocks.price)
+    found = blocks.loss.conjugate_on_sizes(*slopes(blocks, along_C, along_u), blocks.alike)
+    right, wrong = found.right, found.wrong
+    if blocks.ignores_shift:
+        wrong = np.maximum(wrong, _least_logits(blocks, wrong)[:, None])
+    u = np.where(np.abs(here.along_u) > blocks.price, right - wrong.diagonal(), 0.0)
+    B = wrong.copy()
+    np.fill_diagonal(B, np.where(blocks.several, wrong.diagonal() + u / blocks.multiplicities, right))
+    return _split(blocks, B, u, at_zero)
+
+
+def _least_logits(blocks, wrong):
+    """The logits (G,) of a small part of each row's mean wrong probability."""
+    some = blocks.alike > 0
+    top = np.max(np.where(some, wrong, -np.inf), axis=1)
+    odds = np.sum(blocks.alike * np.where(some, np.exp(wrong - top[:, None]), 0.0), axis=1)
+    return top + np.log(LEAST_FLOOR * odds / np.sum(blocks.alike, axis=1))
+
+
+def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
+    """C and bias of block-mean logits: a free bias is their mean, a regularised one that or the zero point's."""
+    if blocks.ignores_shift:
+        B = B - (B @ blocks.multiplicities / np.sum(blocks.multiplicities))[:, None]
+    mean = blocks.counts * blocks.multiplicities @ B / blocks.total
+    biases = {"none": [np.zeros(len(u))], "free": [mean], "regularised": [mean, at_zero]}[blocks.bias_kind]
+    found = [BlockPoint(blocks.scale * (B - b), u, b) for b in biases]
+    return found[0] if len(found) == 1 else min(found, key=lambda point: objective(blocks, point))
+
+
+class _Residual(NamedTuple):
+    """Minus the slopes in C, u where it lives with a sign, and β, the price's included."""
+
+    along_C: np.ndarray
+    along_u: np.ndarray
+    along_b: np.ndarray
+    sign: np.ndarray
+
+
+class _Move(NamedTuple):
+    """A step, by how much it lowers the objective to first order, and by how much a logit moves at most."""
+
+    Y: np.ndarray
+    u: np.ndarray
+    beta: np.ndarray
+    slope: float
+    largest: float
+
+
+class _Newton:
+    """The iteration on one problem."""
+
+    def __init__(self, blocks: Blocks):
+        self.blocks = blocks
+        self.c = blocks.price
+        self.left = _reflector(blocks.bias_axis) if blocks.bias_kind == "free" else None
+        self.right = _reflector(blocks.shift_axis) if blocks.ignores_shift else None
+        self.with_bias = blocks.bias_kind != "none"
+
+    def run(self, start: BlockPoint, tol: float, max_steps: int) -> Solved:
+        state = self.begin(start)
+        steps, before, drowned = 0, np.inf, False
+        while True:
+            residual = self.residual(state)
+            slack = self.slack(state, residual)
+            if steps == max_steps or slack <= tol or (drowned and not slack < 0.5 * before):
+                break
+            moved, drowned = self.step(state, residual, slack)
+            steps, before = steps + 1, slack
+            if moved is None:
+                break
+            state = moved
+        point = BlockPoint(state.C, state.u, self.blocks.bias(state.beta))
+        return _solved(self.blocks, point, state.value, steps, tol, slack <= tol)
+
+    def begin(self, start: BlockPoint) -> _State:
+        """The state whose C is the start, and whose dead part is as the dual has it."""
+        blocks, c = self.blocks, self.c
+        here = risk(blocks, with_bias(blocks, start), start.u)
+        found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
+        sigma = np.linalg.svd(start.C, compute_uv=False)
+        rank = int(np.count_nonzero(sigma > RANK_CUT * sigma[0]))
+        self.h = max(float(np.median(found.D - found.Q**2)), c * rank / max(sigma.sum(), TINY), TINY)
+        beta = blocks.beta(start.b) if self.with_bias else np.zeros(len(start.b))
+        stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
+        if stepped.value <= here.value + decay(blocks, sigma.sum(), start.u, start.b):
+            return stepped
+        along_C, _ = subgradient(blocks, start, here)
+        return self.state(self.h * start.C - along_C, start.u, beta)
+
+    def state(self, Y, u, beta) -> _State:
+        """What belongs to Y, u and β."""
+        frame, blocks = self.frame(Y), self.blocks
+        C = frame.C
+        here = risk(blocks, C + np.outer(blocks.bias_axis, beta) if self.with_bias else C, u)
+        value = here.value + decay(blocks, frame.sigma.sum(), u, blocks.bias(beta))
+        return _State(Y, frame, C, u, beta, here, value)
+
+    def frame(self, Y) -> _Frame:
+        """Singular vectors of Y, without the directions that neither C nor the gradient has."""
+        if self.left is not None:
+            Y = _reflected(self.left, Y)[1:]
+        if self.right is not None:
+            Y = _reflected(self.right, Y.T)[1:].T
+        k = max(Y.shape)
+        X, tau, Vt = np.linalg.svd(Y) if min(Y.shape) else (np.eye(len(Y)), np.zeros(0), np.eye(Y.shape[1]))
+        X, V = _embedded(self.left, X, k), _embedded(self.right, Vt.T, k)
+        tau = np.concatenate([tau, np.zeros(k - len(tau))])
+        sigma = np.where(tau > self.c * (1.0 + ROUNDED), tau - self.c, 0.0) / self.h
+        return _Frame(X, V, sigma, np.minimum(tau / self.c, 1.0), int(np.count_nonzero(sigma)))
+
+    def residual(self, state: _State) -> _Residual:
+        """What is left of the optimality conditions."""
+        blocks, frame, here = self.blocks, state.frame, state.here
+        along_C = -here.along_C - (frame.X * (self.c * frame.psi)) @ frame.V.T
+        # a dead u comes alive where the slope is more than c, by more than rounding
+        pushed = np.where(np.abs(here.along_u) > self.c * (1.0 + allowance()), -np.sign(here.along_u), 0.0)
+        sign = np.where(state.u != 0, np.sign(state.u), pushed)
+        along_u = np.where(sign != 0, -here.along_u - self.c * sign, 0.0)
+        along_b = -bias_slope(blocks, here, state.beta) if self.with_bias else np.zeros(len(sign))
+        return _Residual(along_C, along_u, along_b, sign)
+
+    def slack(self, state: _State, residual: _Residual) -> float:
+        """About how far the dual bound is below the value, relative to it; rather more than less."""
+        squares = np.sum(residual.along_C**2) + np.max(residual.along_u**2) + np.sum(residual.along_b**2)
+        return float(np.sqrt(squares)) / self.c
+
+    def step(self, state: _State, residual: _Residual, slack: float) -> tuple[_State | None, bool]:
+        """The next state, None where no length of the step lowers the objective; and whether rounding hides by what."""
+        move = self.move(state, residual, slack)
+        t = np.log1p(move.largest) / move.largest if move.largest > 1.0 else 1.0
+        rounding = RESOLUTION * abs(state.value)
+        for _ in range(HALVINGS):
+            u = state.u + t * move.u
+            u = np.where(u * residual.sign > 0, u, 0.0)
+            there = self.state(state.Y + t * move.Y, u, state.beta + t * move.beta)
+            if there.value <= state.value - SUFFICIENT * t * move.slope + rounding:
+                return there, move.slope <= rounding
+            t *= 0.5
+        return None, True
+
+    def move(self, state: _State, residual: _Residual, slack: float) -> _Move:
+        """Newton's step: u is eliminated from each row, the bias from all, and C is solved for."""
+        blocks, frame, axis = self.blocks, state.frame, self.blocks.bias_axis
+        R, along_u, along_b, sign = residual
+        hessian = curvature(blocks, state.here.at, sign != 0)
+        alive = hessian.u_units > 0
+        units, prices = np.where(alive, hessian.u_units, 1.0), blocks.others * np.sqrt(blocks.counts)
+        ahead = np.where(alive, prices * along_u / units, 0.0)  # of u in its units, at the present C
+        of_rows = R - hessian.R * ahead[:, None]
+        beta = np.zeros(len(units))
+        inverse = bias_inverse(blocks, hessian) if self.with_bias else None
+        if inverse is not None:
+            beta = inverse @ (along_b - axis @ (hessian.R * ahead[:, None]))
+            of_rows = of_rows - hessian.of_outer(axis, beta)
+        equation = _Equation(frame, hessian, axis, inverse, self.price(frame))
+        E = equation.solve(frame.within(of_rows), min(LOOSEST, max(slack * FORCING, TIGHTEST)))
+        C = F = frame.whole(E)
+        if inverse is not None:
+            beta = beta - inverse @ (axis @ (hessian @ C))
+            F = C + np.outer(axis, beta)
+        u = np.where(alive, (ahead - np.sum(hessian.R * F, axis=1)) / units, 0.0)
+        slope = np.sum(R * C) + np.sum(prices * along_u * u) + along_b @ beta
+        largest = np.max(np.abs(F / blocks.scale)) + np.max(np.abs(u))
+        # Y moves by (h + P) ΔC where C does, and by what the gradient does where all is dead
+        Y = frame.whole(self.h * E + equation.price @ E)
+        if frame.rank < len(frame.sigma):
+            Xd, Vd = frame.X[:, frame.rank :], frame.V[:, frame.rank :]
+            left = R - hessian @ F - hessian.R * ahead[:, None]
+            Y = Y + Xd @ (Xd.T @ left @ Vd) @ Vd.T
+        return _Move(Y, u, beta, float(slope), float(largest))
+
+    def price(self, frame: _Frame) -> _Price:
+        """P at a point."""
+        sigma, psi = frame.sigma, frame.psi
+        sums, differences = sigma[:, None] + sigma, np.abs(sigma[:, None] - sigma)
+        antisymmetric = self.c * (psi[:, None] + psi) / np.where(sums > 0, sums, 1.0)
+        symmetric = self.c * np.abs(psi[:, None] - psi) / np.where(differences > 0, differences, 1.0)
+        antisymmetric[frame.rank :, frame.rank :] = symmetric[frame.rank :, frame.rank :] = 0.0
+        return _Price.of(antisymmetric, symmetric)
+
+
+class _Equation(NamedTuple):
+    """(Ĥ + P) E = R in the singular basis, u being eliminated from Ĥ, and the bias where it has an inverse."""
+
+    frame: _Frame
+    hessian: Curvature
+    axis: np.ndarray
+    inverse: Any
+    price: _Price
+
+    def solve(self, R, tol):
+        """E, to a residual of tol times R's norm."""
+        k = len(R)
+        if self.frame.rank == 0 or k == 0:
+            return np.zeros((k, k))
+        return self.solved_directly(R) if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
+
+    def __matmul__(self, E):
+        """(Ĥ + P) E."""
+        moved = self.hessian @ self.frame.whole(E)
+        if self.inverse is not None:
+            moved -= self.hessian.of_outer(self.axis, self.inverse @ (self.axis @ moved))
+        return self.frame.within(moved) + self.price @ E
+
+    def by_conjugate_gradients(self, R, tol):
+        """Preconditioned by P and the mean second derivative of each pair's directions."""
+        straight, crossed = self.preconditioner()
+        E, left = np.zeros_like(R), R.copy()
+        step = toward = straight * left + crossed * left.T
+        product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
+        for _ in range(MOST_INNER):
+            if not np.vdot(left, left) > enough:
+                break
+            moved = self @ step
+            length = product / np.vdot(step, moved)
+            E += length * step
+            left -= length * moved
+            toward = straight * left + crossed * left.T
+            before, product = product, np.vdot(left, toward)
+            step = toward + (product / before) * step
+        return E
+
+    def preconditioner(self):
+        """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i): what multiplies E, and Eᵀ."""
+        frame, D, price = self.frame, self.hessian.D.copy(), self.price
+        # the own class's is stiff along few directions only: the row's mean stands for it
+        np.fill_diagonal(D, 0.0)
+        np.fill_diagonal(D, np.sum(D, axis=1) / (len(D) - 1))
+        mean = (frame.X**2).T @ D @ frame.V**2
+        mean = np.where(mean > 0, mean, 1.0)  # of directions that one side lacks
+        straight, crossed, both = price
+        # without the cancellation of squares
+        determinant = mean * mean.T + (mean + mean.T) * straight + both
+        np.fill_diagonal(determinant, (mean.diagonal() + straight.diagonal()) ** 2)
+        return (straight + mean).T / determinant, -crossed / determinant
+
+    def solved_directly(self, R):
+        """By the matrix of all unknowns."""
+        frame, hessian, k = self.frame, self.hessian, len(R)
+        X, V = frame.X, frame.V
+        halves = [factor @ V for factor in (hessian.Q, hessian.R)]
+        rows = (hessian.D[:, None, :] * V.T) @ V
+        for half in halves:
+            rows -= half[:, :, None] * half[:, None, :]
+        pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), -1)
+        matrix = (pairs.T @ rows.reshape(len(X), -1)).reshape(k, k, k, k).transpose(0, 2, 1, 3).reshape(k * k, k * k)
+        if self.inverse is not None:
+            # of entry (i, j) with β_h, Σ_g X_gi y_g (Vᵀ Ĥ_g)_jh
+            mixed = V.T * hessian.D[:, None, :]
+            for half, factor in zip(halves, (hessian.Q, hessian.R), strict=True):
+                mixed -= half[:, :, None] * factor[:, None, :]
+            weighted = (X * self.axis[:, None]).T
+            mixed = (weighted @ mixed.reshape(len(X), -1)).reshape(k * k, -1)
+            matrix -= mixed @ self.inverse @ mixed.T
+        index = np.arange(k * k).reshape(k, k)
+        matrix[index, index] += self.price.straight
+        matrix[index, index.T] += self.price.crossed
+        live = np.arange(k) < frame.rank
+        some = (live[:, None] | live) & (frame.X.any(axis=0)[:, None] & frame.V.any(axis=0))
+        kept = np.flatnonzero(some)
+        E = np.zeros(k * k)
+        E[kept] = np.linalg.solve(matrix[np.ix_(kept, kept)], R.ravel()[kept])
+        return E.reshape(k, k)
+
+
+def _embedded(reflector, vectors, k):
+    """Vectors as columns in all dimensions, with zero columns up to k."""
+    if reflector is not None:
+        vectors = _reflected(reflector, np.concatenate([np.zeros((1, vectors.shape[1])), vectors]))
+    missing = k - vectors.shape[1]
+    return np.concatenate([vectors, np.zeros((len(vectors), missing))], axis=1) if missing else vectors
+
+
+def _reflector(axis):
+    """v with (I − v vᵀ) axis = ± e_1 for an axis of norm 1."""
+    v = axis.copy()
+    v[0] += np.copysign(1.0, v[0])
+    return v * (np.sqrt(2.0) / np.linalg.norm(v))
+
+
+def _reflected(v, matrix):
+    return matrix - np.outer(v, v @ matrix)
+
+
+def _solved(blocks, point, value, steps, tol, settled) -> Solved:
+    """With its certificate, which may be closer than the gradient is."""
+    if not np.isfinite(value):
+        return Solved(point, value, -np.inf, steps, Status.DIVERGED, np.inf)
+    bound = lower_bound(blocks, point, value)
+    converged = settled or value - bound <= tol * abs(value)
+    return Solved(point, value, bound, steps, Status.CONVERGED if converged else Status.MAX_STEPS, value - bound)
