@@ -1,5 +1,6 @@
 """The global optimum: reduce the problem, solve it, certify the solution, and lift it back."""
 
+import contextlib
 import dataclasses
 import functools as ft
 import math
@@ -12,6 +13,7 @@ import numpy as np
 
 from ufm._core import archive
 from ufm._core.arrays import namespace, silent
+from ufm._core.blas import one_thread
 from ufm._core.checks import MOST_STEPS, Integer, Real, instance, integer, listed, real, room_for, shown
 from ufm._core.interrupts import check, interruptible
 from ufm._core.lanes import batches, by_batches, each
@@ -234,7 +236,8 @@ def minimize_all(
 def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
     """The certified minimum of a problem whose classes of one size are alike; None where d or steps don't suffice."""
     blocks, size_of = blocks_of(problem)
-    solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
+    with one_thread():
+        solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
     if not relative_gap(problem, solved.value, solved.lower_bound) <= tol:
         return None
     sectors, rank = sectors_of(problem, blocks, size_of, solved.point)
@@ -262,7 +265,7 @@ def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimu
 def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
     """Minima of problems of one shape and kind, side by side."""
     compiled = way_in_lanes(problems[0], len(problems)) is Way.COMPILED
-    with float64():
+    with float64(), contextlib.nullcontext() if compiled else one_thread():
         reduced = reduce(problems)
         start = by_batches(informed_start, reduced, held=reduced.held, compiled=compiled)
         reduced = dataclasses.replace(reduced, bias_scale=start.bias_scale, bias_at_zero=start.bias_at_zero)

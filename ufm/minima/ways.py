@@ -1,7 +1,7 @@
 """Which way problems are minimised: a function of the problems alone, of how many share a shape and how large they are.
 
-- On sizes, by `ufm.minima.quadrature`: a convex problem in which classes of equal count and weight are exchangeable. Its
-  cost depends on how many different sizes there are.
+- On sizes, by `ufm.minima.quadrature`: a convex problem in which classes of equal count and weight are exchangeable,
+  at a cost that depends on how many different sizes there are.
 - At once, in lanes that NumPy goes through: any other whose loss and constraints have their slopes in closed form.
 - Compiled, in lanes: many problems of one shape, where compiling pays, and whatever is a user's own.
 """
