@@ -25,7 +25,7 @@ def hessian(problem: Problem, params: Params) -> Callable[[Params], Params]:
     (G A, Gᵀ H, Gᵀ 1) changes by (dG A + G dA, dGᵀ H + Gᵀ dH, dGᵀ 1), beside the decay.
     """
     H, A, b, labels = params.H, params.A, params.b if problem.bias else 0.0, problem.labels
-    weights = problem.class_weights[labels][:, None] / problem.num_samples
+    weights = np.repeat(problem.group_weights, problem.group_counts)[:, None] / problem.num_samples
     logits = (H @ A.T + b).T
     with silent():
         G = weights * per_sample_slope(problem.loss, logits, labels).T
