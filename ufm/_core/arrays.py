@@ -8,14 +8,17 @@ In NumPy nothing may be compiled: no function of `jax.numpy` is called there, no
 import contextlib
 import functools as ft
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-Array = jax.Array | np.ndarray | np.generic  # of either, as annotations take it
+if TYPE_CHECKING:
+    Array = Any  # a union would leave the methods that both have unknown
+else:
+    Array = jax.Array | np.ndarray | np.generic  # of either, as annotations take it
 
 
 def namespace(*arrays: Any) -> Any:
