@@ -14,7 +14,7 @@ FIRST = 0.03  # width of the panels next to a singular point
 GROWTH = 3.0  # of widths from there on
 WIDEST = 2.0
 MOST_NODES = 16  # of a Gauss rule
-FEWEST_NODES = 13  # of one that is worth it
+FEWEST_NODES = 8  # of one that is worth it
 MOST_EXACT = 48  # points of a panel that are nodes themselves where Gauss rules have fewer
 LEAST_WEIGHT = 1.05  # of a node that stands for several points
 
