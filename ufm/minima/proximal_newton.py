@@ -276,7 +276,7 @@ class _Newton:
 
     def begin(self, start: BlockPoint) -> _State:
         """The state whose C is the start, and whose dead part is as the dual has it."""
-        blocks, c = self.blocks, self.c
+        blocks = self.blocks
         here = risk(blocks, with_bias(blocks, start), start.u)
         found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
         sigma = np.linalg.svd(start.C, compute_uv=False)

@@ -478,6 +478,8 @@ class _Dual(NamedTuple):
 
     @classmethod
     def of(cls, blocks, here, right, wrong):
+        if blocks.ignores_shift:  # the conjugate's domain, which it trusts its caller with
+            right = -np.sum(blocks.alike * wrong, axis=1)
         along_C, along_u = gradient(blocks, right, wrong)
         cost = 0.0
         if blocks.bias_kind != "none":

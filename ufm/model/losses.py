@@ -288,13 +288,11 @@ class CrossEntropy(ConvexLoss):
 
     def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
         """Σ q log q, with all digits near q = e_y."""
-        inside, some = np.maximum(right, -1.0), alike > 0
-        logit = np.log1p(inside)
-        value = np.where(inside > -1.0, (1.0 + inside) * logit, 0.0)
-        wrong = np.where(some, wrong, 0.0)
-        value = np.where((right < -1.0) | np.any(wrong < 0, axis=1), np.inf, value)
-        logits = np.log(np.maximum(wrong, 0.0))
-        return SizeConjugate(value + np.sum(alike * np.where(wrong > 0, wrong * logits, 0.0), axis=1), logit, logits)
+        inside, wrong = right > -1.0, np.where(alike > 0, wrong, 0.0)
+        logit = np.log1p(right, out=np.full_like(right, -np.inf), where=inside)
+        value = np.where(inside, (1.0 + right) * np.where(inside, logit, 0.0), np.where(right < -1.0, np.inf, 0.0))
+        others, logits = _negative_entropy_on_sizes(wrong, alike)
+        return SizeConjugate(value + others, logit, logits)
 
 
 @storable
@@ -362,10 +360,9 @@ class LabelSmoothing(ConvexLoss):
         """Σ q log q."""
         smooth = self.alpha / (1.0 + np.sum(alike, axis=1))
         right = right + (1.0 - self.alpha + smooth)
-        wrong = np.where(alike > 0, wrong + smooth[:, None], 0.0)
-        logit, logits = np.log(np.maximum(right, 0.0)), np.log(np.maximum(wrong, 0.0))
-        value = np.where((right < 0) | np.any(wrong < 0, axis=1), np.inf, np.where(right > 0, right * logit, 0.0))
-        return SizeConjugate(value + np.sum(alike * np.where(wrong > 0, wrong * logits, 0.0), axis=1), logit, logits)
+        value, logit = _negative_entropy_on_sizes(right[:, None], np.ones((len(right), 1)))
+        others, logits = _negative_entropy_on_sizes(np.where(alike > 0, wrong + smooth[:, None], 0.0), alike)
+        return SizeConjugate(value + others, logit[:, 0], logits)
 
 
 @storable
@@ -792,3 +789,11 @@ def _cross_entropy_on_sizes(right, wrong, alike) -> SizeLoss:
     p, hit, missed = odds / total[:, None], own / total, others / total
     value = deficit + np.log1p(others + np.expm1(-deficit))
     return SizeLoss(value, -missed, p, hit * missed, p, hit, p)
+
+
+def _negative_entropy_on_sizes(q, alike):
+    """Σ q log q (R,) of rows that stand for several classes, +∞ where a q is negative; and log q, −∞ where it isn't."""
+    some = q > 0
+    logs = np.log(q, out=np.full_like(q, -np.inf), where=some)
+    terms = alike * np.where(some, q * np.where(some, logs, 0.0), np.where(q < 0, np.inf, 0.0))
+    return np.sum(np.where(alike > 0, terms, 0.0), axis=1), logs
