@@ -8,7 +8,9 @@ from numpy.testing import assert_allclose
 from zoo import problem
 
 import ufm
-from ufm.hessian import _coordinates
+from ufm._core.precision import float64
+from ufm.hessian import _all_products, _closed_product, _coordinates, _hessian, _product
+from ufm.model.second_order import has_closed_hessian
 from ufm.theory.landscape import escape_curvature, zero_point
 
 
@@ -65,6 +67,38 @@ def test_coinciding_samples_and_unused_dimensions_leave_the_eigenvector_in_fewer
     v = np.concatenate([found.direction.H.ravel(), found.direction.A.ravel(), found.direction.b])
     assert_allclose(hessian @ v, found.smallest * v, atol=1e-12)
     assert_allclose(v @ v, 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("collapsed", [True, False])
+@pytest.mark.parametrize("words", [{"class_weights": [1.0, 2.0, 0.5]}, {"loss": ufm.DotRegression(1.5), "bias": False}])
+def test_the_hessian_in_closed_form_is_that_of_jax(words, collapsed):
+    p = problem(per_class=[4, 1, 2], dim=2, lambda_A=3e-3, **words)
+    point = p.init(seed=1)
+    means = np.random.default_rng(0).normal(size=(3, 2))
+    within = _coordinates(p, point._replace(H=means[p.labels]) if collapsed else point)
+    model = within.groups, within.sizes, p.lambda_H
+    closed = _all_products(_closed_product(model, within.start), within.groups, within.start.size)
+    with float64():
+        of_jax = np.asarray(_hessian(model, within.start))
+    assert_allclose(closed, of_jax, atol=1e-10 * np.max(np.abs(of_jax)))
+
+
+@pytest.mark.parametrize("words", [{"loss": ufm.LabelSmoothing(0.1), "lambda_b": 3e-2}, {"loss": ufm.SquaredError()}])
+def test_products_with_the_hessian_in_closed_form_are_those_of_jax(words):
+    p = problem(per_class=[4, 1, 2], dim=2, lambda_A=3e-3, **words)
+    within = _coordinates(p, p.init(seed=1))
+    model, move = (within.groups, within.sizes, p.lambda_H), np.random.default_rng(0).normal(size=within.start.size)
+    with float64():
+        of_jax = np.asarray(_product(model, within.start, move))
+    assert_allclose(_closed_product(model, within.start)(move), of_jax, atol=1e-10 * np.max(np.abs(of_jax)))
+
+
+def test_a_loss_without_a_declared_curvature_has_jaxs():
+    p = problem(dim=2)
+    assert not has_closed_hessian(dataclasses.replace(p, loss=ufm.Focal(0.0)))
+    point = p.init(seed=1)
+    of_jax = ufm.curvature(dataclasses.replace(p, loss=ufm.Focal(0.0)), point)  # cross-entropy by another name
+    assert_allclose(of_jax.smallest, ufm.curvature(p, point).smallest, rtol=1e-10)
 
 
 def test_lanczos_agrees_with_the_dense_hessian(monkeypatch):

@@ -73,15 +73,16 @@ def test_a_numpy_matrix_is_decomposed_by_numpy(name):
     found, theirs = getattr(linalg, name)(X), DECOMPOSITIONS[name](X)
     for mine, other in zip(*map(jax.tree.leaves, (found, theirs)), strict=True):
         assert not isinstance(mine, jax.Array)
-        np.testing.assert_array_equal(mine, other)
+        np.testing.assert_allclose(mine, other, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", DECOMPOSITIONS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_has_no_decomposition_has_nans_in_numpy_as_in_jax(name, value):
+def test_what_has_no_decomposition_is_not_finite_in_numpy_nor_in_jax(name, value):
     X = np.where(np.eye(3, k=1) + np.eye(3, k=-1) > 0, value, matrices(3, 3))
     with float64():
         theirs = getattr(linalg, name)(jnp.asarray(X))
     for mine, other in zip(*map(jax.tree.leaves, (getattr(linalg, name)(X), theirs)), strict=True):
-        np.testing.assert_array_equal(mine, np.full_like(other, np.nan))
-        assert np.all(np.isnan(other))
+        assert np.shape(mine) == np.shape(other)
+        assert not np.any(np.isfinite(mine))
+        assert not np.any(np.isfinite(other))

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.blocks import LOGITS_IN_BLOCK
 from ufm._core.interrupts import interruptible
 from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm.model.constraints import Free
 from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, risk, with_values
+from ufm.model.second_order import has_closed_hessian, hessian
 
 DENSE_UP_TO = 600  # coordinates, up to which the Hessian is formed
 
@@ -135,35 +137,65 @@ def _curvature(problem: Problem, params: Params, within: _Coordinates) -> Curvat
 
 
 def _packed(problem: Problem, params: Params) -> np.ndarray:
-    """One vector of all parameters, without a bias where the problem has none."""
-    factors = [np.ravel(getattr(params, factor.name)) for factor in problem.factors()]
-    return np.concatenate([*factors, *([params.b] if problem.bias else [])])
+    """One vector (..., n) of all parameters (..., rows, columns), without a bias where the problem has none."""
+    lead = params.b.shape[:-1]
+    factors = [getattr(params, factor.name).reshape(*lead, -1) for factor in problem.factors()]
+    return np.concatenate([*factors, *([params.b] if problem.bias else [])], axis=-1)
 
 
 def _unpacked(problem: Problem, x: Any) -> Params:
-    """Parameters of one vector."""
+    """Parameters (..., rows, columns) of one vector (..., n)."""
+    lead = x.shape[:-1]
     factors = problem.factors()
     ends = list(itertools.accumulate(math.prod(factor.shape) for factor in factors))
     parts = {
-        factor.name: x[end - math.prod(factor.shape) : end].reshape(factor.shape)
+        factor.name: x[..., end - math.prod(factor.shape) : end].reshape(*lead, *factor.shape)
         for factor, end in zip(factors, ends, strict=True)
     }
-    return Params(b=x[ends[-1] :] if problem.bias else np.zeros(problem.num_classes), **parts)
+    return Params(b=x[..., ends[-1] :] if problem.bias else np.zeros((*lead, problem.num_classes)), **parts)
 
 
 def _smallest(model, x):
-    """Smallest eigenpair of the Hessian of the objective at x."""
+    """Smallest eigenpair of the Hessian of the objective at x, in closed form where there is one, else by JAX."""
+    is_closed = has_closed_hessian(model[0])
+    product = _closed_product(model, x) if is_closed else ft.partial(_product, model, x)
     if len(x) <= DENSE_UP_TO:
-        values, vectors = np.linalg.eigh(np.asarray(_hessian(model, x)))
+        whole = _all_products(product, model[0], len(x)) if is_closed else np.asarray(_hessian(model, x))
+        values, vectors = np.linalg.eigh(whole)
         return values[0], vectors[:, 0]
     from scipy.sparse.linalg import LinearOperator, eigsh  # half a second, which most never need
 
-    matvec: Any = {"matvec": lambda v: np.asarray(_product(model, x, np.ravel(v))), "dtype": np.float64}
+    matvec: Any = {"matvec": lambda v: np.asarray(product(np.ravel(v))), "dtype": np.float64}
     operator = LinearOperator(shape=(len(x), len(x)), **matvec)
     start = np.random.default_rng(0).normal(size=len(x))
     options: Any = {"k": 1, "which": "SA", "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
     values, vectors = eigsh(operator, **options)
     return values[0], vectors[:, 0]
+
+
+def _closed_product(model, x):
+    """The Hessian at x as a function of vectors (..., n), in NumPy."""
+    groups, sizes, decay = model
+    scale = sizes[:, None]
+
+    def scaled(params):
+        return params._replace(H=params.H / scale)
+
+    product = hessian(groups, scaled(_unpacked(groups, x)))
+
+    def of(v):
+        move = _unpacked(groups, v)
+        found = scaled(product(scaled(move)))
+        return _packed(groups, found._replace(H=found.H + decay * move.H))
+
+    return of
+
+
+def _all_products(product, problem, size):
+    """The Hessian (n, n), a row a product, as many at once as their logits allow."""
+    at_once = max(LOGITS_IN_BLOCK // (problem.num_samples * problem.num_classes), 1)
+    rows = np.eye(size)
+    return np.vstack([product(rows[first : first + at_once]) for first in range(0, size, at_once)])
 
 
 def _value(model, x):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ufm._core import archive
 from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, numeric, room_for, shown
@@ -31,6 +30,7 @@ from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.problem import Problem, along_constraints, feasible, risk, with_values
 
 if TYPE_CHECKING:
+    import optax
     import xarray
 
 SINGLE_THREAD_BELOW = 2**20  # parameters; below, splitting a loop over cores costs more than it saves
@@ -178,7 +178,7 @@ class _Carry(NamedTuple):
 @ft.partial(interruptible, note="the run that was interrupted is not kept")
 def train(
     problem: Problem,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     *,
     steps: Integer = 2000,
     seed: Integer | Sequence[int] | np.ndarray | jax.Array = UNSAID_SEED,
@@ -282,7 +282,9 @@ def _batched(seed: Any, resume: Run | None) -> bool:
     return np.ndim(seed) == 1 if resume is None else np.ndim(resume.params.H) == 3
 
 
-def _checked(optimizer: Any) -> optax.GradientTransformation:
+def _checked(optimizer: Any) -> "optax.GradientTransformation":
+    import optax  # a quarter of a second, which those who only minimise never need
+
     needed = "an optax GradientTransformation, such as optax.sgd(0.5),"
     instance("optimizer", optimizer, optax.GradientTransformation, needed)
     if not (callable(optimizer.init) and callable(optimizer.update)):
@@ -423,6 +425,8 @@ def _advance(problem, optimizer, batched, carry, counts):
 
 
 def _step(problem, optimizer, carry: _Carry) -> _Carry:
+    import optax
+
     params, state = carry
     value, gradient = jax.value_and_grad(risk, argnums=1)(problem, params)
     # all gradients before any update: XLA then updates in place instead of copying the features at every step

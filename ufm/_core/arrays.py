@@ -8,19 +8,25 @@ In NumPy nothing may be compiled: no function of `jax.numpy` is called there, no
 import contextlib
 import functools as ft
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-Array = jax.Array | np.ndarray | np.generic  # of either, as annotations take it
+if TYPE_CHECKING:
+    Array = Any  # a union would leave the methods that both have unknown
+else:
+    Array = jax.Array | np.ndarray | np.generic  # of either, as annotations take it
 
 
 def namespace(*arrays: Any) -> Any:
     """`jax.numpy` where an array is JAX's, traced or not; else NumPy."""
-    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+    for array in arrays:  # NumPy's first, since this is asked more often than anything else
+        if type(array) is not np.ndarray and isinstance(array, jax.Array):
+            return jnp
+    return np
 
 
 def namespace_of(*trees: Any) -> Any:

@@ -224,7 +224,8 @@ def minimize_all(
     if way_of(problems[0], len(problems)) is Way.ON_SIZES:
         for index, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
             check()
-            found[index] = _on_sizes(problem, seed, tol, max_steps)
+            with one_thread():
+                found[index] = _on_sizes(problem, seed, tol, max_steps)
             heard(index + 1)
     left = [index for index, best in enumerate(found) if best is None]
     if left:
@@ -236,15 +237,14 @@ def minimize_all(
 def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
     """The certified minimum of a problem whose classes of one size are alike; None where d or steps don't suffice."""
     blocks, size_of = blocks_of(problem)
-    with one_thread():
-        solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
+    solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
     if not relative_gap(problem, solved.value, solved.lower_bound) <= tol:
         return None
     sectors, rank = sectors_of(problem, blocks, size_of, solved.point)
     if rank > problem.dim:
         return None
     with silent():
-        measured = metrics_of(sectors, problem.group_counts)
+        measured = metrics_of(sectors, problem.group_counts.astype(np.float64))
     return Optimum(
         problem=problem,
         value=solved.value,

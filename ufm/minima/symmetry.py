@@ -413,16 +413,16 @@ def along_shift(blocks: Blocks, beta: Any) -> Any:
     return blocks.shift_axis * (blocks.shift_axis @ beta) if blocks.ignores_shift else 0.0
 
 
-def value_and_bound(blocks: Blocks, point: BlockPoint) -> tuple[float, float]:
+def value_and_bound(blocks: Blocks, point: BlockPoint, *, close: float = CLOSE) -> tuple[float, float]:
     """The objective at a point, and a number that it is nowhere below, with an allowance for rounding."""
     with silent():
         here = risk(blocks, with_bias(blocks, point), point.u)
         nuclear = np.linalg.svd(point.C, compute_uv=False).sum()
         value = here.value + decay(blocks, nuclear, point.u, point.b)
-        return value, lower_bound(blocks, point, value)
+        return value, lower_bound(blocks, point, value, close=close)
 
 
-def lower_bound(blocks: Blocks, point: BlockPoint, value: float) -> float:
+def lower_bound(blocks: Blocks, point: BlockPoint, value: float, *, close: float = CLOSE) -> float:
     """A number that the objective is nowhere below, from a point and its value.
 
     Weak duality as in `ufm.minima.dual`, in the block form: with slopes scaled by s until ‖G‖_op ≤ c and |t| ≤ c,
@@ -432,12 +432,13 @@ def lower_bound(blocks: Blocks, point: BlockPoint, value: float) -> float:
     and for a free bias σ is taken off the slopes of all rows alike, in proportion to their weights. The slopes tried
     are those of the risk at the point with its best bias, and those that the price's subgradient would have them be:
     the same at an optimum, but where c is small beside the rounding of slopes only these are feasible in all digits.
+    They take a decomposition more, and are tried where the relative gap is more than `close`.
     """
     biased = blocks.bias_kind != "none"
     here = best_bias(blocks, point)[1] if biased else risk(blocks, point.C, point.u)
     dual = _Dual.of(blocks, here, here.at.right, here.at.wrong)
     bound = dual.value(min(1.0, dual.most))
-    if value - bound > CLOSE * abs(value):
+    if value - bound > close * abs(value):
         priced = _Dual.of(blocks, here, *slopes(blocks, *subgradient(blocks, point, here)))
         bound = max(bound, priced.value(min(1.0, priced.most)))
     if value - bound > NEAR * abs(value):

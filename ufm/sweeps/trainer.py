@@ -3,11 +3,10 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import optax
 
 from ufm._core.archive import storable
 from ufm._core.checks import MOST_STEPS, Integer, choice, integer, shown
@@ -17,6 +16,9 @@ from ufm._core.status import Status
 from ufm.metrics.definitions import LONG_NAMES, Metrics
 from ufm.sweeps.points import Counted, Field, Point, param_fields, param_values
 from ufm.training import ENDINGS, Run, schedule, trained
+
+if TYPE_CHECKING:
+    import optax
 
 WORK_IN_BATCH = 1e11  # multiplications of a batch of training runs, some seconds; a killed sweep loses them
 MOST_RUNS = 64  # in a batch
@@ -40,7 +42,7 @@ class Training:
         ValueError: naming the argument, its value and what is legal.
     """
 
-    optimizer: Callable[..., optax.GradientTransformation]
+    optimizer: "Callable[..., optax.GradientTransformation]"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     _: dataclasses.KW_ONLY
     steps: Integer = 2000
@@ -149,7 +151,9 @@ class Trainer:
         traced = {n: v for n, v in sorted(options.items()) if n in self.swept and isinstance(v, float)}
         return traced, {name: value for name, value in sorted(options.items()) if name not in traced}
 
-    def _optimizer(self, point: Point) -> optax.GradientTransformation:
+    def _optimizer(self, point: Point) -> "optax.GradientTransformation":
+        import optax
+
         traced, fixed = self._options(point)
         halves = (_Half(name, self.training.optimizer, traced, fixed) for name in ("init", "update"))
         return optax.GradientTransformationExtraArgs(*halves)
@@ -183,6 +187,8 @@ class _Half:
         return self.name, self.optimizer, tuple(self.traced), self.fixed
 
     def __call__(self, *arguments, **extra):
+        import optax
+
         names = inspect.signature(self.optimizer).parameters
         static = tuple(name for name in names if name not in self.traced)
         made = optax.inject_hyperparams(self.optimizer, static_args=static)(**self.fixed, **self.traced)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.arrays import silent
 from ufm._core.precision import float64
-from ufm.model.losses import facts_of, per_sample
+from ufm.model.losses import closed, facts_of, per_sample_slope
 from ufm.model.params import Params
 from ufm.model.problem import Problem, relaxed_rank
 from ufm.theory.formulas import is_plain
@@ -33,7 +33,13 @@ def escape_curvature(problem: Problem, params: Params) -> float:
     Returns:
         The eigenvalue, in the unit of the objective over the squared unit of the parameters.
     """
-    sigma = float(np.linalg.norm(_pull(problem, params), ord=2))
+    U = _pull(problem, params)
+    return _escape(problem, U.T @ U)
+
+
+def _escape(problem: Problem, squares: np.ndarray) -> float:
+    """The same from UᵀU (K, K), whose largest eigenvalue is σ²."""
+    sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(squares)[-1], 0.0))
     return _mean_decay(problem) - float(np.hypot((problem.lambda_A - problem.lambda_H) / 2, sigma))
 
 
@@ -51,12 +57,21 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     logits = H @ A.T + (b if problem.bias else 0.0)
     share = np.repeat(problem.group_weights, problem.group_counts) / problem.num_samples
-    with float64():
+    return -share[:, None] * _slopes(problem.loss, logits, problem.labels)
 
-        def risk(Z: Any) -> Any:
-            return jnp.sum(jnp.asarray(share) * per_sample(problem.loss, Z, jnp.asarray(problem.labels)))
 
-        return -np.asarray(jax.grad(risk)(jnp.asarray(logits.T))).T
+def _slopes(loss: Any, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """∇ℓ (n, K) at logits (n, K)."""
+    with float64(), silent():
+        given = (logits.T, labels) if closed(loss) else (jnp.asarray(logits.T), jnp.asarray(labels))
+        return np.asarray(per_sample_slope(loss, *given)).T
+
+
+def _squares_at_zero(problem: Problem) -> np.ndarray:
+    """UᵀU (K, K) at the zero point, whose samples of a group are alike."""
+    labels, weights = problem.group_labels, problem.group_weights / problem.num_samples
+    U = weights[:, None] * _slopes(problem.loss, np.zeros((len(labels), problem.num_classes)), labels)
+    return (U.T * problem.group_counts) @ U
 
 
 def _is_critical(problem: Problem, params: Params, value: float) -> bool:
@@ -111,4 +126,4 @@ def strict_saddles(problem: Problem) -> Prediction:
     `escape_curvature` derives it; at the zero point it is the threshold named here. Verified where the Hessian can be
     formed: at a certified minimum nothing falls; a critical point that isn't one has the predicted curvature.
     """
-    return Prediction(thresholds={"curvature at the zero point": escape_curvature(problem, zero_point(problem))})
+    return Prediction(thresholds={"curvature at the zero point": _escape(problem, _squares_at_zero(problem))})
