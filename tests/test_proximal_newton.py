@@ -142,11 +142,11 @@ def test_a_size_may_be_split_into_sizes_of_one_class(problem):
         weights=np.repeat(problem.weights, m),
         multiplicities=np.ones(m.sum()),
     )
-    together, apart = solve(problem), solve(single)
-    assert abs(together.value - apart.value) <= 1e-11 * together.value
+    together, apart = solve(problem, tol=1e-14), solve(single, tol=1e-14)
+    assert abs(together.value - apart.value) <= 1e-12 * together.value
     (Z, *_), (W, *_) = whole(problem, together.point), whole(single, apart.point)
     root = np.sqrt(np.repeat(problem.counts, m))[:, None]
-    assert np.linalg.norm(root * (Z - W)) <= 1e-4 * np.linalg.norm(root * Z) + 1e-6
+    assert np.linalg.norm(root * (Z - W)) <= 1e-8 * (1.0 + np.linalg.norm(root * Z))
 
 
 @given(problems())
