@@ -184,7 +184,7 @@ def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
 def _collapsed(blocks: Blocks, here: Risk) -> bool:
     """Whether the zero point is the optimum."""
     most = blocks.price * (1.0 + blocks.num_sizes * allowance())
-    return float(np.max(np.abs(here.along_u))) <= most and operator_norm(here.along_C) <= most
+    return bool(np.max(np.abs(here.along_u)) <= most and operator_norm(here.along_C) <= most)
 
 
 def _dual_start(blocks: Blocks, here: Risk, at_zero: Any) -> BlockPoint:
