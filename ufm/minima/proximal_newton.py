@@ -296,7 +296,7 @@ class _Newton:
         """What belongs to Y, u and β."""
         frame, blocks = self.frame(Y), self.blocks
         C = frame.C
-        here = risk(blocks, C + np.outer(blocks.bias_axis, beta) if self.with_bias else C, u)
+        here = risk(blocks, C + blocks.bias_axis[:, None] * beta if self.with_bias else C, u)
         value = here.value + decay(blocks, frame.sigma.sum(), u, blocks.bias(beta))
         return _State(Y, frame, C, u, beta, here, value)
 
@@ -365,7 +365,7 @@ class _Newton:
         C = F = frame.whole(E)
         if inverse is not None:
             beta = beta - inverse @ (axis @ (hessian @ C))
-            F = C + np.outer(axis, beta)
+            F = C + axis[:, None] * beta
         u = np.where(alive, (ahead - np.sum(hessian.R * F, axis=1)) / units, 0.0)
         slope = np.sum(R * C) + np.sum(prices * along_u * u) + along_b @ beta
         largest = np.max(np.abs(F / blocks.scale)) + np.max(np.abs(u))
@@ -475,7 +475,7 @@ class _Equation(NamedTuple):
         """By the matrix of all unknowns."""
         frame, hessian, k = self.frame, self.hessian, len(R)
         X, V = frame.X, frame.V
-        halves = [factor @ V for factor in (hessian.Q, hessian.R)]
+        halves = [factor @ V for factor in hessian.factors]
         rows = (hessian.D[:, None, :] * V.T) @ V
         for half in halves:
             rows -= half[:, :, None] * half[:, None, :]
@@ -484,7 +484,7 @@ class _Equation(NamedTuple):
         if self.inverse is not None:
             # of entry (i, j) with β_h, Σ_g X_gi y_g (Vᵀ Ĥ_g)_jh
             mixed = V.T * hessian.D[:, None, :]
-            for half, factor in zip(halves, (hessian.Q, hessian.R), strict=True):
+            for half, factor in zip(halves, hessian.factors, strict=True):
                 mixed -= half[:, :, None] * factor[:, None, :]
             weighted = (X * self.axis[:, None]).T
             mixed = (weighted @ mixed.reshape(len(X), -1)).reshape(k * k, -1)
@@ -492,8 +492,9 @@ class _Equation(NamedTuple):
         index = np.arange(k * k).reshape(k, k)
         matrix[index, index] += self.price.straight
         matrix[index, index.T] += self.price.crossed
-        live = np.arange(k) < frame.rank
-        some = (live[:, None] | live) & (frame.X.any(axis=0)[:, None] & frame.V.any(axis=0))
+        number = np.arange(k)
+        living = np.minimum(number[:, None], number) < frame.rank
+        some = living & (frame.X.any(axis=0)[:, None] & frame.V.any(axis=0))
         kept = np.flatnonzero(some)
         E = np.zeros(k * k)
         E[kept] = np.linalg.solve(matrix[np.ix_(kept, kept)], R.ravel()[kept])
@@ -516,7 +517,7 @@ def _reflector(axis):
 
 
 def _reflected(v, matrix):
-    return matrix - np.outer(v, v @ matrix)
+    return matrix - v[:, None] * (v @ matrix)
 
 
 def _solved(blocks, point, value, steps, tol, settled) -> Solved:
