@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 import ufm
 from ufm.minima import proximal_newton, quadrature
 from ufm.minima.gauss import Rule
-from ufm.minima.quadrature import coarse, extended, pays, rule_of, thresholds
+from ufm.minima.quadrature import extended, fewer_sizes, on_nodes, pays, rule_of, thresholds
 from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
 
@@ -85,8 +85,8 @@ def test_few_nodes_tell_the_solution_on_all_sizes(form, price):
     blocks = blocks_of(CLOSE, price, **FORMS[form])
     rule = rule_of(blocks)
     assert pays(blocks, rule)
-    nodes = coarse(blocks, rule)
-    start = extended(blocks, nodes, rule, proximal_newton.solve(nodes).point)
+    fewer = on_nodes(blocks, rule)
+    start = extended(blocks, fewer, proximal_newton.solve(fewer.blocks).point)
     value, bound = value_and_bound(blocks, start)
     assert 0 <= value - bound <= 1e-9 * value
     direct = proximal_newton.solve(blocks)
@@ -109,7 +109,7 @@ def test_a_rule_of_all_sizes_changes_nothing():
     u = np.where(blocks.several, random.uniform(size=7), 0.0)
     point = quadrature.centred(blocks, BlockPoint(random.normal(size=(7, 7)), u, random.normal(size=7)))
     identity = Rule(np.log(blocks.counts), blocks.multiplicities, np.eye(7))
-    again = extended(blocks, coarse(blocks, identity), identity, point)
+    again = extended(blocks, on_nodes(blocks, identity), point)
     for mine, theirs in zip(again, point, strict=True):
         assert_allclose(mine, theirs, atol=1e-12)
 
@@ -137,6 +137,23 @@ def test_weights_that_are_no_function_of_counts_ask_for_all_sizes():
     for weights, smooth in ((random, False), (CLOSE**-0.5, True)):
         blocks = blocks_of(CLOSE, 1e-5, weights=weights)
         assert pays(blocks, rule_of(blocks)) == smooth
+        assert (fewer_sizes(blocks) is None) != smooth
+
+
+@pytest.mark.parametrize("price", [1e-5, 2e-4])
+def test_clusters_are_a_start_where_weights_are_no_function_of_counts(price):
+    random = np.random.default_rng(0)
+    counts = np.exp(random.uniform(np.log(5), np.log(1280), size=130))
+    blocks = blocks_of(counts, price, weights=np.exp(random.uniform(-1, 1, size=130)))
+    fewer = fewer_sizes(blocks)
+    assert fewer.blocks.num_sizes < 50
+    assert_allclose(fewer.blocks.multiplicities.sum(), 130)
+    start = extended(blocks, fewer, proximal_newton.solve(fewer.blocks).point)
+    found, direct = quadrature.solve(blocks), proximal_newton.solve(blocks)
+    assert_allclose(found.value, direct.value, rtol=1e-11)
+    value, bound = value_and_bound(blocks, start)
+    assert bound <= direct.value <= value <= direct.value * (1 + 1e-3)
+    assert value - bound <= 0.03 * value
 
 
 @pytest.mark.slow

@@ -23,7 +23,10 @@ else:
 
 def namespace(*arrays: Any) -> Any:
     """`jax.numpy` where an array is JAX's, traced or not; else NumPy."""
-    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+    for array in arrays:  # NumPy's first, since this is asked more often than anything else
+        if type(array) is not np.ndarray and isinstance(array, jax.Array):
+            return jnp
+    return np
 
 
 def namespace_of(*trees: Any) -> Any:

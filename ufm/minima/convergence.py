@@ -6,7 +6,6 @@ import numpy as np
 
 from ufm._core.arrays import namespace
 from ufm._core.lanes import dot
-from ufm._core.programs import kept
 from ufm._core.status import Status
 
 RESOLUTION = 1e-12  # relative; below it a decrease drowns in rounding and the slope decides (Hager & Zhang 2005)
@@ -28,6 +27,3 @@ def small_gradient(x, f, g, tol, floor):
     gap = xp.maximum(dot(xp.abs(g), xp.abs(x)), 1e-3 * xp.sqrt(dot(g, g) * squares))
     rounding = xp.maximum(0.1 * np.finfo(np.float64).eps * xp.abs(f), floor)
     return gap <= xp.maximum(tol * xp.minimum(xp.abs(f), squares), rounding)
-
-
-has_converged = kept(small_gradient)

@@ -60,9 +60,11 @@ def rule(
 
 def edges(low: float, high: float, singular: Float[np.ndarray, " s"]) -> Float[np.ndarray, " edges"]:
     """Bounds of panels of [low, high]: at growing distances from the nearest singular point, none too far apart."""
+    singular = np.unique(singular)
     steps = FIRST * GROWTH ** np.arange(np.ceil(np.log(WIDEST / FIRST) / np.log(GROWTH)))
     around = singular[:, None] + np.concatenate([-steps, [0.0], steps])
-    own = np.argmin(np.abs(around[..., None] - singular), axis=-1) == np.arange(len(singular))[:, None]
+    halfway = np.concatenate([[-np.inf], (singular[1:] + singular[:-1]) / 2, [np.inf]])[:, None]
+    own = (around >= halfway[:-1]) & (around <= halfway[1:])
     bounds = np.unique(np.concatenate([[low, high], around[own & (around > low) & (around < high)]]))
     ends = zip(bounds[:-1], bounds[1:], np.ceil(np.diff(bounds) / WIDEST).astype(int), strict=True)
     inner = [np.linspace(left, right, parts, endpoint=False) for left, right, parts in ends]

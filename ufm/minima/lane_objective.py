@@ -11,7 +11,7 @@ from ufm._core.arrays import Array, namespace
 from ufm._core.lanes import dot
 from ufm.minima.reduction import LaneParams, Reduced, by_lane, falls_exponentially
 from ufm.model.constraints import folds
-from ufm.model.losses import closed, per_sample, per_sample_slope, takes_columns
+from ufm.model.losses import closed, per_sample, per_sample_both, per_sample_slope, takes_columns
 
 UNROLLED_TO = 16  # dimensions up to which products are sums of broadcasts: small batched products are slow on a CPU
 
@@ -34,9 +34,11 @@ class Objective:
             return value, pull(namespace(value).ones_like(value))[0]
         params = unfold(x, reduced)
         Z = logits(params)
-        value, per_value = _in_logarithms(_value(params, losses(Z, reduced), reduced), reduced)
-        at_params = _slopes(params, reduced.weights[None] * slopes(Z, reduced), reduced)
-        return value, fold(x, at_params, reduced) * per_value[None]
+        of_groups, along_logits = per_sample_both(reduced.loss, Z, _labels(Z, reduced))
+        value, per_value = _in_logarithms(_value(params, of_groups, reduced), reduced)
+        at_params = _slopes(params, reduced.weights[None] * along_logits, reduced)
+        slope = fold(x, at_params, reduced)
+        return value, slope if per_value is None else slope * per_value[None]
 
 
 objective = Objective()
@@ -59,10 +61,10 @@ def _value(params, of_groups, reduced):
 
 
 def _in_logarithms(value, reduced):
-    """What is minimised of values f (L,), and its derivative by f."""
+    """What is minimised of values f (L,), and its derivative by f; None where that is f itself."""
     xp = namespace(value)
     if not falls_exponentially(reduced):
-        return value, xp.ones_like(value)
+        return value, None
     least = np.finfo(value.dtype).tiny  # an underflow is as small as can be told
     kept = xp.maximum(value, least)
     # away from zero, where the solver's relative tests would mean nothing

@@ -19,6 +19,7 @@ gradients in the basis of the singular vectors, where P is 2 × 2 blocks and the
 its slopes' logits are the first.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from ufm.minima.symmetry import (
     Blocks,
     Curvature,
     Risk,
+    along_shift,
     best_bias,
     bias_inverse,
     bias_slope,
@@ -50,10 +52,15 @@ SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must 
 HALVINGS = 30  # of a step
 LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
 DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
-MOST_INNER = 300  # conjugate gradients of a Newton step
+MOST_INNER = 150  # conjugate gradients of a Newton step
+DENSE_AT_MOST = 1600  # unknowns, for which it is solved directly where they don't do
 LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
 TINY = float(np.finfo(np.float64).tiny)
 ROUNDED = 1e-15  # relative, of a singular value that shrinks to zero but for rounding
+FAR, REACH = 4.0, 30.0  # logits that a step moves by, from which secants are looked at; what is tried first of those
+CAREFUL = 1e-4  # the same where logits are far from where they belong
+PATIENCE = 60  # steps before a problem of a larger price is solved first
+EASIER, ROUGH = 10.0, 1e-3  # times the price, and to what gap
 RESOLUTION = 1e-13  # relative; below it decreases drown in rounding
 
 
@@ -151,7 +158,15 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
             if _collapsed(blocks, here):
                 return _solved(blocks, zero, here.value + decay(blocks, 0.0, zero.u, zero.b), 0, tol, True)
             start = _dual_start(blocks, here, zero.b)
-        return _Newton(blocks).run(start, tol, max_steps)
+        found = _Newton(blocks).run(start, tol, min(max_steps, PATIENCE))
+        settled = found.gap <= ROUGH * abs(found.value) and found.steps < PATIENCE
+        if found.status.ok or settled or found.steps == max_steps:
+            return found
+        left = max_steps - found.steps
+        easier = solve(dataclasses.replace(blocks, price=EASIER * blocks.price), tol=ROUGH, max_steps=left)
+        again = _Newton(blocks).run(easier.point, tol, left)
+        best = min((found, again), key=lambda each: each.gap)
+        return best._replace(steps=found.steps + easier.steps + again.steps)
 
 
 def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
@@ -196,13 +211,22 @@ def _least_logits(blocks, wrong):
 
 
 def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
-    """C and bias of block-mean logits: a free bias is their mean, a regularised one that or the zero point's."""
+    """C and bias of block-mean logits: a free bias is their mean, a regularised one that or the zero point's.
+
+    A regularised one's slope along β is that of the risk along y, no more than c.
+    """
     if blocks.ignores_shift:
         B = B - (B @ blocks.multiplicities / np.sum(blocks.multiplicities))[:, None]
+    if blocks.bias_kind == "none":
+        return BlockPoint(blocks.scale * B, u, np.zeros(len(u)))
     mean = blocks.counts * blocks.multiplicities @ B / blocks.total
-    biases = {"none": [np.zeros(len(u))], "free": [mean], "regularised": [mean, at_zero]}[blocks.bias_kind]
-    found = [BlockPoint(blocks.scale * (B - b), u, b) for b in biases]
-    return found[0] if len(found) == 1 else min(found, key=lambda point: objective(blocks, point))
+    if blocks.bias_kind == "free":
+        return BlockPoint(blocks.scale * (B - mean), u, mean)
+    least = [
+        b * min(1.0, blocks.price / max(blocks.ridge * np.linalg.norm(blocks.beta(b)), TINY)) for b in (mean, at_zero)
+    ]
+    found = [BlockPoint(blocks.scale * (B - b), u, b) for b in least]
+    return min(found, key=lambda point: objective(blocks, point))
 
 
 class _Residual(NamedTuple):
@@ -252,16 +276,19 @@ class _Newton:
 
     def begin(self, start: BlockPoint) -> _State:
         """The state whose C is the start, and whose dead part is as the dual has it."""
-        blocks, c = self.blocks, self.c
+        blocks = self.blocks
         here = risk(blocks, with_bias(blocks, start), start.u)
         found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
         sigma = np.linalg.svd(start.C, compute_uv=False)
         rank = int(np.count_nonzero(sigma > RANK_CUT * sigma[0]))
-        self.h = max(float(np.median(found.D - found.Q**2)), c * rank / max(sigma.sum(), TINY), TINY)
         beta = blocks.beta(start.b) if self.with_bias else np.zeros(len(start.b))
-        stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
-        if stepped.value <= here.value + decay(blocks, sigma.sum(), start.u, start.b):
-            return stepped
+        beta = beta - along_shift(blocks, beta)
+        value = here.value + decay(blocks, sigma.sum(), start.u, blocks.bias(beta))
+        typical, of_price = float(np.median(found.D - found.Q**2)), self.c * rank / max(sigma.sum(), TINY)
+        for self.h in (max(typical, TINY), max(typical, of_price, TINY)):
+            stepped = self.state(self.h * start.C - here.along_C, start.u, beta)
+            if stepped.value <= value:
+                return stepped
         along_C, _ = subgradient(blocks, start, here)
         return self.state(self.h * start.C - along_C, start.u, beta)
 
@@ -305,7 +332,10 @@ class _Newton:
     def step(self, state: _State, residual: _Residual, slack: float) -> tuple[_State | None, bool]:
         """The next state, None where no length of the step lowers the objective; and whether rounding hides by what."""
         move = self.move(state, residual, slack)
-        t = np.log1p(move.largest) / move.largest if move.largest > 1.0 else 1.0
+        if move.largest > FAR:
+            move = self.move(state, residual, slack, self.raised(state, residual))
+        reach = np.log1p(move.largest) if move.largest < FAR else REACH
+        t = min(1.0, reach / move.largest) if move.largest > 1.0 else 1.0
         rounding = RESOLUTION * abs(state.value)
         for _ in range(HALVINGS):
             u = state.u + t * move.u
@@ -316,11 +346,11 @@ class _Newton:
             t *= 0.5
         return None, True
 
-    def move(self, state: _State, residual: _Residual, slack: float) -> _Move:
+    def move(self, state: _State, residual: _Residual, slack: float, raised: Any = None) -> _Move:
         """Newton's step: u is eliminated from each row, the bias from all, and C is solved for."""
         blocks, frame, axis = self.blocks, state.frame, self.blocks.bias_axis
         R, along_u, along_b, sign = residual
-        hessian = curvature(blocks, state.here.at, sign != 0)
+        hessian = curvature(blocks, state.here.at, sign != 0, raised)
         alive = hessian.u_units > 0
         units, prices = np.where(alive, hessian.u_units, 1.0), blocks.others * np.sqrt(blocks.counts)
         ahead = np.where(alive, prices * along_u / units, 0.0)  # of u in its units, at the present C
@@ -331,7 +361,7 @@ class _Newton:
             beta = inverse @ (along_b - axis @ (hessian.R * ahead[:, None]))
             of_rows = of_rows - hessian.of_outer(axis, beta)
         equation = _Equation(frame, hessian, axis, inverse, self.price(frame))
-        E = equation.solve(frame.within(of_rows), min(LOOSEST, max(slack * FORCING, TIGHTEST)))
+        E = equation.solve(frame.within(of_rows), CAREFUL if raised is not None else self.enough(slack))
         C = F = frame.whole(E)
         if inverse is not None:
             beta = beta - inverse @ (axis @ (hessian @ C))
@@ -347,6 +377,25 @@ class _Newton:
             Y = Y + Xd @ (Xd.T @ left @ Vd) @ Vd.T
         return _Move(Y, u, beta, float(slope), float(largest))
 
+    def enough(self, slack: float) -> float:
+        """How small a residual of Newton's equation has to be, relative to its right side."""
+        return min(LOOSEST, max(slack * FORCING, TIGHTEST))
+
+    def raised(self, state: _State, residual: _Residual):
+        """What second derivatives of wrong logits lack of secants to the logits whose slopes the price has.
+
+        Where a probability is much too small, as it should be where it is much too large, Newton's step is its ratio to
+        what it should be, where the secant's is that ratio's logarithm.
+        """
+        blocks, at = self.blocks, state.here.at
+        along_u = np.where(residual.sign != 0, -self.c * residual.sign, state.here.along_u)
+        right, wrong = slopes(blocks, residual.along_C + state.here.along_C, along_u)
+        there = blocks.loss.conjugate_on_sizes(right, wrong, blocks.alike).wrong
+        here = blocks.loss.conjugate_on_sizes(at.right, at.wrong, blocks.alike).wrong
+        far = np.abs(there - here) > 1.0
+        secant = np.where(far, (wrong - at.wrong) / np.where(far, there - here, 1.0), 0.0)
+        return np.where((secant > at.diagonal) & (blocks.alike > 0), secant - at.diagonal, 0.0)
+
     def price(self, frame: _Frame) -> _Price:
         """P at a point."""
         sigma, psi = frame.sigma, frame.psi
@@ -355,6 +404,13 @@ class _Newton:
         symmetric = self.c * np.abs(psi[:, None] - psi) / np.where(differences > 0, differences, 1.0)
         antisymmetric[frame.rank :, frame.rank :] = symmetric[frame.rank :, frame.rank :] = 0.0
         return _Price.of(antisymmetric, symmetric)
+
+
+class _Inner(NamedTuple):
+    """What conjugate gradients found, and whether it is as close as was asked."""
+
+    E: np.ndarray
+    reached: bool
 
 
 class _Equation(NamedTuple):
@@ -371,7 +427,10 @@ class _Equation(NamedTuple):
         k = len(R)
         if self.frame.rank == 0 or k == 0:
             return np.zeros((k, k))
-        return self.solved_directly(R) if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
+        found = None if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
+        if found is not None and (found.reached or k * k > DENSE_AT_MOST):
+            return found.E
+        return self.solved_directly(R)
 
     def __matmul__(self, E):
         """(Ĥ + P) E."""
@@ -388,7 +447,7 @@ class _Equation(NamedTuple):
         product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
         for _ in range(MOST_INNER):
             if not np.vdot(left, left) > enough:
-                break
+                return _Inner(E, True)
             moved = self @ step
             length = product / np.vdot(step, moved)
             E += length * step
@@ -396,7 +455,7 @@ class _Equation(NamedTuple):
             toward = straight * left + crossed * left.T
             before, product = product, np.vdot(left, toward)
             step = toward + (product / before) * step
-        return E
+        return _Inner(E, False)
 
     def preconditioner(self):
         """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i): what multiplies E, and Eᵀ."""

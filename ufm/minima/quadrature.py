@@ -9,19 +9,30 @@ sizes starts from, which mostly is where it ends: nothing but speed rests on any
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from ufm._core.status import Status
 from ufm.minima import proximal_newton
+from ufm.minima.clusters import median_cuts, radial
 from ufm.minima.gauss import Rule, rule
 from ufm.minima.proximal_newton import Solved
 from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
-MANY = 48  # sizes from which it is tried
-SHRINKS = 0.6  # the share of the sizes that nodes may be
+MANY = 48  # sizes from which a rule is tried
+SHRINKS = 0.8  # the share of the sizes that nodes may be
 SMOOTH = 1e-2  # relative error of weights as polynomials of log n, up to which they are a function of it
+SCATTERED = 128  # sizes from which clusters are formed where there is no rule
+CLUSTERS = 3, 128  # sizes to one, and how many at most
+
+
+class Fewer(NamedTuple):
+    """A problem on J < G sizes, and what takes values at these to values at all (G, J)."""
+
+    blocks: Blocks
+    to_all: Float[np.ndarray, "G J"]
 
 
 def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps: int = 100) -> Solved:
@@ -33,17 +44,27 @@ def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps
         enough: relative gap up to which the start is the answer.
         max_steps: of each of the two problems.
     """
-    found = rule_of(blocks) if blocks.num_sizes >= MANY else None
-    if found is None or not pays(blocks, found):
+    fewer = fewer_sizes(blocks)
+    if fewer is None:
         return proximal_newton.solve(blocks, tol=tol, max_steps=max_steps)
-    nodes = coarse(blocks, found)
-    first = proximal_newton.solve(nodes, tol=max(tol, 0.1 * enough), max_steps=max_steps)
-    start = extended(blocks, nodes, found, first.point)
-    value, bound = value_and_bound(blocks, start)
-    if value - bound <= max(tol, enough) * abs(value):
+    first = proximal_newton.solve(fewer.blocks, tol=max(tol, 0.1 * enough), max_steps=max_steps)
+    start = extended(blocks, fewer, first.point)
+    enough = max(tol, enough)
+    value, bound = value_and_bound(blocks, start, close=enough)
+    if value - bound <= enough * abs(value):
         return Solved(start, value, bound, first.steps, Status.CONVERGED, value - bound)
     polished = proximal_newton.solve(blocks, start, tol=tol, max_steps=max_steps)
     return polished._replace(steps=first.steps + polished.steps)
+
+
+def fewer_sizes(blocks: Blocks) -> Fewer | None:
+    """The problem on fewer sizes that is solved first, or None where there are few anyhow."""
+    if blocks.num_sizes < MANY:
+        return None
+    found = rule_of(blocks)
+    if pays(blocks, found):
+        return on_nodes(blocks, found)
+    return on_clusters(blocks) if blocks.num_sizes >= SCATTERED else None
 
 
 def rule_of(blocks: Blocks) -> Rule:
@@ -58,11 +79,47 @@ def pays(blocks: Blocks, found: Rule) -> bool:
     return len(found.nodes) <= SHRINKS * blocks.num_sizes and float(np.max(np.abs(fitted - logs))) <= SMOOTH
 
 
+def on_nodes(blocks: Blocks, found: Rule) -> Fewer:
+    """The problem on a rule's nodes."""
+    log_weights = found.fitted(blocks.multiplicities, np.log(blocks.weights))
+    return Fewer(_with_sizes(blocks, found.nodes, log_weights, found.weights), found.interpolation)
+
+
+def on_clusters(blocks: Blocks) -> Fewer:
+    """The problem on clusters of sizes, the dead and the living apart, with smooth functions on either side.
+
+    Coordinates are the distance to the threshold, with its sign and stretched near it, and log n.
+    """
+    above, t = _above(blocks), np.log(blocks.counts)
+    points = np.stack([np.sign(above) * np.sqrt(np.abs(above)), t / 3], axis=1)
+    sizes_to_one, most = CLUSTERS
+    share = min(1.0 / sizes_to_one, most / blocks.num_sizes)
+    sides = [side for side in (np.flatnonzero(above > 0), np.flatnonzero(above <= 0)) if len(side)]
+    members, to_all = [], np.zeros((blocks.num_sizes, 0))
+    for side in sides:
+        clusters = [side[c] for c in median_cuts(points[side], max(1, int(share * len(side))))]
+        centres = np.stack([np.average(points[c], axis=0, weights=blocks.multiplicities[c]) for c in clusters])
+        block = np.zeros((blocks.num_sizes, len(clusters)))
+        block[side] = radial(points[side], centres)
+        members, to_all = members + clusters, np.concatenate([to_all, block], axis=1)
+    m = blocks.multiplicities
+    log_counts, log_weights = (
+        np.array([np.average(values[c], weights=m[c]) for c in members]) for values in (t, np.log(blocks.weights))
+    )
+    return Fewer(_with_sizes(blocks, log_counts, log_weights, np.array([m[c].sum() for c in members])), to_all)
+
+
+def _with_sizes(blocks, log_counts, log_weights, multiplicities):
+    """Other sizes; samples and classes are as many as before."""
+    return dataclasses.replace(
+        blocks, counts=np.exp(log_counts), weights=np.exp(log_weights), multiplicities=multiplicities
+    )
+
+
 def thresholds(blocks: Blocks) -> Float[np.ndarray, " s"]:
     """Where log n is such that w√n s = cN: between sizes, or as far beyond the first and the last as these are off."""
     order = np.argsort(blocks.counts)
-    t, w = np.log(blocks.counts[order]), np.log(blocks.weights[order])
-    above = w + t / 2 - np.log(blocks.price * blocks.num_samples / _steepness(blocks))
+    t, above = np.log(blocks.counts[order]), _above(blocks)[order]
     crossed = np.flatnonzero(np.diff(np.sign(above)))
     if not len(crossed):
         return t[[0, -1]] + np.array([-2.0, 2.0]) * np.abs(above[[0, -1]])
@@ -70,26 +127,21 @@ def thresholds(blocks: Blocks) -> Float[np.ndarray, " s"]:
     return t[crossed] + share * (t[crossed + 1] - t[crossed])
 
 
-def _steepness(blocks):
-    """The slope of a right logit over a wrong one where all are equal, 1 − α of cross-entropy."""
+def _above(blocks):
+    """By how much each size is above the threshold, log(w√n s/(cN)); s is 1 − α of cross-entropy with smoothing α."""
     zeros = np.zeros((1, blocks.num_sizes))
     at = blocks.loss.on_sizes(zeros[:, 0], zeros, blocks.alike[:1])
-    return float(np.max(at.wrong) - at.right[0])
+    steepness = np.max(at.wrong) - at.right[0]
+    return np.log(blocks.weights * np.sqrt(blocks.counts) * steepness / (blocks.price * blocks.num_samples))
 
 
-def coarse(blocks: Blocks, found: Rule) -> Blocks:
-    """The problem on the rule's nodes; samples and classes are as many as before."""
-    weights = np.exp(found.fitted(blocks.multiplicities, np.log(blocks.weights)))
-    return dataclasses.replace(blocks, counts=np.exp(found.nodes), weights=weights, multiplicities=found.weights)
-
-
-def extended(blocks: Blocks, nodes: Blocks, found: Rule, point: BlockPoint) -> BlockPoint:
-    """A point of the problem on nodes as one on all sizes.
+def extended(blocks: Blocks, fewer: Fewer, point: BlockPoint) -> BlockPoint:
+    """A point of the problem on fewer sizes as one on all.
 
     With B_gh = f(t_g, t_h) + δ_gh u(t_g)/m_g it is f and u that are functions. Logits are centred anew.
     """
-    to_all = found.interpolation
-    f = point.C / nodes.scale - np.diag(point.u / nodes.multiplicities)
+    few, to_all = fewer
+    f = point.C / few.scale - np.diag(point.u / few.multiplicities)
     u, b = np.maximum(to_all @ point.u, 0.0), to_all @ point.b
     B = to_all @ f @ to_all.T + np.diag(u / blocks.multiplicities)
     return centred(blocks, BlockPoint(blocks.scale * B, np.where(blocks.several, u, 0.0), b))
@@ -99,10 +151,8 @@ def centred(blocks: Blocks, point: BlockPoint) -> BlockPoint:
     """The point with what loss and decay ask of an optimum whose logits differ by a shift, and by a free bias."""
     C, b = point.C, point.b
     if blocks.ignores_shift:
-        C, b = (
-            C - np.outer(C @ blocks.shift_axis, blocks.shift_axis),
-            b - blocks.multiplicities @ b / blocks.num_classes,
-        )
+        C = C - np.outer(C @ blocks.shift_axis, blocks.shift_axis)
+        b = b - blocks.multiplicities @ b / blocks.num_classes
     if blocks.bias_kind == "free":
         moved = blocks.bias_axis @ C
         C, b = C - np.outer(blocks.bias_axis, moved), b + blocks.bias(moved)

@@ -22,7 +22,7 @@ from ufm._core.precision import to_numpy
 from ufm._core.programs import kept, made_once, plain
 from ufm._core.status import Status
 from ufm.minima import newton
-from ufm.minima.convergence import Solution, has_converged
+from ufm.minima.convergence import Solution, small_gradient
 from ufm.minima.lbfgs import begin, iterate, refill
 from ufm.minima.newton import NEWTON_SIZE
 
@@ -170,8 +170,9 @@ def _next(waiting: collections.deque, most: int) -> list[int]:
 
 def _collect(found, state, owners, lanes, tol, floor):
     """Take what has finished out of the batch."""
-    ended = state.x, state.f, state.steps, has_converged(state.x, state.f, state.g, tol, floor)
-    x, f, steps, converged = (entry[..., lanes] for entry in to_numpy(ended))
+    x, f, g, steps = (entry[..., lanes] for entry in to_numpy((state.x, state.f, state.g, state.steps)))
+    with silent():
+        converged = small_gradient(x, f, g, tol, floor)
     mine, diverged = owners[lanes], ~(np.abs(f) <= UNBOUNDED)
     found.x[:, mine], found.value[mine], found.steps[mine] = x, f, steps
     for owner, unbounded, settled in zip(mine, diverged, converged, strict=True):

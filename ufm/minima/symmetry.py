@@ -319,8 +319,18 @@ class Curvature(NamedTuple):
         return found
 
 
-def curvature(blocks: Blocks, at: SizeLoss, alive: Any) -> Curvature:
-    """The risk's Hessian, u_g being eliminated where `alive` (G,)."""
+def curvature(blocks: Blocks, at: SizeLoss, alive: Any, raised: Any = None) -> Curvature:
+    """The risk's Hessian, u_g being eliminated where `alive` (G,).
+
+    Args:
+        blocks: the problem.
+        at: the losses at the point.
+        alive: (G,) which u_g may move.
+        raised: (G, G) what is added to second derivatives along a wrong logit less the right one.
+    """
+    if raised is not None:
+        against = np.sum(blocks.alike * raised, axis=1)
+        at = at._replace(diagonal=at.diagonal + raised, curvature=at.curvature + against)
     m, others = blocks.multiplicities, blocks.others
     unit = np.sqrt(blocks.weights / blocks.num_samples)
     q, d = at.factor.diagonal(), at.diagonal.diagonal()
@@ -349,7 +359,7 @@ def best_bias(blocks: Blocks, point: BlockPoint) -> tuple[Any, Risk]:
     Newton's method on a convex function, kept by halving; the first step that lowers no slope is the last.
     """
     axis, beta = blocks.bias_axis, blocks.beta(point.b)
-    beta = beta - _along_shift(blocks, beta)
+    beta = beta - along_shift(blocks, beta)
     here = risk(blocks, point.C + np.outer(axis, beta), point.u)
     slope = bias_slope(blocks, here, beta)
     settled = 8 * np.finfo(np.float64).eps * np.linalg.norm(here.along_C)
@@ -379,27 +389,40 @@ def bias_inverse(blocks: Blocks, hessian: Curvature) -> Float[np.ndarray, "G G"]
     """The inverse of the Hessian in β, but for the common shift of all logits, along which nothing is to be moved."""
     found = hessian.along_bias(blocks.bias_axis)
     found.flat[:: len(found) + 1] += blocks.ridge
-    if blocks.ignores_shift:
-        typical = np.mean(blocks.bias_axis**2 @ hessian.D)
-        found += np.outer(blocks.shift_axis, blocks.shift_axis) * typical
-    return np.linalg.inv(found)
+    if not blocks.ignores_shift:
+        return _inverse(found)
+    axis, typical = blocks.shift_axis, np.mean(blocks.bias_axis**2 @ hessian.D)
+    along = found @ axis
+    along = along - 0.5 * axis * (axis @ along + typical)
+    found -= np.outer(axis, along) + np.outer(along, axis)
+    return _inverse(found) - np.outer(axis, axis / typical)
 
 
-def _along_shift(blocks, beta):
+def _inverse(hessian):
+    """The inverse, along what has one: second derivatives of biases that nothing tells apart underflow."""
+    try:
+        return np.linalg.inv(hessian)
+    except np.linalg.LinAlgError:
+        return (
+            np.linalg.pinv(hessian, hermitian=True) if np.all(np.isfinite(hessian)) else np.full_like(hessian, np.nan)
+        )
+
+
+def along_shift(blocks: Blocks, beta: Any) -> Any:
     """The part of β that adds one number to all logits, which is none of an optimum where the loss ignores it."""
     return blocks.shift_axis * (blocks.shift_axis @ beta) if blocks.ignores_shift else 0.0
 
 
-def value_and_bound(blocks: Blocks, point: BlockPoint) -> tuple[float, float]:
+def value_and_bound(blocks: Blocks, point: BlockPoint, *, close: float = CLOSE) -> tuple[float, float]:
     """The objective at a point, and a number that it is nowhere below, with an allowance for rounding."""
     with silent():
         here = risk(blocks, with_bias(blocks, point), point.u)
         nuclear = np.linalg.svd(point.C, compute_uv=False).sum()
         value = here.value + decay(blocks, nuclear, point.u, point.b)
-        return value, lower_bound(blocks, point, value)
+        return value, lower_bound(blocks, point, value, close=close)
 
 
-def lower_bound(blocks: Blocks, point: BlockPoint, value: float) -> float:
+def lower_bound(blocks: Blocks, point: BlockPoint, value: float, *, close: float = CLOSE) -> float:
     """A number that the objective is nowhere below, from a point and its value.
 
     Weak duality as in `ufm.minima.dual`, in the block form: with slopes scaled by s until ‖G‖_op ≤ c and |t| ≤ c,
@@ -409,12 +432,13 @@ def lower_bound(blocks: Blocks, point: BlockPoint, value: float) -> float:
     and for a free bias σ is taken off the slopes of all rows alike, in proportion to their weights. The slopes tried
     are those of the risk at the point with its best bias, and those that the price's subgradient would have them be:
     the same at an optimum, but where c is small beside the rounding of slopes only these are feasible in all digits.
+    They take a decomposition more, and are tried where the relative gap is more than `close`.
     """
     biased = blocks.bias_kind != "none"
     here = best_bias(blocks, point)[1] if biased else risk(blocks, point.C, point.u)
     dual = _Dual.of(blocks, here, here.at.right, here.at.wrong)
     bound = dual.value(min(1.0, dual.most))
-    if value - bound > CLOSE * abs(value):
+    if value - bound > close * abs(value):
         priced = _Dual.of(blocks, here, *slopes(blocks, *subgradient(blocks, point, here)))
         bound = max(bound, priced.value(min(1.0, priced.most)))
     if value - bound > NEAR * abs(value):
@@ -454,6 +478,8 @@ class _Dual(NamedTuple):
 
     @classmethod
     def of(cls, blocks, here, right, wrong):
+        if blocks.ignores_shift:  # the conjugate's domain, which it trusts its caller with
+            right = -np.sum(blocks.alike * wrong, axis=1)
         along_C, along_u = gradient(blocks, right, wrong)
         cost = 0.0
         if blocks.bias_kind != "none":

@@ -200,6 +200,10 @@ class Loss:
         """The gradient, classes first."""
         raise NotImplementedError
 
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Loss and gradient, which may share their work."""
+        return self.of_columns(logits, label), self.slope_of_columns(logits, label)
+
 
 class ConvexLoss(Loss):
     """A convex loss whose Fenchel conjugate and second derivative are known."""
@@ -269,6 +273,11 @@ class CrossEntropy(ConvexLoss):
         """Softmax less e_y, with all digits of both where the loss is small."""
         return _softmax_less_target(logits, label)
 
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Loss and gradient of the same exponentials."""
+        odds = _odds(logits, label)
+        return odds.value, odds.slope
+
     def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y."""
         right = true_logit(slope, label)
@@ -288,13 +297,11 @@ class CrossEntropy(ConvexLoss):
 
     def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
         """Σ q log q, with all digits near q = e_y."""
-        inside, some = np.maximum(right, -1.0), alike > 0
-        logit = np.log1p(inside)
-        value = np.where(inside > -1.0, (1.0 + inside) * logit, 0.0)
-        wrong = np.where(some, wrong, 0.0)
-        value = np.where((right < -1.0) | np.any(wrong < 0, axis=1), np.inf, value)
-        logits = np.log(np.maximum(wrong, 0.0))
-        return SizeConjugate(value + np.sum(alike * np.where(wrong > 0, wrong * logits, 0.0), axis=1), logit, logits)
+        inside, wrong = right > -1.0, np.where(alike > 0, wrong, 0.0)
+        logit = np.log1p(right, out=np.full_like(right, -np.inf), where=inside)
+        value = np.where(inside, (1.0 + right) * np.where(inside, logit, 0.0), np.where(right < -1.0, np.inf, 0.0))
+        others, logits = _negative_entropy_on_sizes(wrong, alike)
+        return SizeConjugate(value + others, logit, logits)
 
 
 @storable
@@ -362,10 +369,9 @@ class LabelSmoothing(ConvexLoss):
         """Σ q log q."""
         smooth = self.alpha / (1.0 + np.sum(alike, axis=1))
         right = right + (1.0 - self.alpha + smooth)
-        wrong = np.where(alike > 0, wrong + smooth[:, None], 0.0)
-        logit, logits = np.log(np.maximum(right, 0.0)), np.log(np.maximum(wrong, 0.0))
-        value = np.where((right < 0) | np.any(wrong < 0, axis=1), np.inf, np.where(right > 0, right * logit, 0.0))
-        return SizeConjugate(value + np.sum(alike * np.where(wrong > 0, wrong * logits, 0.0), axis=1), logit, logits)
+        value, logit = _negative_entropy_on_sizes(right[:, None], np.ones((len(right), 1)))
+        others, logits = _negative_entropy_on_sizes(np.where(alike > 0, wrong + smooth[:, None], 0.0), alike)
+        return SizeConjugate(value + others, logit[:, 0], logits)
 
 
 @storable
@@ -387,14 +393,19 @@ class Focal(Loss):
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample."""
         surprise, log_wrong, _ = self._parts(logits, label)
-        return namespace(logits).exp(self._gamma(logits) * log_wrong) * surprise
+        return namespace(logits, label).exp(self._gamma(logits) * log_wrong) * surprise
 
     def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
         """(1−p_y)^γ (p − e_y − γ log p_y (q − p)), with q the softmax of the wrong classes alone."""
+        return self.both_of_columns(logits, label)[1]
+
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+        """Loss and gradient of the same logarithms."""
         surprise, log_wrong, wrong = self._parts(logits, label)
         xp, gamma, p = namespace(logits, label), self._gamma(logits), softmax(logits)
         along = (gamma * surprise)[None] * (softmax(wrong) - p)
-        return xp.exp(gamma * log_wrong)[None] * (_softmax_less_target(logits, label) + along)
+        damping = xp.exp(gamma * log_wrong)
+        return damping * surprise, damping[None] * (_softmax_less_target(logits, label) + along)
 
     def _parts(self, logits, label):
         """−log p_y, log(1 − p_y), and the logits with −∞ for the right one."""
@@ -616,6 +627,13 @@ def per_sample_slope(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> An
     return of_columns(logits, labels) if of_columns else jax.vmap(loss.slope, (1, 0), 1)(logits, labels)
 
 
+def per_sample_both(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> tuple[Any, Any]:
+    """`per_sample` and `per_sample_slope` at once."""
+    if closed(loss):
+        return loss.both_of_columns(logits, labels)
+    return per_sample(loss, logits, labels), per_sample_slope(loss, logits, labels)
+
+
 def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) -> Any:
     """Conjugates (N,) of a loss that has one, whichever form it was written in."""
     of_columns = _of_columns(loss, "conjugate", "conjugate_of_columns")
@@ -716,11 +734,43 @@ def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float
     return xp.where(one_hot(logits, label, bool), logits, 0.0).sum(axis=0)
 
 
+class _Odds(NamedTuple):
+    """What a cross-entropy and its gradient are made of.
+
+    Attributes:
+        right: (K, ...) whether a class is the right one.
+        wrong: (K, ...) e^{z_j − max z} of the wrong classes, and zero of the right one.
+        sum: (...) of these.
+        deficit: (...) max z − z_y ≥ 0.
+    """
+
+    right: Any
+    wrong: Any
+    sum: Any
+    deficit: Any
+
+    @property
+    def value(self):
+        """m + log(e^{−m} + Σ_{j≠y} e^{z_j − max z}) with the deficit m."""
+        xp = namespace(self.sum, self.deficit)
+        return self.deficit + xp.log1p(self.sum + xp.expm1(-self.deficit))
+
+    @property
+    def slope(self):
+        """Softmax less e_y; p_y − 1 as minus the others' sum, which doesn't cancel."""
+        xp = namespace(self.sum, self.deficit)
+        total = self.sum + xp.exp(-self.deficit)
+        return xp.where(self.right, -self.sum[None], self.wrong) / total[None]
+
+
+def _odds(logits, label) -> _Odds:
+    xp, top, right = namespace(logits, label), _largest(logits), one_hot(logits, label, bool)
+    wrong = xp.where(right, 0.0, xp.exp(logits - top[None]))
+    return _Odds(right, wrong, wrong.sum(axis=0), top - true_logit(logits, label))
+
+
 def _cross_entropy(logits, label):
-    """m + log(e^{−m} + Σ_{j≠y} e^{z_j − max z}) with the deficit m = max z − z_y ≥ 0."""
-    xp = namespace(logits, label)
-    _, wrong, deficit = _odds(logits, label)
-    return deficit + xp.log1p(wrong + xp.expm1(-deficit))
+    return _odds(logits, label).value
 
 
 _traced_cross_entropy = jax.custom_jvp(_cross_entropy)
@@ -728,24 +778,11 @@ _traced_cross_entropy = jax.custom_jvp(_cross_entropy)
 
 @_traced_cross_entropy.defjvp
 def _cross_entropy_jvp(primals, tangents):
-    slopes = _softmax_less_target(*primals)
-    return _traced_cross_entropy(*primals), jnp.sum(slopes * tangents[0], axis=0)
+    return _traced_cross_entropy(*primals), jnp.sum(_softmax_less_target(*primals) * tangents[0], axis=0)
 
 
 def _softmax_less_target(logits, label):
-    """The gradient of `_cross_entropy`."""
-    xp = namespace(logits, label)
-    odds, wrong, deficit = _odds(logits, label)
-    total = wrong + xp.exp(-deficit)
-    # p_y − 1 as minus the others' sum, which doesn't cancel
-    return xp.where(one_hot(logits, label, bool), -wrong[None], odds) / total[None]
-
-
-def _odds(logits, label):
-    """e^{z_j − max z} of the wrong classes and zero of the right one, their sum, and the deficit max z − z_y."""
-    xp, top = namespace(logits, label), _largest(logits)
-    odds = xp.where(one_hot(logits, label, bool), 0.0, xp.exp(logits - top[None]))
-    return odds, odds.sum(axis=0), top - true_logit(logits, label)
+    return _odds(logits, label).slope
 
 
 def _largest(logits):
@@ -792,3 +829,11 @@ def _cross_entropy_on_sizes(right, wrong, alike) -> SizeLoss:
     p, hit, missed = odds / total[:, None], own / total, others / total
     value = deficit + np.log1p(others + np.expm1(-deficit))
     return SizeLoss(value, -missed, p, hit * missed, p, hit, p)
+
+
+def _negative_entropy_on_sizes(q, alike):
+    """Σ q log q (R,) of rows that stand for several classes, +∞ where a q is negative; and log q, −∞ where it isn't."""
+    some = q > 0
+    logs = np.log(q, out=np.full_like(q, -np.inf), where=some)
+    terms = alike * np.where(some, q * np.where(some, logs, 0.0), np.where(q < 0, np.inf, 0.0))
+    return np.sum(np.where(alike > 0, terms, 0.0), axis=1), logs
