@@ -120,6 +120,18 @@ def sweeps(config: Config) -> Rows:
     yield Comparison("import ufm", at_most(1.25), ft.partial(processes.python, "import ufm"), imports, **words)
 
 
+def alone(config: Config) -> Rows:
+    """One problem of any size, certified, against SciPy on the reduced problem; first answers of new processes."""
+    for name, problem in problems.unlike(config).items():
+        ours = race.race({}, ft.partial(ufm.minimize, problem), config.repeats_alone, peers_compile=False)[OURS]
+        ours = ours._replace(result=[ours.result])
+        goal = at_least(20 if problem.num_classes >= 300 else 5)
+        peers = scipy_and_numpy.lbfgs([problem], whole=False)
+        yield Comparison(f"minimize, {name}: SciPy", goal, ours, peers, agreement=ft.partial(problems.gaps, [problem]))
+    yield from processes.alone()
+    yield from processes.first()
+
+
 def vocabulary(config: Config) -> Rows:
     """As many classes as a vocabulary has words: a gradient against the matrix products of its blocks; peak memory."""
     large, repeats = products.Streamed(config), config.repeats_vocabulary
@@ -132,6 +144,7 @@ GROUPS: dict[str, Callable[[Config], Rows]] = {
     "training": training,
     "metrics": metrics,
     "certified": certified,
+    "alone": alone,
     "spheres": spheres,
     "growth": growth,
     "sweeps": sweeps,

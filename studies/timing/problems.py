@@ -58,6 +58,10 @@ class Config:
     """Its d."""
     vocabulary_steps: int = 3
     """Its optimiser steps."""
+    alone: tuple[tuple[int, tuple[float, ...]], ...] = ((100, (1e-5, 1e-4)), (300, (1e-6, 1e-5, 5e-5, 2e-4)))
+    """Classes, and prices of each number of them, of problems that are solved alone."""
+    repeats_alone: int = 5
+    """Runs of ufm in the group of problems alone; its peers run once."""
     repeats_vocabulary: int = 5
     """Runs of each side in the vocabulary group."""
     output: pathlib.Path = pathlib.Path("figures/benchmark.json")
@@ -106,6 +110,22 @@ def grid(config: Config) -> dict[Any, list[float]]:
 def decayed(problem: ufm.Problem, pairs: list[tuple[float, float]]) -> list[ufm.Problem]:
     """The problem at pairs of decays, λ_A and λ_H."""
     return [dataclasses.replace(problem, lambda_A=a, lambda_H=h) for a, h in pairs]
+
+
+def unlike(config: Config) -> dict[str, ufm.Problem]:
+    """One problem at a time: few classes, and many of counts that all differ, at several prices √(λ_A λ_H)."""
+    few = {
+        f"K = {config.num_classes}, {name}": posed(config, n, lambda_A=config.lambda_A, lambda_H=config.lambda_H)
+        for name, n in counts(config).items()
+    }
+    return few | {f"K = {K}, price {price:g}": long_tailed(K, price) for K, prices in config.alone for price in prices}
+
+
+def long_tailed(num_classes: int, price: float) -> ufm.Problem:
+    """Counts from 256 K down to K or so, all different."""
+    found = np.round(np.geomspace(256.0, 1.0, num_classes) * num_classes).astype(int)
+    assert len(set(found)) == num_classes
+    return ufm.Problem(num_classes, num_classes, per_class=found, lambda_A=price, lambda_H=price)
 
 
 def grown(config: Config) -> dict[str, tuple[ufm.Problem, ufm.Problem]]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 from timing.problems import Config
@@ -21,6 +22,29 @@ import optax, ufm
 run = ufm.train(ufm.Problem(K, d, per_class=1), optax.sgd(0.5), steps=steps, snapshots=2, progress=True)
 assert run.status is ufm.Status.FINISHED
 """,
+}
+MEASURED_ALONE = {
+    "K = 1,000, counts all different, price 1e-6": (3.0, "price = 1e-6"),
+    "K = 1,000, counts all different, price 1e-5": (3.0, "price = 1e-5"),
+    "K = 1,000, counts all different, price 1e-4": (3.0, "price = 1e-4"),
+    "K = 1,000, counts all different, price 1e-3": (3.0, "price = 1e-3"),
+    "K = 16,384 of two sizes": (1.0, "price = 1e-6; counts = [40] * 384 + [3] * 16000"),
+    "K = 16,384, Zipf's counts": (60.0, "price = 1e-6; counts = [max(round(1e5 / k), 1) for k in range(1, 16385)]"),
+}
+SOLVED = """
+import numpy as np, ufm
+counts = np.round(np.geomspace(256.0, 1.0, 1000) * 1000).astype(int)
+{posed}
+problem = ufm.Problem(len(counts), len(counts), per_class=counts, lambda_A=price, lambda_H=price)
+start = time.perf_counter()
+best = ufm.minimize(problem)
+print(best.gap / best.value)
+"""
+FIRST = {
+    "minimize, balanced": (0.1, "ufm.minimize(ufm.Problem(10, 64, per_class=100))"),
+    "minimize, long-tailed": (0.1, "ufm.minimize(ufm.Problem(10, 64, per_class=[2 ** k for k in range(10)]))"),
+    "verify": (0.5, "ufm.verify(ufm.Problem(10, 64, per_class=100, lambda_A=5e-3, lambda_H=5e-5))"),
+    "a sweep of 39 shapes": (5.0, "ufm.sweep(ufm.Problem(2, 64, per_class=10), {'num_classes': range(2, 41)})"),
 }
 # VmHWM, since ru_maxrss counts what the parent process held when it forked
 PEAK = """
@@ -44,3 +68,25 @@ def peaks(config: Config) -> Iterator[Row]:
         seconds, peak = map(float, python(code + PEAK, words).split()[-2:])
         note = f"at most 1.5 GB is the goal, {'met' if peak <= 1.5 else 'missed'}; {seconds:.4g} s with compiling"
         yield Row(f"{what}, K = N = {config.vocabulary:,}: {peak:.2f} GB resident", note)
+
+
+def alone() -> Iterator[Row]:
+    """One large problem, in a process of its own: seconds of `minimize`, its gap, and what is resident at most."""
+    for what, (goal, posed) in MEASURED_ALONE.items():
+        gap, seconds, peak = map(float, python(SOLVED.format(posed=posed) + PEAK).split()[-3:])
+        note = f"relative gap {gap:.1e}; at most {goal:g} s is the goal, {'met' if seconds <= goal else 'missed'}"
+        yield Row(f"minimize, {what}: {seconds:.3g} s, {peak:.2f} GB resident", note)
+
+
+def first() -> Iterator[Row]:
+    """The first answer of a new process, after `import ufm`; and a command from the terminal, all in all."""
+    for what, (goal, code) in FIRST.items():
+        timed = f"import ufm\nstart = time.perf_counter()\n{code}\nprint(time.perf_counter() - start)"
+        yield _within(goal, f"first {what}", float(python(timed).split()[-1]))
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "ufm", "verify"], check=True, stdout=subprocess.PIPE)
+    yield _within(1.5, "ufm verify, all in all", time.perf_counter() - start)
+
+
+def _within(goal, what, seconds):
+    return Row(f"{what}: {seconds:.3g} s", f"at most {goal:g} s is the goal, {'met' if seconds <= goal else 'missed'}")

@@ -8,6 +8,7 @@ import numpy as np
 import ufm
 
 THREADS = (1, 2)  # of BLAS
+SIZES = np.geomspace(1e-3, 10.0, 30)  # of a simplex to start from
 
 
 def pseudoinverse_nc1(H: np.ndarray, labels: np.ndarray) -> float:
@@ -21,7 +22,10 @@ def pseudoinverse_nc1(H: np.ndarray, labels: np.ndarray) -> float:
 
 
 def objective_of(problem: ufm.Problem, whole: bool) -> tuple[Callable, np.ndarray, Callable]:
-    """Value and gradient in NumPy, a start and a reader of its vectors: all samples, or class means with weights."""
+    """Value and gradient in NumPy, a start and a reader of its vectors: all samples, or class means with weights.
+
+    The start is random, or of class means in as many dimensions the simplex of the best size.
+    """
     K, counts = problem.num_classes, problem.class_counts
     labels = problem.labels if whole else np.arange(K)
     weights = np.full(len(labels), 1 / problem.num_samples) if whole else counts / problem.num_samples
@@ -52,8 +56,15 @@ def objective_of(problem: ufm.Problem, whole: bool) -> tuple[Callable, np.ndarra
         pad = ((0, 0), (0, problem.dim - d))
         return ufm.Params(np.pad(H if whole else np.repeat(H, counts, axis=0), pad), np.pad(A, pad), b)
 
-    start = np.concatenate([np.random.default_rng(0).normal(size=cuts[1]) / np.sqrt(d), np.zeros(K)])
-    return value_and_gradient, start, params
+    if whole or d < K:
+        start = np.random.default_rng(0).normal(size=cuts[1]) / np.sqrt(d)
+        return value_and_gradient, np.concatenate([start, np.zeros(K)]), params
+    simplex = np.eye(K) - 1 / K  # of the best size, its factors equally priced
+    ratio = np.sqrt(problem.lambda_A / decay_H)
+    starts = [
+        np.concatenate([(size * ratio * simplex).ravel(), (size * simplex).ravel(), np.zeros(K)]) for size in SIZES
+    ]
+    return value_and_gradient, min(starts, key=lambda x: value_and_gradient(x)[0]), params
 
 
 def lbfgs(problems: list[ufm.Problem], whole: bool) -> dict[str, Callable[[], list[ufm.Params]]]:
