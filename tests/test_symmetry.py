@@ -36,7 +36,7 @@ def blocks(multiplicities, counts, *, loss=LOSSES[0], price=1e-3, bias="free", l
     m, n = np.asarray(multiplicities, float), np.asarray(counts, float)
     w = np.ones_like(n) if weights is None else np.asarray(weights, float)
     ridge = lambda_b if bias == "regularised" else 0.0
-    return Blocks(n, w, m, float(m @ n), round(float(m.sum())), loss, price, ridge, bias)
+    return Blocks(n, w, m, float(m @ n), round(float(m.sum())), loss, float(price), ridge, bias)
 
 
 def random_point(problem, seed, scale=1.0):

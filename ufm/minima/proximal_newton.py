@@ -151,7 +151,17 @@ class _State(NamedTuple):
 
 
 def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11, max_steps: int = 100) -> Solved:
-    """The minimum, from a start or from a dual point; it ends where the gap is at most tol times the value."""
+    """The minimum, with its certificate.
+
+    Args:
+        blocks: the problem on sizes.
+        start: where to begin; by default at a dual point's logits.
+        tol: relative gap to end at; where rounding keeps the gradient from it, at what rounding leaves.
+        max_steps: of Newton's method.
+
+    Returns:
+        The best point found. `CONVERGED` where the gradient's estimate of the relative gap, or the gap, is at most tol.
+    """
     with silent():
         if start is None:
             zero, here = _zero_point(blocks)
@@ -184,7 +194,7 @@ def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
 def _collapsed(blocks: Blocks, here: Risk) -> bool:
     """Whether the zero point is the optimum."""
     most = blocks.price * (1.0 + blocks.num_sizes * allowance())
-    return float(np.max(np.abs(here.along_u))) <= most and operator_norm(here.along_C) <= most
+    return bool(np.max(np.abs(here.along_u)) <= most and operator_norm(here.along_C) <= most)
 
 
 def _dual_start(blocks: Blocks, here: Risk, at_zero: Any) -> BlockPoint:
@@ -277,6 +287,7 @@ class _Newton:
     def begin(self, start: BlockPoint) -> _State:
         """The state whose C is the start, and whose dead part is as the dual has it."""
         blocks = self.blocks
+        start = start._replace(u=np.where(blocks.several, start.u, 0.0))
         here = risk(blocks, with_bias(blocks, start), start.u)
         found = curvature(blocks, here.at, np.zeros(len(start.u), bool))
         sigma = np.linalg.svd(start.C, compute_uv=False)
@@ -296,7 +307,7 @@ class _Newton:
         """What belongs to Y, u and β."""
         frame, blocks = self.frame(Y), self.blocks
         C = frame.C
-        here = risk(blocks, C + np.outer(blocks.bias_axis, beta) if self.with_bias else C, u)
+        here = risk(blocks, C + blocks.bias_axis[:, None] * beta if self.with_bias else C, u)
         value = here.value + decay(blocks, frame.sigma.sum(), u, blocks.bias(beta))
         return _State(Y, frame, C, u, beta, here, value)
 
@@ -334,6 +345,8 @@ class _Newton:
         move = self.move(state, residual, slack)
         if move.largest > FAR:
             move = self.move(state, residual, slack, self.raised(state, residual))
+        if not np.isfinite(move.largest) or not np.isfinite(move.slope):
+            return None, True
         reach = np.log1p(move.largest) if move.largest < FAR else REACH
         t = min(1.0, reach / move.largest) if move.largest > 1.0 else 1.0
         rounding = RESOLUTION * abs(state.value)
@@ -365,7 +378,7 @@ class _Newton:
         C = F = frame.whole(E)
         if inverse is not None:
             beta = beta - inverse @ (axis @ (hessian @ C))
-            F = C + np.outer(axis, beta)
+            F = C + axis[:, None] * beta
         u = np.where(alive, (ahead - np.sum(hessian.R * F, axis=1)) / units, 0.0)
         slope = np.sum(R * C) + np.sum(prices * along_u * u) + along_b @ beta
         largest = np.max(np.abs(F / blocks.scale)) + np.max(np.abs(u))
@@ -382,10 +395,9 @@ class _Newton:
         return min(LOOSEST, max(slack * FORCING, TIGHTEST))
 
     def raised(self, state: _State, residual: _Residual):
-        """What second derivatives of wrong logits lack of secants to the logits whose slopes the price has.
+        """What second derivatives of wrong logits lack of secants to the logits whose slopes the price asks for.
 
-        Where a probability is much too small, as it should be where it is much too large, Newton's step is its ratio to
-        what it should be, where the secant's is that ratio's logarithm.
+        Where a probability is q times too small, Newton's step of its logit is q − 1, and a secant's is log q.
         """
         blocks, at = self.blocks, state.here.at
         along_u = np.where(residual.sign != 0, -self.c * residual.sign, state.here.along_u)
@@ -475,7 +487,7 @@ class _Equation(NamedTuple):
         """By the matrix of all unknowns."""
         frame, hessian, k = self.frame, self.hessian, len(R)
         X, V = frame.X, frame.V
-        halves = [factor @ V for factor in (hessian.Q, hessian.R)]
+        halves = [factor @ V for factor in hessian.factors]
         rows = (hessian.D[:, None, :] * V.T) @ V
         for half in halves:
             rows -= half[:, :, None] * half[:, None, :]
@@ -484,7 +496,7 @@ class _Equation(NamedTuple):
         if self.inverse is not None:
             # of entry (i, j) with β_h, Σ_g X_gi y_g (Vᵀ Ĥ_g)_jh
             mixed = V.T * hessian.D[:, None, :]
-            for half, factor in zip(halves, (hessian.Q, hessian.R), strict=True):
+            for half, factor in zip(halves, hessian.factors, strict=True):
                 mixed -= half[:, :, None] * factor[:, None, :]
             weighted = (X * self.axis[:, None]).T
             mixed = (weighted @ mixed.reshape(len(X), -1)).reshape(k * k, -1)
@@ -492,12 +504,22 @@ class _Equation(NamedTuple):
         index = np.arange(k * k).reshape(k, k)
         matrix[index, index] += self.price.straight
         matrix[index, index.T] += self.price.crossed
-        live = np.arange(k) < frame.rank
-        some = (live[:, None] | live) & (frame.X.any(axis=0)[:, None] & frame.V.any(axis=0))
+        some: Any = frame.X.any(axis=0)[:, None] & frame.V.any(axis=0)
+        some[frame.rank :, frame.rank :] = False
         kept = np.flatnonzero(some)
         E = np.zeros(k * k)
-        E[kept] = np.linalg.solve(matrix[np.ix_(kept, kept)], R.ravel()[kept])
+        E[kept] = _of_system(matrix[np.ix_(kept, kept)], R.ravel()[kept])
         return E.reshape(k, k)
+
+
+def _of_system(matrix, right):
+    """The solution; the least of them where rounding leaves none, and NaN where something is not finite."""
+    if not np.all(np.isfinite(matrix)):
+        return np.full_like(right, np.nan)
+    try:
+        return np.linalg.solve(matrix, right)
+    except np.linalg.LinAlgError:
+        return np.linalg.lstsq(matrix, right, rcond=None)[0]
 
 
 def _embedded(reflector, vectors, k):
@@ -516,7 +538,7 @@ def _reflector(axis):
 
 
 def _reflected(v, matrix):
-    return matrix - np.outer(v, v @ matrix)
+    return matrix - v[:, None] * (v @ matrix)
 
 
 def _solved(blocks, point, value, steps, tol, settled) -> Solved:

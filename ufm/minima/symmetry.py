@@ -259,7 +259,7 @@ def with_bias(blocks: Blocks, point: BlockPoint) -> Float[np.ndarray, "G G"]:
     """F, the logits with their bias in units of C."""
     if blocks.bias_kind == "none":
         return point.C
-    return point.C + np.outer(blocks.bias_axis, blocks.beta(point.b))
+    return point.C + blocks.bias_axis[:, None] * blocks.beta(point.b)
 
 
 def objective(blocks: Blocks, point: BlockPoint) -> float:
@@ -294,18 +294,23 @@ class Curvature(NamedTuple):
     own: Float[np.ndarray, " G"]
     u_units: Float[np.ndarray, " G"]
 
+    @property
+    def factors(self) -> tuple[Float[np.ndarray, "G G"], ...]:
+        """Q, and R where a u lives."""
+        return (self.Q, self.R) if self.u_units.any() else (self.Q,)
+
     def __matmul__(self, F: Float[np.ndarray, "G G"]) -> Float[np.ndarray, "G G"]:
         """Ĥ F."""
         found = self.D * F
-        found -= self.Q * np.einsum("gh,gh->g", self.Q, F)[:, None]
-        found -= self.R * np.einsum("gh,gh->g", self.R, F)[:, None]
+        for factor in self.factors:
+            found -= factor * np.einsum("gh,gh->g", factor, F)[:, None]
         return found
 
     def of_outer(self, axis: Float[np.ndarray, " G"], t: Float[np.ndarray, " G"]) -> Float[np.ndarray, "G G"]:
         """Ĥ (axis tᵀ)."""
         found = self.D * t
-        found -= self.Q * (self.Q @ t)[:, None]
-        found -= self.R * (self.R @ t)[:, None]
+        for factor in self.factors:
+            found -= factor * (factor @ t)[:, None]
         found *= axis[:, None]
         return found
 
@@ -313,7 +318,7 @@ class Curvature(NamedTuple):
         """The Hessian in β where F moves by axis βᵀ."""
         squares = axis**2
         found = np.diag(squares @ self.D)
-        for factor in (self.Q, self.R):
+        for factor in self.factors:
             scaled = axis[:, None] * factor
             found -= scaled.T @ scaled
         return found
@@ -360,7 +365,7 @@ def best_bias(blocks: Blocks, point: BlockPoint) -> tuple[Any, Risk]:
     """
     axis, beta = blocks.bias_axis, blocks.beta(point.b)
     beta = beta - along_shift(blocks, beta)
-    here = risk(blocks, point.C + np.outer(axis, beta), point.u)
+    here = risk(blocks, point.C + axis[:, None] * beta, point.u)
     slope = bias_slope(blocks, here, beta)
     settled = 8 * np.finfo(np.float64).eps * np.linalg.norm(here.along_C)
     none = np.zeros(blocks.num_sizes, bool)
@@ -370,7 +375,7 @@ def best_bias(blocks: Blocks, point: BlockPoint) -> tuple[Any, Risk]:
         move = bias_inverse(blocks, curvature(blocks, here.at, none)) @ slope
         for halvings in range(HALVINGS):
             tried = beta - 0.5**halvings * move
-            there = risk(blocks, point.C + np.outer(axis, tried), point.u)
+            there = risk(blocks, point.C + axis[:, None] * tried, point.u)
             slope_there = bias_slope(blocks, there, tried)
             if np.linalg.norm(slope_there) < np.linalg.norm(slope):
                 break
@@ -443,7 +448,7 @@ def lower_bound(blocks: Blocks, point: BlockPoint, value: float, *, close: float
         bound = max(bound, priced.value(min(1.0, priced.most)))
     if value - bound > NEAR * abs(value):
         bound = max(bound, *(dual.value(dual.most * scale) for scale in SCALES))
-    return bound
+    return float(bound)
 
 
 def subgradient(blocks: Blocks, point: BlockPoint, here: Risk) -> tuple[Any, Any]:
