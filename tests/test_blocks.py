@@ -47,6 +47,13 @@ def test_blocks_cover_every_row_once_and_hold_no_more_than_is_allowed(monkeypatc
             return seen.at[first + jnp.arange(new.shape[0])].add(new.astype(jnp.int32))
 
         assert np.all(blocks.scan_blocks(step, jnp.zeros(count, jnp.int32), count, 3) == 1)
+
+        def in_numpy(seen, first, new):
+            return blocks.put(seen, blocks.cut(seen, first, new) + new, first)
+
+        found = blocks.scan_blocks(in_numpy, np.zeros(count, np.int32), count, 3)
+        assert isinstance(found, np.ndarray)
+        assert np.all(found == 1)
     assert blocks.fits(4, 3)
     assert not blocks.fits(5, 3)
 
@@ -124,7 +131,7 @@ def test_training(streamed):
 
 
 def test_curvature(streamed):
-    p = problem(num_classes=5, dim=2, per_class=2)
+    p = problem(num_classes=5, dim=2, per_class=2, loss=ufm.Focal(2.0))  # whose curvature is JAX's
     assert_same(*streamed(lambda: ufm.curvature(p, p.init(1)).smallest, kept=True))
 
 
