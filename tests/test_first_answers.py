@@ -42,6 +42,10 @@ for name, p in ZOO.items():
     once(f"init of {name}", lambda: p.init(1))
     once(f"objective of {name}", lambda: p.objective(q))
     once(f"predict of {name}", lambda: ufm.predict(p))
+    once(f"minimize of {name}", lambda: ufm.minimize(p))
+    once(f"lower bound of {name}", lambda: ufm.lower_bound(p, q))
+    if name != "focal":
+        once(f"verify of {name}", lambda: ufm.verify(p))
     if name != "focal":  # whose curvature isn't declared
         once(f"curvature of {name}", lambda: ufm.curvature(p, q))
     for dtype in (np.float32, np.float64):

@@ -46,6 +46,16 @@ def test_few_points_are_their_own_nodes():
     assert_allclose((found.nodes[order], found.weights[order]), (points, masses))
 
 
+@pytest.mark.parametrize("different", [1, 3, 40])
+def test_points_that_coincide_are_one(different):
+    points = np.repeat(np.linspace(1.0, 2.0, different), 60)
+    masses = np.linspace(1.0, 3.0, len(points))
+    found = gauss(points, masses, 12)
+    assert len(found.nodes) == min(different, 12)
+    assert_allclose(found.interpolation.sum(axis=1), 1.0, atol=1e-10)
+    assert_allclose(rule(points, masses, singular=np.array([0.0])).weights.sum(), masses.sum())
+
+
 @pytest.mark.parametrize("singular", [[2.0], [-1.0], [9.0], [1.0, 2.5], [0.5, 0.5 + FIRST / 2]])
 def test_panels_become_narrow_towards_singular_points(singular):
     bounds = edges(0.0, 7.0, np.array(singular))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ufm._core.blas import one_thread
 from ufm._core.blocks import LOGITS_IN_BLOCK
 from ufm._core.interrupts import interruptible
 from ufm._core.precision import float64
@@ -129,7 +130,7 @@ def _dimensions(rows: np.ndarray) -> np.ndarray:
 
 def _curvature(problem: Problem, params: Params, within: _Coordinates) -> Curvature:
     """The smallest eigenpair, as parameters of the problem as posed."""
-    with float64():
+    with float64(), one_thread():
         value, vector = _smallest((within.groups, within.sizes, problem.lambda_H), within.start)
     found = _unpacked(within.groups, vector)
     found = _turned(problem, found._replace(H=found.H / within.sizes[:, None]), within.basis)

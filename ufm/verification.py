@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ufm._core.blas import one_thread
 from ufm._core.checks import instance, shown
 from ufm._core.interrupts import interruptible
 from ufm._core.progress import says
@@ -168,11 +169,12 @@ def verify(subject: Optimum | Run | Problem) -> Report:
     given = minimize(given) if isinstance(given, Problem) else given
     found = _of_optimum(given) if isinstance(given, Optimum) else _of_run(given)
     problem = given.problem
-    claims = tuple(
-        _claim(theorem, check)
-        for theorem, prediction in applicable(problem)
-        for check in (*_predicted(prediction, problem, found), *_checked(theorem, problem, found))
-    )
+    with one_thread():
+        claims = tuple(
+            _claim(theorem, check)
+            for theorem, prediction in applicable(problem)
+            for check in (*_predicted(prediction, problem, found), *_checked(theorem, problem, found))
+        )
     return Report(problem, claims, found.value, found.lower_bound)
 
 
@@ -185,7 +187,9 @@ def predict(problem: Problem) -> Prediction:
         ValueError: for anything but a problem.
     """
     merged: dict[str, Any] = {}
-    for _, prediction in applicable(with_values(problem)):
+    with one_thread():
+        predictions = applicable(with_values(problem))
+    for _, prediction in predictions:
         for field in dataclasses.fields(Prediction):
             value = getattr(prediction, field.name)
             if isinstance(value, dict):

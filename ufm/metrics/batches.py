@@ -2,12 +2,14 @@
 
 import functools as ft
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ufm._core.arrays import silent
+from ufm._core.blas import one_thread
 from ufm._core.blocks import few
 from ufm._core.precision import in_precision, to_numpy
 from ufm._core.programs import kept
@@ -18,8 +20,9 @@ ROWS_AT_ONCE = 1024  # of features: a block handed to JAX is a copy, and a large
 
 
 class Passes(NamedTuple):
-    """Both passes over rows, and what is made of each: functions of NumPy's arrays, which compile or don't."""
+    """Both passes over rows, and what is made of each: functions of NumPy's arrays, and the scope that they are for."""
 
+    scope: Callable[[], AbstractContextManager]
     sums: Any
     spreads: Any
     centres: Any
@@ -34,8 +37,8 @@ def _spreads(H, labels, about, A, b):
     return second_pass(H.T, labels, about, A, b)
 
 
-_OF_NUMPY = Passes(_sums, _spreads, centres, summary)
-_COMPILED = Passes(kept(_sums, static_argnums=2), kept(_spreads), kept(centres), kept(summary))
+_OF_NUMPY = Passes(one_thread, _sums, _spreads, centres, summary)
+_COMPILED = Passes(nullcontext, kept(_sums, static_argnums=2), kept(_spreads), kept(centres), kept(summary))
 
 
 def passes_over(H: Any, num_groups: int) -> Passes:

@@ -32,10 +32,11 @@ def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: Arra
     check_untraced(**{"features H": H, "labels": labels, "A": A, "b": b})
     X, y, A, b, K = given(H, labels, A, b)
     passes = passes_over(X, K)
-    sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
-    check_finite(sums)
-    check_present(sums.count)
-    return _measured(passes, sums, X, y, A, b)
+    with passes.scope():
+        sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
+        check_finite(sums)
+        check_present(sums.count)
+        return _measured(passes, sums, X, y, A, b)
 
 
 def evaluate(
@@ -69,8 +70,8 @@ def evaluate(
     if is_traced(X, y, A, b):
         y, *classifier = jax.tree.map(jnp.asarray, (y, A, b))
         return of_columns(X.T, y, K, *classifier)
-    with at_once(X):
-        passes = passes_over(X, K)
+    passes = passes_over(X, K)
+    with at_once(X), passes.scope():
         sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
         return _measured(passes, sums, X, y, A, b)
 

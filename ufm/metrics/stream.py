@@ -46,7 +46,8 @@ class Stream:
         K, d = self.num_classes, X.shape[1]
         room_for(f"num_classes = {K}: sums of shape ({K}, {d})", K * d)
         passes = passes_over(X, K)
-        sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, np.float64)
+        with passes.scope():
+            sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, np.float64)
         check_finite(sums)
         self._sums = added(self._sums, sums)
 
@@ -62,7 +63,8 @@ class Stream:
         def both(*block):
             return passes.sums(*block, self.num_classes), passes.spreads(*block, about, *given)
 
-        sums, spreads = over_blocks(both, X, y, np.float64)
+        with passes.scope():
+            sums, spreads = over_blocks(both, X, y, np.float64)
         check_finite(sums)
         self._second, self._classifier = added(self._second, (sums, spreads)), given
 
@@ -83,7 +85,8 @@ class Stream:
         spreads = None if self._second is None else self._second[1]
         A = given[0] if known_A is None else known_A
         passes = passes_over(about.means, self.num_classes)
-        return numbers(of_sums(passes.summary, about, spreads, A, dtype=np.float64))
+        with passes.scope():
+            return numbers(of_sums(passes.summary, about, spreads, A, dtype=np.float64))
 
     def checked(self, H: ArrayLike, labels: ArrayLike) -> tuple[Any, np.ndarray]:
         """A batch as arrays, or the ValueError that says why it cannot belong to the stream."""
@@ -105,8 +108,9 @@ class Stream:
             return self._centres
         check_finite(self._sums)
         check_present(self._sums.count)
-        centres = passes_over(self._sums.features, self.num_classes).centres
-        self._centres = about = of_sums(centres, self._sums.count, self._sums.means(), dtype=np.float64)
+        sums, passes = self._sums, passes_over(self._sums.features, self.num_classes)
+        with passes.scope():
+            self._centres = about = of_sums(passes.centres, sums.count, sums.means(), dtype=np.float64)
         return about
 
     def _checked_classifier(self, A, b, dim):

@@ -14,8 +14,9 @@ FIRST = 0.03  # width of the panels next to a singular point
 GROWTH = 3.0  # of widths from there on
 WIDEST = 2.0
 MOST_NODES = 16  # of a Gauss rule
-FEWEST_NODES = 13  # of one that is worth it
+FEWEST_NODES = 8  # of one that is worth it
 MOST_EXACT = 48  # points of a panel that are nodes themselves where Gauss rules have fewer
+NOISE = 1e-12  # of orthogonal polynomials, where points to tell them apart have ended
 LEAST_WEIGHT = 1.05  # of a node that stands for several points
 
 
@@ -79,13 +80,15 @@ def _rules(points, masses, panel) -> list[tuple[np.ndarray, Rule]]:
     at, mass = points[panel], masses[panel]
     if len(panel) <= MOST_NODES:
         return [(panel, _exact(at, mass))]
-    found = next(r for r in (gauss(at, mass, J) for J in range(MOST_NODES, 0, -1)) if r.weights.min() >= LEAST_WEIGHT)
+    polynomials = _polynomials(at, mass, MOST_NODES)
+    rules = (_gauss(polynomials, nodes) for nodes in range(len(polynomials.diagonal), 0, -1))
+    found = next(r for r in rules if r.weights.min() >= LEAST_WEIGHT)
     if len(found.nodes) >= FEWEST_NODES:
         return [(panel, found)]
     if len(panel) <= MOST_EXACT:
         return [(panel, _exact(at, mass))]
-    low = at <= (at.min() + at.max()) / 2
-    return _rules(points, masses, panel[low]) + _rules(points, masses, panel[~low])
+    low, high = np.array_split(panel[np.argsort(at, kind="stable")], 2)
+    return _rules(points, masses, low) + _rules(points, masses, high)
 
 
 def _exact(points, masses) -> Rule:
@@ -93,25 +96,45 @@ def _exact(points, masses) -> Rule:
 
 
 def gauss(points: Float[np.ndarray, " G"], masses: Float[np.ndarray, " G"], nodes: int) -> Rule:
-    """The Gauss rule of so many nodes, less than the points."""
-    middle, half = (points.max() + points.min()) / 2, (points.max() - points.min()) / 2
-    diagonal, beside, Q = _lanczos((points - middle) / half, np.sqrt(masses), nodes)
-    at, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
-    roots = vectors[0] * np.sqrt(masses.sum())  # of the weights; their signs are the vectors'
-    return Rule(middle + half * at, roots**2, (Q / np.sqrt(masses)[:, None]) @ (vectors * roots))
+    """The Gauss rule of so many nodes, which are less than the points, or of as many as there are different points."""
+    polynomials = _polynomials(points, masses, nodes)
+    return _gauss(polynomials, len(polynomials.diagonal))
 
 
-def _lanczos(x, start, steps):
-    """The Jacobi matrix (steps,), (steps − 1,) of diag(x) from `start`, and its orthonormal vectors (G, steps)."""
-    Q = np.zeros((len(x), steps))
-    diagonal, beside = np.zeros(steps), np.zeros(steps)
-    q = start / np.linalg.norm(start)
-    for j in range(steps):
-        Q[:, j] = q
-        diagonal[j] = q @ (x * q)
-        q = x * q
+class _Polynomials(NamedTuple):
+    """Orthonormal ones in (t − middle)/half: their recursion, and values (G, J) at the points."""
+
+    middle: float
+    half: float
+    mass: float
+    diagonal: np.ndarray
+    beside: np.ndarray
+    values: np.ndarray
+
+
+def _gauss(polynomials, nodes) -> Rule:
+    """The rule of so many of them."""
+    middle, half, mass, diagonal, beside, values = polynomials
+    beside = beside[: nodes - 1]
+    at, vectors = np.linalg.eigh(np.diag(diagonal[:nodes]) + np.diag(beside, 1) + np.diag(beside, -1))
+    roots = vectors[0] * np.sqrt(mass)  # of the weights; their signs are the vectors'
+    return Rule(middle + half * at, roots**2, values[:, :nodes] @ (vectors * roots))
+
+
+def _polynomials(points, masses, most) -> _Polynomials:
+    """Lanczos' method on the points from the roots of their masses; it ends where different points do."""
+    low, high = float(points.min()), float(points.max())
+    middle, half = (low + high) / 2, (high - low) / 2 or 1.0
+    x, start = (points - middle) / half, np.sqrt(masses)
+    Q, diagonal, beside = [start / np.linalg.norm(start)], [], []
+    while True:
+        q = x * Q[-1]
+        diagonal.append(q @ Q[-1])
         for _ in range(2):  # once loses orthogonality by rounding
-            q = q - Q[:, : j + 1] @ (Q[:, : j + 1].T @ q)
-        beside[j] = np.linalg.norm(q)
-        q = q / beside[j]
-    return diagonal, beside[:-1], Q
+            q = q - np.transpose(Q) @ (np.stack(Q) @ q)
+        norm = np.linalg.norm(q)
+        if len(Q) == most or norm <= NOISE:
+            values = np.transpose(Q) / start[:, None]
+            return _Polynomials(middle, half, float(masses.sum()), np.array(diagonal), np.array(beside), values)
+        Q.append(q / norm)
+        beside.append(norm)

@@ -94,19 +94,20 @@ def on_clusters(blocks: Blocks) -> Fewer:
     points = np.stack([np.sign(above) * np.sqrt(np.abs(above)), t / 3], axis=1)
     sizes_to_one, most = CLUSTERS
     share = min(1.0 / sizes_to_one, most / blocks.num_sizes)
-    sides = [side for side in (np.flatnonzero(above > 0), np.flatnonzero(above <= 0)) if len(side)]
-    members, to_all = [], np.zeros((blocks.num_sizes, 0))
-    for side in sides:
-        clusters = [side[c] for c in median_cuts(points[side], max(1, int(share * len(side))))]
-        centres = np.stack([np.average(points[c], axis=0, weights=blocks.multiplicities[c]) for c in clusters])
-        block = np.zeros((blocks.num_sizes, len(clusters)))
-        block[side] = radial(points[side], centres)
-        members, to_all = members + clusters, np.concatenate([to_all, block], axis=1)
-    m = blocks.multiplicities
-    log_counts, log_weights = (
-        np.array([np.average(values[c], weights=m[c]) for c in members]) for values in (t, np.log(blocks.weights))
-    )
-    return Fewer(_with_sizes(blocks, log_counts, log_weights, np.array([m[c].sum() for c in members])), to_all)
+    m, sides = blocks.multiplicities, (np.flatnonzero(above > 0), np.flatnonzero(above <= 0))
+    means, parts = zip(*(_clustered(points, m, side, share) for side in sides if len(side)), strict=True)
+    mean, to_all = np.concatenate(means), np.concatenate(parts, axis=1)
+    return Fewer(_with_sizes(blocks, mean @ t, mean @ np.log(blocks.weights), (mean > 0) @ m), to_all)
+
+
+def _clustered(points, masses, side, share):
+    """What takes values at all sizes to means over clusters of one side (J, G), and such values back to it (G, J)."""
+    clusters = [side[c] for c in median_cuts(points[side], max(1, int(share * len(side))))]
+    mean, to_side = np.zeros((len(clusters), len(points))), np.zeros((len(points), len(clusters)))
+    for row, members in zip(mean, clusters, strict=True):
+        row[members] = masses[members] / np.sum(masses[members])
+    to_side[side] = radial(points[side], mean @ points)
+    return mean, to_side
 
 
 def _with_sizes(blocks, log_counts, log_weights, multiplicities):

@@ -84,7 +84,7 @@ class LaneFactor(NamedTuple):
         """`counts`, with its ones."""
         if self.counts is not None:
             return self.counts
-        return namespace(self.decay).ones((self.rows, *np.shape(self.decay)), np.result_type(self.decay))
+        return namespace(self.decay).ones((self.rows, *np.shape(self.decay)), getattr(self.decay, "dtype", float))
 
     @property
     def row_decay(self) -> Float[Array, "rows *L"]:

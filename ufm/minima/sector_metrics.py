@@ -9,7 +9,7 @@ sectors. Definitions and conventions are those of `ufm.metrics.definitions`.
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Num
 
 from ufm.metrics.definitions import Metrics
 from ufm.minima.sectors import Sectors
@@ -44,7 +44,7 @@ class Rows(NamedTuple):
         return self.scaled(_over(1.0, self.norm()))
 
 
-def metrics_of(sectors: Sectors, counts: Float[np.ndarray, " K"]) -> Metrics:
+def metrics_of(sectors: Sectors, counts: Num[np.ndarray, " K"]) -> Metrics:
     """What `ufm.metrics.definitions.of_means` says of the lifted point, in time and memory of order G² r + K.
 
     Args:
@@ -57,12 +57,11 @@ def metrics_of(sectors: Sectors, counts: Float[np.ndarray, " K"]) -> Metrics:
     M = C.scaled(_over(1.0, C.norms()))
     spread_of_cosines, angle = _cosines(M)
     decided, nearest = _decisions(sectors, A, means, sectors.b), _nearest(sectors, C, means)
-    share = np.asarray(counts, np.float64) / np.sum(counts)
     return Metrics(
         nc1=0.0,
         nc2=_simplex_distance(M, M),
         nc3=_simplex_distance(A, M),
-        nc4=_total(share, decided != nearest),
+        nc4=_share(counts, decided != nearest),
         equinorm=_relative_spread(C.norms(), m),
         equinorm_A=_relative_spread(A.norms(), m),
         equiangular=spread_of_cosines,
@@ -70,7 +69,7 @@ def metrics_of(sectors: Sectors, counts: Float[np.ndarray, " K"]) -> Metrics:
         self_duality=_distance(A.normalised(), C.normalised()),
         trace_ratio=0.0,
         cdnv=0.0,
-        accuracy=_total(share, decided == np.arange(len(share))),
+        accuracy=_share(counts, decided == np.arange(len(counts))),
     )
 
 
@@ -151,8 +150,9 @@ def _first_two(size_of: np.ndarray, num_sizes: int) -> tuple[np.ndarray, np.ndar
     return first, second
 
 
-def _total(share: np.ndarray, chosen: Bool[np.ndarray, " K"]) -> float:
-    return float(np.sum(np.where(chosen, share, 0.0)))
+def _share(counts, chosen) -> float:
+    """Of the samples, exactly one where all are chosen."""
+    return float(np.sum(counts[chosen]) / np.sum(counts))
 
 
 def _over(x, norm):

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from ufm._core.archive import storable
 from ufm._core.arrays import Array, namespace_of, silent
+from ufm._core.blas import one_thread
 from ufm._core.blocks import few, fits
 from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
 from ufm._core.precision import at_once, float64, is_traced
@@ -200,8 +201,11 @@ class Problem:
         params = self.check_params(params)
         if is_traced(self, params):
             return risk(self, columns(jax.tree.map(jnp.asarray, params)))
-        with at_once(params), silent():
-            return np.asarray((risk_of_rows if self._at_once(params) else _compiled_risk)(self, params))[()]
+        if self._at_once(params):
+            with silent(), one_thread():
+                return np.asarray(risk(self, columns(params)))[()]
+        with at_once(params):
+            return np.asarray(_compiled_risk(self, params))[()]
 
     def _at_once(self, params: Params) -> bool:
         """Whether NumPy computes the objective: of few parameters that it holds, for a loss that is written for it."""
@@ -307,12 +311,9 @@ def _check_factor(factor: Factor) -> None:
         raise ValueError(f"{factor.side} = Fixed of shape {constraint.matrix.shape}: {factor.shape} is needed")
 
 
-def risk_of_rows(problem: Problem, params: Params) -> Any:
-    """F at parameters in rows."""
+@kept
+def _compiled_risk(problem, params):
     return risk(problem, columns(params))
-
-
-_compiled_risk = kept(risk_of_rows)
 
 
 def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
