@@ -49,7 +49,7 @@ from ufm.minima.symmetry import (
 )
 
 SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must bring
-HALVINGS = 30  # of a step
+HALVINGS, SHORTER = 16, 8.0  # of a step, and how much shorter proximal ones become
 LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
 DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
 MOST_INNER = 150  # conjugate gradients of a Newton step
@@ -357,7 +357,21 @@ class _Newton:
             if there.value <= state.value - SUFFICIENT * t * move.slope + rounding:
                 return there, move.slope <= rounding
             t *= 0.5
-        return None, True
+        return (None, True) if move.slope <= rounding else (self.shorter(state), False)
+
+    def shorter(self, state: _State) -> _State | None:
+        """A proximal step, as short as need be, with an h that stays; None where none lowers the objective.
+
+        At a kink, where a direction is about to live, Newton's step may go nowhere, and its h be much too small for it.
+        """
+        typical = self.h
+        for _ in range(HALVINGS):
+            self.h *= SHORTER
+            there = self.state(self.h * state.C - state.here.along_C, state.u, state.beta)
+            if there.value < state.value - RESOLUTION * abs(state.value):
+                return there
+        self.h = typical
+        return None
 
     def move(self, state: _State, residual: _Residual, slack: float, raised: Any = None) -> _Move:
         """Newton's step: u is eliminated from each row, the bias from all, and C is solved for."""
@@ -504,7 +518,7 @@ class _Equation(NamedTuple):
         index = np.arange(k * k).reshape(k, k)
         matrix[index, index] += self.price.straight
         matrix[index, index.T] += self.price.crossed
-        some: Any = frame.X.any(axis=0)[:, None] & frame.V.any(axis=0)
+        some = np.logical_and(frame.X.any(axis=0, keepdims=True).T, frame.V.any(axis=0, keepdims=True))
         some[frame.rank :, frame.rank :] = False
         kept = np.flatnonzero(some)
         E = np.zeros(k * k)
