@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from timing import race
+from timing import processes, race
 from ufm._core import blocks
 
 SMALL = {
@@ -27,6 +27,8 @@ SMALL = {
     "vocabulary_dim": 4,
     "vocabulary_steps": 2,
     "repeats_vocabulary": 1,
+    "alone": ((5, (1e-3,)),),
+    "repeats_alone": 1,
 }
 
 
@@ -66,6 +68,25 @@ def test_sweeps_are_timed_against_scipy(benchmark):
     assert "at least 15 is the goal" in rows[3].note
     assert "mean value" in rows[3].note
     assert all(row.record()["ratio"] > 0 for row in rows)
+
+
+def test_one_problem_is_timed_against_scipy_and_in_new_processes(benchmark, monkeypatch):
+    pytest.importorskip("threadpoolctl")
+    for table in ("MEASURED_ALONE", "FIRST"):
+        listed = getattr(processes, table)
+        last = list(listed)[-1] if table == "FIRST" else "K = 16,384 of two sizes"
+        monkeypatch.setattr(processes, table, {last: listed[last]})
+    *raced, large, sweep, command = race.rows(benchmark.alone(benchmark.Config(**SMALL)))
+    assert [row.what.split(":")[0] for row in raced] == [
+        "minimize, K = 3, balanced",
+        "minimize, K = 3, long-tailed",
+        "minimize, K = 5, price 0.001",
+    ]
+    for row in raced:
+        assert float(row.note.split("worst relative gap ")[1].split(",")[0]) <= 1e-9
+    assert "GB resident" in large.what
+    assert sweep.what.startswith("first a sweep of 39 shapes")
+    assert command.what.startswith("ufm verify")
 
 
 def test_streamed_gradients_are_timed_against_their_products(benchmark, monkeypatch):
