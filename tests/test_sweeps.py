@@ -34,7 +34,9 @@ SMOOTHED = ufm.LabelSmoothing(0.1)
 SCRIPT = """
 import sys, numpy as np, ufm
 from ufm.minima import optimum
+from ufm.sweeps import store
 optimum.BATCHES = (8,)
+store.FIRST_PUBLISHED = 0.0
 problem = ufm.Problem(num_classes=3, dim=4, per_class=5, lambda_A=1e-2, lambda_H=1e-2)
 over = {"lambda_A": np.geomspace(1e-4, 1e-2, 10).tolist(), "seed": range(4)}
 ufm.sweep(problem, over, store=sys.argv[1])

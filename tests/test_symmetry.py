@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ufm
+from ufm._core.linalg import operator_norm
 from ufm._core.precision import float64
 from ufm.minima.symmetry import (
     BlockPoint,
@@ -18,7 +19,6 @@ from ufm.minima.symmetry import (
     curvature,
     grad_norm,
     objective,
-    operator_norm,
     risk,
     sectors_of,
     symmetric,

@@ -57,7 +57,8 @@ class Optimum:
         lower_bound: a number that the objective is nowhere below; −∞ where none is known.
         grad_norm: of the objective at `params`, along the constraints; in the unit of the objective over the unit of
             the parameters.
-        steps: function evaluations of the solver, of the best start.
+        steps: function evaluations of L-BFGS from the best start; or Newton steps, where the problem was solved on the
+            different sizes of its classes.
         status: how the solver ended; prints what to try next.
         certified: whether the gap is at most tol times the value's size, however small the value is. A bound that is
             only the loss's infimum thus certifies nothing above it. Two kinds of value have a rule of their own. Where
@@ -162,12 +163,16 @@ def minimize(
 ) -> Optimum | list[Optimum]:
     """The global minimum with a certificate, in float64, at a cost that depends on neither n nor d beyond K.
 
+    Nothing is compiled for a few problems with losses and constraints of ours. A convex loss with weight decay on both
+    factors and enough dimensions is solved on as many sizes as classes have, of count and weight, whatever K is. Other
+    problems go through L-BFGS, in NumPy; those of a user's own, and hundreds of one shape, through compiled programs.
+
     Args:
         problem: whose every factor is bounded by weight decay or a constraint; or a list of such, of any shapes, of
             which those of one shape and kind are solved side by side.
         seed: of the random starting points, which are used where the first solution isn't certified.
         tol: relative gap that counts as certified (see `Optimum.certified`), dimensionless.
-        max_steps: function evaluations of each start.
+        max_steps: function evaluations of each start, or Newton steps.
 
     Returns:
         An optimum; of a list a list of them, in its order.

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._core.arrays import silent
+from ufm._core.linalg import operator_norm
 from ufm._core.precision import allowance
 from ufm._core.status import Status
 from ufm.minima.symmetry import (
@@ -41,7 +42,6 @@ from ufm.minima.symmetry import (
     decay,
     lower_bound,
     objective,
-    operator_norm,
     risk,
     slopes,
     subgradient,

@@ -36,6 +36,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm._core.arrays import silent
+from ufm._core.linalg import operator_norm
 from ufm._core.precision import allowance
 from ufm.minima.sectors import Sectors
 from ufm.model.losses import ON_SIZES, SizeLoss, declares, facts_of
@@ -495,7 +496,7 @@ class _Dual(NamedTuple):
                 along_C, along_u = gradient(blocks, right, wrong)
             else:
                 cost = 0.5 * float(blocks.multiplicities @ surplus**2) / blocks.lambda_b
-        norm = max(operator_norm(along_C), float(np.max(np.abs(along_u))))
+        norm = max(float(operator_norm(along_C)), float(np.max(np.abs(along_u))))
         rounded = norm * (1.0 + blocks.num_sizes * allowance())
         return cls(blocks, right, wrong, here, cost, blocks.price / max(rounded, float(np.finfo(np.float64).tiny)))
 
@@ -510,15 +511,6 @@ class _Dual(NamedTuple):
         taken = scale**2 * self.cost
         found = -float(blocks.shares @ conjugates) - taken - allowance() * (float(blocks.shares @ sizes) + taken)
         return found if found == found else -np.inf
-
-
-def operator_norm(matrix: Float[np.ndarray, "G G"]) -> float:
-    """The largest singular value, whose square is well-conditioned as an eigenvalue of the Gram matrix."""
-    size = float(np.max(np.abs(matrix)))
-    if not 0.0 < size < np.inf:
-        return size
-    matrix = matrix / size
-    return size * float(np.sqrt(np.linalg.eigvalsh(matrix @ matrix.T)[-1]))
 
 
 def sectors_of(

@@ -25,7 +25,7 @@ OWN_NAMES = {
     "lower_bound": "lower bound on the minimum",
     "gap": "value − lower bound",
     "grad_norm": "norm of the gradient along the constraints",
-    "steps": "function evaluations",
+    "steps": "function evaluations or Newton steps",
     "starts": "starting points tried",
     "agreed": "starts that ended at the best value",
     "status": "how it ended",
