@@ -93,7 +93,8 @@ class Optimum:
         """What a file holds; those of earlier versions hold means, A and b, or classifier and bias."""
         names = {"means": "H", "A": "A", "b": "b", "classifier": "A", "bias": "b"}
         parts = {names[name]: fields.pop(name) for name in names if name in fields}
-        return cls(**fields, **({"solution": LaneParams(**parts)} if parts else {}))
+        solution = {"solution": LaneParams(**parts)} if parts else {}
+        return cls(**{**fields, **solution})
 
     @ft.cached_property
     def _dense(self) -> LaneParams:
