@@ -41,6 +41,7 @@ HELD_IN_BATCH = 2**20  # numbers of a factor
 RANDOM_STARTS = 8  # where a first solution stays uncertified
 FEW_STARTS = 2  # where each takes minutes
 MANY_UP_TO = 2**24  # multiplications of a product of the factors
+PATIENCE = 600  # evaluations that NumPy goes through; by then it has taken as long as compiling does
 SOLVED = 1e-3  # of the gap: what the gradient may leave of it
 ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
@@ -305,7 +306,8 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, places, compiled, adva
     floor = ROUNDING if _holds_zero(reduced) else 0.0
     how: Any = {"held": reduced.held, "compiled": compiled}
     limits: Any = {"tol": SOLVED * tol, "max_steps": max_steps, "floor": floor, "places": places}
-    found = solver.minimize(objective, x, reduced, advanced=advanced, **limits, **how)
+    at_once = 0 if compiled else PATIENCE
+    found = solver.minimize(objective, x, reduced, advanced=advanced, held=reduced.held, at_once=at_once, **limits)
     reached, zero = by_batches(_finish, found.x, reduced, **how)
     degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
     best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)

@@ -44,7 +44,7 @@ def minimize(
     polish: bool = True,
     places: Sequence[Any] | None = None,
     held: int = 0,
-    compiled: bool = True,
+    at_once: int = 0,
 ) -> Solution:
     """Minimise `fun(x, args)` from M starting points.
 
@@ -62,24 +62,23 @@ def minimize(
         polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
         places: a device for each thread that may solve; `lanes.all_places()` where None.
         held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
-        compiled: whether JAX compiles the iteration, or NumPy goes through it with all lanes at once; `fun` then has
-            its gradient in closed form, as `value_and_grad`.
+        at_once: evaluations of each lane for which NumPy goes through the iteration with all lanes at once, before JAX
+            compiles it for those that go on; `fun` then has its gradient in closed form, as `value_and_grad`.
 
     Returns:
         Solution in the order of the starting points. To be called within `jax.enable_x64(True)`.
     """
     count = starts.shape[1]
-    width = width_of(count, max(held, starts.shape[0])) if compiled else count
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
-    waiting = collections.deque(range(count))
-    task = _Task(fun, starts, args, tol, floor, max_steps, width, found, waiting, advanced, compiled)
-    first, *others = (places or lanes.all_places())[: -(-count // width)]
-    with Threads(len(others)) as pool, jax.default_device(first):
-        batch = _Batch(task)
-        others = [pool.submit(_alongside, task, place) for place in others]
-        batch.run()
-        for other in others:
-            other.result()
+    task = _Task(fun, args, tol, floor, max_steps, count, found, collections.deque(range(count)), advanced, False)
+    if at_once:
+        _run(task._replace(max_steps=min(at_once, max_steps)), places)
+        unfinished = np.array([status is Status.MAX_STEPS for status in found.status])
+        task.waiting.extend(np.flatnonzero(unfinished & (found.steps >= at_once) & (at_once < max_steps)).tolist())
+    compiled = bool(task.waiting)
+    if compiled:
+        width = width_of(len(task.waiting), max(held, starts.shape[0]))
+        _run(task._replace(max_steps=max_steps - at_once, width=width, compiled=True), places)
     for lane in range(count):
         if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
             of_lane = take(args, np.array([lane]))
@@ -87,11 +86,21 @@ def minimize(
     return found
 
 
+def _run(task: "_Task", places: Sequence[Any] | None) -> None:
+    """L-BFGS of the lanes that wait, each from where it was found last, in as many threads as have a batch."""
+    first, *others = (places or lanes.all_places())[: -(-len(task.waiting) // task.width)]
+    with Threads(len(others)) as pool, jax.default_device(first):
+        batch = _Batch(task)
+        others = [pool.submit(_alongside, task, place) for place in others]
+        batch.run()
+        for other in others:
+            other.result()
+
+
 class _Task(NamedTuple):
     """What the batches of one call share; `waiting` has the lanes that no batch has taken yet."""
 
     fun: Callable
-    starts: np.ndarray
     args: Any
     tol: float
     floor: float
@@ -112,10 +121,10 @@ class _Batch:
         self.owners = np.resize(np.array(taken or [0]), task.width)
         self.idle = np.arange(task.width) >= len(taken)
         self.args = take(task.args, self.owners)
-        single_thread = task.starts.shape[0] * task.width < SINGLE_THREAD_BELOW
+        single_thread = task.found.x.shape[0] * task.width < SINGLE_THREAD_BELOW
         self.begin = begin if task.compiled else plain(begin)
         self.program = _program(task.fun, single_thread) if task.compiled else _silently(_iteration(task.fun))
-        state = self.begin(task.starts[:, self.owners])
+        state = self.begin(task.found.x[:, self.owners])
         self.state = state._replace(done=namespace(state.x).asarray(self.idle))
         self.pace = Pace(FIRST_ITERATIONS)
 
@@ -134,7 +143,7 @@ class _Batch:
             if taken:
                 self.args = take(task.args, self.owners)
                 chosen = np.isin(np.arange(task.width), refilled)
-                self.state = refill(self.state, task.starts[:, self.owners], chosen)
+                self.state = refill(self.state, task.found.x[:, self.owners], chosen)
 
     def iterate(self, until):
         """Go on until so many lanes are done, a little at a time."""
@@ -174,7 +183,7 @@ def _collect(found, state, owners, lanes, tol, floor):
     with silent():
         converged = small_gradient(x, f, g, tol, floor)
     mine, diverged = owners[lanes], ~(np.abs(f) <= UNBOUNDED)
-    found.x[:, mine], found.value[mine], found.steps[mine] = x, f, steps
+    found.x[:, mine], found.value[mine], found.steps[mine] = x, f, found.steps[mine] + steps
     for owner, unbounded, settled in zip(mine, diverged, converged, strict=True):
         if unbounded or settled:
             found.status[owner] = Status.DIVERGED if unbounded else Status.CONVERGED
