@@ -29,6 +29,7 @@ from ufm.minima.streamed_bound import Dual, norm_bound
 from ufm.model.losses import declares, facts_of, per_sample, per_sample_conjugate, per_sample_slope
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
+SHIFTS = 3  # of slopes, to zero: where they are far off, what the first leaves is rounding of what it takes
 SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
 
 
@@ -41,7 +42,8 @@ def bound_of_lane(lane: Reduced, params: LaneParams):
     slopes = per_sample_slope(lane.loss, logits, lane.targets)  # (K, M)
     surplus = slopes @ lane.weights  # (K,), −1ᵀU
     if lane.bias_kind == "free":
-        slopes = slopes - (surplus / lane.weights.sum())[:, None]
+        for _ in range(SHIFTS):
+            slopes = slopes - ((slopes @ lane.weights) / lane.weights.sum())[:, None]
     xp, U = namespace(slopes), -(slopes * lane.weights[None]).T  # (M, K)
 
     def norm(decays_H, decays_A):

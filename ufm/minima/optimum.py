@@ -31,7 +31,7 @@ from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, reduce, s
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
-from ufm.minima.symmetry import blocks_of, grad_norm, sectors_of
+from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
 from ufm.minima.ways import Way, way_in_lanes, way_of
 from ufm.model.params import Params
 from ufm.model.problem import Problem, with_values
@@ -42,6 +42,7 @@ RANDOM_STARTS = 8  # where a first solution stays uncertified
 FEW_STARTS = 2  # where each takes minutes
 MANY_UP_TO = 2**24  # multiplications of a product of the factors
 PATIENCE = 600  # evaluations that NumPy goes through; by then it has taken as long as compiling does
+ROUNDED = 1e-6  # relative gap that rounding may leave of what was solved on sizes
 SOLVED = 1e-3  # of the gap: what the gradient may leave of it
 ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
@@ -230,9 +231,7 @@ def minimize_all(
     found: list[Optimum | None] = [None] * len(problems)
     if way_of(problems[0], len(problems)) is Way.ON_SIZES:
         for index, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
-            check()
-            with one_thread():
-                found[index] = _on_sizes(problem, seed, tol, max_steps)
+            found[index] = _on_sizes(problem, seed, tol, max_steps)
             heard(index + 1)
     left = [index for index, best in enumerate(found) if best is None]
     if left:
@@ -242,24 +241,31 @@ def minimize_all(
 
 
 def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
-    """The certified minimum of a problem whose classes of one size are alike; None where d or steps don't suffice."""
+    """The minimum of a problem whose classes of one size are alike; None where d, or the solver, doesn't suffice.
+
+    Where rounding leaves a gap above `tol`, other ways and other starts would find nothing else.
+    """
+    check()
     blocks, size_of = blocks_of(problem)
-    solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
-    if not relative_gap(problem, solved.value, solved.lower_bound) <= tol:
-        return None
-    sectors, rank = sectors_of(problem, blocks, size_of, solved.point)
-    if rank > problem.dim:
-        return None
-    with silent():
+    with one_thread(), silent():
+        try:
+            solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
+            sectors, rank = sectors_of(problem, blocks, size_of, solved.point)
+        except np.linalg.LinAlgError:  # of numbers too far apart
+            return None
+        value, grad_norm = at_sectors(problem, blocks, sectors)
+        gap = relative_gap(problem, value, solved.lower_bound)
+        if rank > problem.dim or not gap <= max(tol, ROUNDED):
+            return None
         measured = metrics_of(sectors, problem.group_counts.astype(np.float64))
     return Optimum(
         problem=problem,
-        value=solved.value,
+        value=value,
         lower_bound=solved.lower_bound,
-        grad_norm=grad_norm(problem, blocks, sectors),
+        grad_norm=grad_norm,
         steps=solved.steps,
-        status=solved.status,
-        certified=True,
+        status=Status.CONVERGED if gap <= tol else solved.status,
+        certified=gap <= tol,
         degenerate=rank == 0,
         metrics=measured,
         starts=1,
@@ -280,11 +286,16 @@ def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
         first = solve(problems, reduced, start.x, advanced=heard)
         candidates = [[(first, lane)] for lane in range(len(problems))]
         gaps = map(relative_gap, problems, first.value, first.lower_bound)
-        unsettled = np.flatnonzero([not gap <= tol for gap in gaps])
-        if unsettled.size:
+        unsettled = [lane for lane, gap in enumerate(gaps) if not gap <= tol]
+        others: dict[int, Optimum | None] = {}
+        for lane in unsettled if compiled and symmetric(problems[0]) else ():  # a way of their own, before other starts
+            others[lane] = _on_sizes(problems[lane], seeds[lane], tol, max_steps)
+        unsettled = [lane for lane in unsettled if others.get(lane) is None]
+        if unsettled:
             again = ft.partial(solve, advanced=lambda _: heard(len(problems)))
             _retry(problems, reduced, start.x, seeds, unsettled, candidates, again)
-        return [_optimum(*of_one, tol) for of_one in zip(problems, seeds, candidates, strict=True)]
+        ended = zip(problems, seeds, candidates, strict=True)
+        return [others.get(lane) or _optimum(*of_one, tol) for lane, of_one in enumerate(ended)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._core.arrays import silent
+from ufm._core.interrupts import check
 from ufm._core.linalg import operator_norm
 from ufm._core.precision import allowance
 from ufm._core.status import Status
@@ -167,7 +168,9 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
             zero, here = _zero_point(blocks)
             if _collapsed(blocks, here):
                 return _solved(blocks, zero, here.value + decay(blocks, 0.0, zero.u, zero.b), 0, tol, True)
-            start = _dual_start(blocks, here, zero.b)
+            dual = _dual_start(blocks, here, zero.b)
+            # slopes that round to zero have no logits
+            start = dual if all(np.all(np.isfinite(part)) for part in dual) else zero
         found = _Newton(blocks).run(start, tol, min(max_steps, PATIENCE))
         settled = found.gap <= ROUGH * abs(found.value) and found.steps < PATIENCE
         if found.status.ok or settled or found.steps == max_steps:
@@ -272,6 +275,7 @@ class _Newton:
         state = self.begin(start)
         steps, before, drowned = 0, np.inf, False
         while True:
+            check()
             residual = self.residual(state)
             slack = self.slack(state, residual)
             if steps == max_steps or slack <= tol or (drowned and not slack < 0.5 * before):
@@ -472,6 +476,7 @@ class _Equation(NamedTuple):
         step = toward = straight * left + crossed * left.T
         product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
         for _ in range(MOST_INNER):
+            check()
             if not np.vdot(left, left) > enough:
                 return _Inner(E, True)
             moved = self @ step

@@ -36,14 +36,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ufm._core.arrays import silent
+from ufm._core.interrupts import check
 from ufm._core.linalg import operator_norm
 from ufm._core.precision import allowance
 from ufm.minima.sectors import Sectors
-from ufm.model.losses import ON_SIZES, SizeLoss, declares, facts_of
+from ufm.model.losses import ON_SIZES, SizeLoss, closed, declares, facts_of
 from ufm.model.problem import Problem
 
 SCALES = np.linspace(0.0, 1.0, 9)  # of the dual point, tried away from an optimum; at zero the loss's infimum
 CLOSE, NEAR = 1e-11, 1e-2  # relative gaps from which other slopes are tried, and from which other scales are
+SHIFTS = 3  # of slopes, to zero: where they are far off, what the first leaves is rounding of what it takes
 BIAS_STEPS = 60  # of Newton's method for a bias
 HALVINGS = 40  # of a step of it
 RANK_CUT = 1e-9  # of the largest singular value of all sectors
@@ -180,6 +182,7 @@ def symmetric(problem: Problem) -> bool:
     decayed = all(f.decay > 0 and _unbound(f.constraint) for f in problem.factors())
     return (
         decayed
+        and closed(problem.loss)
         and problem.num_groups == problem.num_classes
         and bool(facts_of(problem.loss).convex)
         and all(declares(problem.loss, name) for name in ON_SIZES)
@@ -371,6 +374,7 @@ def best_bias(blocks: Blocks, point: BlockPoint) -> tuple[Any, Risk]:
     settled = 8 * np.finfo(np.float64).eps * np.linalg.norm(here.along_C)
     none = np.zeros(blocks.num_sizes, bool)
     for _ in range(BIAS_STEPS):
+        check()
         if not np.linalg.norm(slope) > settled:
             break
         move = bias_inverse(blocks, curvature(blocks, here.at, none)) @ slope
@@ -472,6 +476,11 @@ def slopes(blocks: Blocks, along_C: Any, along_u: Any) -> tuple[Any, Any]:
     return own + difference, wrong
 
 
+def _surplus(blocks, along_C):
+    """σ (G,), what slopes of a class add up to, from the gradient along C."""
+    return blocks.bias_axis @ along_C * np.sqrt(blocks.total) / blocks.roots
+
+
 class _Dual(NamedTuple):
     """Slopes, which a free bias has sum to zero; the logits nearby; what a regularised one costs; the largest scale."""
 
@@ -489,13 +498,12 @@ class _Dual(NamedTuple):
         along_C, along_u = gradient(blocks, right, wrong)
         cost = 0.0
         if blocks.bias_kind != "none":
-            surplus = blocks.bias_axis @ along_C * np.sqrt(blocks.total) / blocks.roots
-            if blocks.bias_kind == "free":
-                shift = surplus / np.sum(blocks.shares)
-                right, wrong = right - shift, wrong - shift
-                along_C, along_u = gradient(blocks, right, wrong)
-            else:
-                cost = 0.5 * float(blocks.multiplicities @ surplus**2) / blocks.lambda_b
+            surplus = _surplus(blocks, along_C)
+            cost = 0.5 * float(blocks.multiplicities @ surplus**2) / blocks.lambda_b if blocks.lambda_b > 0 else 0.0
+        for _ in range(SHIFTS if blocks.bias_kind == "free" else 0):
+            shift = _surplus(blocks, along_C) / np.sum(blocks.shares)
+            right, wrong = right - shift, wrong - shift
+            along_C, along_u = gradient(blocks, right, wrong)
         norm = max(float(operator_norm(along_C)), float(np.max(np.abs(along_u))))
         rounded = norm * (1.0 + blocks.num_sizes * allowance())
         return cls(blocks, right, wrong, here, cost, blocks.price / max(rounded, float(np.finfo(np.float64).tiny)))
@@ -540,8 +548,8 @@ def sectors_of(
     return sectors, rank
 
 
-def grad_norm(problem: Problem, blocks: Blocks, sectors: Sectors) -> float:
-    """Norm of the gradient of the problem as posed, at lifted parameters.
+def at_sectors(problem: Problem, blocks: Blocks, sectors: Sectors) -> tuple[float, float]:
+    """The objective of the problem as posed at lifted parameters, and the norm of its gradient there.
 
     A sample's gradient is the n_m-th part of its group's, so that its n_m copies add up to ‖g_m‖²/n_m.
     """
@@ -551,12 +559,15 @@ def grad_norm(problem: Problem, blocks: Blocks, sectors: Sectors) -> float:
     point = BlockPoint(roots[:, None] * (M @ A.T), x * y, sectors.b)
     with silent():
         here = risk(blocks, with_bias(blocks, point), point.u)
+    of_H = problem.lambda_H * (np.sum(n[:, None] * M**2) + blocks.others @ (n * x**2))
+    of_A = problem.lambda_A * (np.sum(A**2) + blocks.others @ y**2)
+    value = here.value + 0.5 * float(of_H + of_A + blocks.lambda_b * (m @ sectors.b**2))
     slopes, differences = roots[:, None] * here.along_C, roots * here.along_u
     along_H = slopes @ A + problem.lambda_H * n[:, None] * M
     along_A = slopes.T @ M + problem.lambda_A * A
     standard = (differences * y + problem.lambda_H * n * x) ** 2 / n + (differences * x + problem.lambda_A * y) ** 2
     squares = np.sum(along_H**2 / n[:, None]) + np.sum(along_A**2) + blocks.others @ standard
     if blocks.bias_kind != "none":
-        along_b = blocks.bias_axis @ here.along_C * np.sqrt(blocks.total) / blocks.roots + blocks.lambda_b * sectors.b
+        along_b = _surplus(blocks, here.along_C) + blocks.lambda_b * sectors.b
         squares = squares + m @ along_b**2
-    return float(np.sqrt(squares))
+    return value, float(np.sqrt(squares))

@@ -7,8 +7,6 @@ lower bounds follow, and beside them
 - `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
 - `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
 - `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
-- `on_sizes(right, wrong, alike)` and `conjugate_on_sizes(right, wrong, alike)`, where it is convex and treats all wrong
-  classes alike: loss and conjugate in closed form, in NumPy, where one logit stands for several classes (`SizeLoss`);
 - `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on
   balanced classes (`Focal` says what they promise).
 
@@ -16,7 +14,9 @@ Any function or object of one sample's (logits, label) serves too, with the same
 the optional parts; what cannot be certified then says so. Who inherits from a loss of ours and writes another formula
 inherits none of its facts and methods, which are of ours alone.
 
-Losses of ours are written against the namespace of their arguments: NumPy computes what JAX traces.
+Losses of ours are written against the namespace of their arguments: NumPy computes what JAX traces. Those that are
+convex and treat all wrong classes alike have a form in which one logit stands for several classes, `on_sizes` and
+`conjugate_on_sizes`; of a user's loss it is not used, since nothing would say that it is of the same loss.
 """
 
 import contextlib
