@@ -49,6 +49,7 @@ from ufm.minima.symmetry import (
     with_bias,
 )
 
+KINK = 5  # halvings of a step, after which another kind of step is tried too
 SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must bring
 HALVINGS, SHORTER = 16, 8.0  # of a step, and how much shorter proximal ones become
 LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
@@ -354,14 +355,30 @@ class _Newton:
         reach = np.log1p(move.largest) if move.largest < FAR else REACH
         t = min(1.0, reach / move.largest) if move.largest > 1.0 else 1.0
         rounding = RESOLUTION * abs(state.value)
-        for _ in range(HALVINGS):
-            u = state.u + t * move.u
-            u = np.where(u * residual.sign > 0, u, 0.0)
-            there = self.state(state.Y + t * move.Y, u, state.beta + t * move.beta)
+        for halvings in range(HALVINGS):
+            there = self.state(state.Y + t * move.Y, self.kept(state, residual, t * move.u), state.beta + t * move.beta)
             if there.value <= state.value - SUFFICIENT * t * move.slope + rounding:
-                return there, move.slope <= rounding
+                if halvings < KINK or move.slope <= rounding:
+                    return there, move.slope <= rounding
+                return min(there, self.beside(state, residual, move), key=lambda each: each.value), False
             t *= 0.5
-        return (None, True) if move.slope <= rounding else (self.shorter(state), False)
+        if move.slope <= rounding:
+            return None, True
+        beside = self.beside(state, residual, move)
+        return (beside if beside.value < state.value - rounding else self.shorter(state)), False
+
+    def kept(self, state: _State, residual: _Residual, moved: Any) -> Any:
+        """u moved, and dead where it would change its sign."""
+        u = state.u + moved
+        return np.where(u * residual.sign > 0, u, 0.0)
+
+    def beside(self, state: _State, residual: _Residual, move: _Move) -> _State:
+        """The best step of u and the bias alone, C as it is: what is dead of C may come alive along Newton's step."""
+        tried = (
+            self.state(state.Y, self.kept(state, residual, t * move.u), state.beta + t * move.beta)
+            for t in 0.5 ** np.arange(KINK)
+        )
+        return min(tried, key=lambda each: each.value)
 
     def shorter(self, state: _State) -> _State | None:
         """A proximal step, as short as need be, with an h that stays; None where none lowers the objective.
