@@ -1,3 +1,4 @@
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -94,12 +95,17 @@ def test_focal_bound_is_below_every_value_on_its_line(seed, gamma, log_decay):
     assert bound >= least * (1 - 1e-6)
 
 
-@given(st.integers(0, 999), st.sampled_from((1e-2, 1.0, 30.0)), st.sampled_from((0, 2)))
-def test_bound_is_below_the_best_value_known_in_too_few_dimensions(seed, size, which):
-    p = (problem(num_classes=5, dim=2, per_class=3), None, problem(num_classes=5, dim=2, per_class=[3, 9, 1, 1, 4]))[
-        which
-    ]
-    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= ufm.minimize(p).value
+@functools.cache
+def in_too_few_dimensions(per_class):
+    """A problem that nothing certifies, and the best value of several starts."""
+    p = problem(num_classes=5, dim=2, per_class=list(per_class))
+    return p, ufm.minimize(p).value
+
+
+@given(st.integers(0, 999), st.sampled_from((1e-2, 1.0, 30.0)), st.sampled_from(((3,) * 5, (3, 9, 1, 1, 4))))
+def test_bound_is_below_the_best_value_known_in_too_few_dimensions(seed, size, per_class):
+    p, value = in_too_few_dimensions(per_class)
+    assert ufm.lower_bound(p, anywhere(p, seed, size)) <= value
 
 
 CONSTRAINED = ("sphere", "balls", "mean balls", "non-negative", "forced ETF")

@@ -198,7 +198,7 @@ def test_an_infimum_that_is_not_attained_certifies_nothing_above_it(gamma):
 
 @pytest.mark.slow
 # local minima that random starts end in lie within some percent of one another, and rounding decides which is found
-@pytest.mark.parametrize(("K", "d", "radius", "reached"), [(100, 10, 7.0, 1.7e-13), (120, 48, 10.0, 2.31e-40)])
+@pytest.mark.parametrize(("K", "d", "radius", "reached"), [(100, 10, 7.0, 1.7e-13), (120, 48, 10.0, 2.4e-40)])
 def test_many_classes_on_small_spheres_are_honestly_uncertified(K, d, radius, reached):
     assert_honest(ufm.minimize(softmax_code(K, d, radius)), reached)
 
