@@ -5,7 +5,6 @@ problems, or where derivatives are a user's. A function asks `namespace` of its 
 In NumPy nothing may be compiled: no function of `jax.numpy` is called there, not even of a NumPy array.
 """
 
-import contextlib
 import functools as ft
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,8 @@ def namespace_of(*trees: Any) -> Any:
     return namespace(*jax.tree.leaves(trees))
 
 
-def silent() -> contextlib.AbstractContextManager:
-    """The scope in which NumPy computes as JAX does: infinities and NaNs without warnings."""
+def silent() -> np.errstate:
+    """The scope in which NumPy computes as JAX does, infinities and NaNs without warnings; of a function, decorated."""
     return np.errstate(all="ignore")
 
 

@@ -1,7 +1,7 @@
 """One thread for the linear algebra of small matrices.
 
 Threads of a BLAS wait for one another at every product. Of matrices of a few hundred rows they gain little, and beside
-anything else that runs they lose a hundredfold; and the last digits of a product depend on how many they are.
+anything else that runs they lose ten- to twentyfold; and the last digits of a product depend on how many they are.
 """
 
 import contextlib

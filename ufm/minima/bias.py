@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from ufm._core.arrays import Array, mapped, namespace, while_loop
+from ufm._core.arrays import Array, custom_jvp, mapped, namespace, while_loop
 from ufm._core.linalg import eigh
 from ufm.minima.reduction import Reduced, by_lane, zeros
 from ufm.model.losses import curvature_of_shifts, per_sample_slope
@@ -34,16 +34,13 @@ def _of_label(reduced):
     return (xp.arange(reduced.num_classes)[:, None] == reduced.targets[None]).astype(reduced.weights.dtype)
 
 
+@custom_jvp
 def best_bias(lane: Reduced, products: Float[Array, "K M"], b: Float[Array, " K"]) -> Float[Array, " K"]:
     """The bias of one lane that minimises the objective at given products A Hᵀ, from b; in memory of order K² + KM.
 
     Newton's method on a convex function, kept by halving: the length is tried that leaves the smallest slope, and the
     first step that leaves none smaller is the last.
     """
-    return (_best_bias if namespace(products, b) is np else _traced_best_bias)(lane, products, b)
-
-
-def _best_bias(lane, products, b):
     xp = namespace(products, b)
 
     def step(state):
@@ -65,14 +62,11 @@ def _best_bias(lane, products, b):
     return while_loop(unfinished, step, start)[0]
 
 
-_traced_best_bias = jax.custom_jvp(_best_bias)
-
-
-@_traced_best_bias.defjvp
+@best_bias.defjvp
 def _best_bias_jvp(primals, tangents):
     """Of a zero of the slope: what its other arguments add to the slope, a Newton step takes off; b was a start."""
     lane, products, _ = primals
-    b = _traced_best_bias(*primals)
+    b = best_bias(*primals)
     _, added = jax.jvp(lambda lane, products: _slope(lane, products, b), (lane, products), tangents[:2])
     return b, -_newton(lane, products, b, added)
 

@@ -32,14 +32,13 @@ from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
-from ufm.minima.ways import Way, way_in_lanes, way_of
+from ufm.minima.ways import RANDOM_STARTS, Way, way_in_lanes, way_of
 from ufm.model.params import Params
 from ufm.model.problem import Problem, with_values
 
 BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
 HELD_IN_BATCH = 2**20  # numbers of a factor
-RANDOM_STARTS = 8  # where a first solution stays uncertified
-FEW_STARTS = 2  # where each takes minutes
+FEW_STARTS = 2  # at random, where each takes minutes
 MANY_UP_TO = 2**24  # multiplications of a product of the factors
 PATIENCE = 2000  # evaluations that NumPy goes through; by then it has taken half as long as compiling does
 ROUNDED = 1e-6  # relative gap that rounding may leave of what was solved on sizes

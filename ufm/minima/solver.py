@@ -123,7 +123,7 @@ class _Batch:
         self.args = take(task.args, self.owners)
         single_thread = task.found.x.shape[0] * task.width < SINGLE_THREAD_BELOW
         self.begin = begin if task.compiled else plain(begin)
-        self.program = _program(task.fun, single_thread) if task.compiled else _silently(_iteration(task.fun))
+        self.program = _program(task.fun, single_thread) if task.compiled else silent()(_iteration(task.fun))
         state = self.begin(task.found.x[:, self.owners])
         self.state = state._replace(done=namespace(state.x).asarray(self.idle))
         self.pace = Pace(FIRST_ITERATIONS)
@@ -209,13 +209,3 @@ def _iteration(fun):
         return state
 
     return run
-
-
-def _silently(function):
-    """NumPy without warnings, as JAX is."""
-
-    def called(*arguments):
-        with silent():
-            return function(*arguments)
-
-    return called

@@ -14,7 +14,7 @@ from ufm.minima.symmetry import symmetric
 from ufm.model.problem import Problem, relaxed_rank
 
 COMPILED_FROM = 256  # problems of one shape, side by side
-STARTS = 9  # of a problem that no bound settles
+RANDOM_STARTS = 8  # where a first solution stays uncertified
 FEW = 8  # lanes that NumPy goes through whatever their size
 HELD_AT_ONCE = 2**14  # numbers of an array of all lanes, up to which NumPy's calls take longer than their work
 HELD_ALONE = 2**17  # numbers of a lane, from which compiled code is worth its wait
@@ -36,6 +36,7 @@ def way_of(problem: Problem, count: int) -> Way:
 def way_in_lanes(problem: Problem, count: int) -> Way:
     """The same where problems are not solved on sizes, or this didn't settle them."""
     held = lane_of(problem).held
-    lanes = count if problem.dim >= relaxed_rank(problem) else STARTS * count  # what can't be certified is tried again
+    # what has no certificate is tried from other starts
+    lanes = count if problem.dim >= relaxed_rank(problem) else (1 + RANDOM_STARTS) * count
     small = held <= HELD_ALONE and (lanes <= FEW or lanes * held <= HELD_AT_ONCE)
     return Way.AT_ONCE if small and count < COMPILED_FROM and is_closed(problem) else Way.COMPILED

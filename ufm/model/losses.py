@@ -32,7 +32,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm._core.archive import Absent, storable
-from ufm._core.arrays import Array, mapped, namespace, silent
+from ufm._core.arrays import Array, custom_jvp, mapped, namespace, silent
 from ufm._core.checks import Real, function, instance, number, real, shown
 from ufm._core.precision import at_once, is_traced
 from ufm._core.pytree import check_flags, pytree, set_field, static
@@ -267,7 +267,7 @@ class CrossEntropy(ConvexLoss):
 
     def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
         """Loss of each sample, with all its digits where it is small."""
-        return (_cross_entropy if namespace(logits, label) is np else _traced_cross_entropy)(logits, label)
+        return _cross_entropy(logits, label)
 
     def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
         """Softmax less e_y, with all digits of both where the loss is small."""
@@ -769,16 +769,14 @@ def _odds(logits, label) -> _Odds:
     return _Odds(right, wrong, wrong.sum(axis=0), top - true_logit(logits, label))
 
 
+@custom_jvp
 def _cross_entropy(logits, label):
     return _odds(logits, label).value
 
 
-_traced_cross_entropy = jax.custom_jvp(_cross_entropy)
-
-
-@_traced_cross_entropy.defjvp
+@_cross_entropy.defjvp
 def _cross_entropy_jvp(primals, tangents):
-    return _traced_cross_entropy(*primals), jnp.sum(_softmax_less_target(*primals) * tangents[0], axis=0)
+    return _cross_entropy(*primals), jnp.sum(_softmax_less_target(*primals) * tangents[0], axis=0)
 
 
 def _softmax_less_target(logits, label):
