@@ -51,10 +51,10 @@ def pairs_of(C: Float[Array, "groups d"], variances: Float[Array, " groups"] | N
     def of_block(take):
         # (rows of the block, K): a Gram, from which are cosines and ‖c_k‖² + ‖c_l‖² − 2⟨c_k, c_l⟩
         gram = take(C) @ C.T
-        cosines = over(over(gram, take(norms)[:, None]), norms)
+        cosines = over(over(gram, take(norms)[:, None]), norms[None])
         found = {"deviations": (cosines - cosine) ** 2, "angles": xp.abs(cosines + 1.0 / (K - 1))}
         if variances is not None:
-            distances = xp.maximum(take(squares)[:, None] + squares - 2.0 * gram, 0.0)
+            distances = xp.maximum(take(squares)[:, None] + squares[None] - 2.0 * gram, 0.0)
             found["cdnv"] = ratio(take(variances)[:, None], distances, noise)
         if xp is np:
             logs = 0.5 * np.log(np.maximum(take(present)[:, None] + present - 2.0 * cosines, 0.0)) - simplex

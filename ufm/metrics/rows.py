@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from ufm._core.arrays import silent
 from ufm._core.blas import one_thread
+from ufm.metrics.decisions import Rule, decide
 from ufm.metrics.passes import Centres, Judges, Spreads, second_pass
 
 NUMBERS_AT_ONCE = 2**18  # of features: what a core's own cache holds
@@ -39,11 +40,27 @@ class Totals:
         self.count = np.zeros(num_classes)
         self.features = np.zeros((num_classes, dim))
 
+    @classmethod
+    def of(cls, count: Float[np.ndarray, " K"], features: Float[np.ndarray, "K d"]) -> "Totals":
+        """Totals that are known; the arrays are its own from now on."""
+        made = cls(0, 0)
+        made.count, made.features = count, features
+        return made
+
     def add(self, X: Any, labels: Int[np.ndarray, " n"]) -> None:
         """Another batch of rows (n, d), which are finite."""
         for part in _in_blocks(_part_of, X, labels, ROWS_SUMMED):
             self.count[part.classes] += part.count
             self.features[part.classes] += part.features
+
+    def join(self, other: "Totals") -> None:
+        """Those of other samples too."""
+        self.count += other.count
+        self.features += other.features
+
+    def copied(self) -> "Totals":
+        """The same, to be added to without this being changed."""
+        return Totals.of(self.count.copy(), self.features.copy())
 
 
 def spreads_of(X: Any, labels: Int[np.ndarray, " n"], about: Centres, judges: Judges | None) -> Spreads:
@@ -55,6 +72,19 @@ def spreads_of(X: Any, labels: Int[np.ndarray, " n"], about: Centres, judges: Ju
         return second_pass(block.T, labels, about, judges)
 
     return ft.reduce(added, _in_blocks(spreads, X, labels, rows))
+
+
+def decisions_of(X: Any, about: Centres, rules: tuple[Rule, ...]) -> list[Int[np.ndarray, " n"]]:
+    """What each rule decides at rows (n, d)."""
+    outputs = max(len(rule.rows) for rule in rules)
+    rows = min(NUMBERS_AT_ONCE // X.shape[1], LOGITS_AT_ONCE // outputs)
+
+    def decided(block, _):
+        places = ((block - about.origin) * about.scale).T
+        return [decide(rule, places) for rule in rules]
+
+    found = _in_blocks(decided, X, np.zeros(len(X), np.int32), rows)
+    return [np.concatenate(of_blocks) for of_blocks in zip(*found, strict=True)]
 
 
 def all_finite(X: Any) -> bool:
@@ -77,8 +107,8 @@ def _in_blocks(work: Callable, X: Any, labels: np.ndarray, rows: int) -> Iterato
             return work(np.ascontiguousarray(np.asarray(X[block])), labels[block])
 
     with one_thread():
-        if len(blocks) == 1:
-            yield one(blocks[0])
+        if len(blocks) <= 1:
+            yield from map(one, blocks)
             return
         workers = min(os.cpu_count() or 1, len(blocks))
         with ThreadPoolExecutor(workers) as pool:
