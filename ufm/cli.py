@@ -342,7 +342,9 @@ def _unread() -> int:
 def _in_json(value: Any) -> Any:
     """Numbers, or arrays of them, as JSON has them."""
     numbers = np.asarray(value)
-    return np.where(np.isfinite(numbers), numbers.astype(object), None).tolist()
+    found = numbers.astype(object)
+    found[~np.isfinite(numbers)] = None
+    return found.tolist()
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:

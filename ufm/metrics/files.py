@@ -67,10 +67,10 @@ def measure(found: Samples) -> Metrics:
     Raises:
         ValueError: as `ufm.measure`.
     """
-    features = found.features
+    features, y, *_ = found
     H = np.broadcast_to(0.0, features.shape)  # in their place, for they are not read yet
-    H, y, A, b, K = given(H, *found[1:])
-    stream, count = Stream(K), len(y)
+    _, _, A, b, K = given(H, *found[1:])
+    stream, count = Stream(K), features.shape[0]
     rows = max(1, NUMBERS_AT_ONCE // math.prod(features.shape[1:]))
     with progress(2 * count, "samples", show=None if count > rows else False) as update:
         done = 0

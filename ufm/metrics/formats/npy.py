@@ -2,7 +2,6 @@
 
 import contextlib
 import functools as ft
-import io
 import pathlib
 from typing import Any
 
@@ -20,7 +19,7 @@ def read(file: pathlib.Path, stack: contextlib.ExitStack) -> Openers:
     return {"": ft.partial(sliced, np.lib.format.open_memmap(file, mode="r"))}
 
 
-def header(stream: io.BufferedIOBase) -> Any:
+def header(stream: Any) -> Any:
     """Shape, whether in Fortran's order, and type; the stream is then where the numbers begin."""
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:

@@ -2,11 +2,11 @@
 
 import contextlib
 import functools as ft
-import io
 import math
 import pathlib
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> Stored:
     return Stored(shape, whole, slices if in_columns else blocks)
 
 
-def _taken(stream: io.BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _taken(stream: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """The next numbers of a stream."""
     size = math.prod(shape) * dtype.itemsize
     content = stream.read(size)
@@ -57,7 +57,7 @@ def _taken(stream: io.BufferedIOBase, dtype: np.dtype, shape: tuple[int, ...]) -
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _end(stream: io.BufferedIOBase) -> None:
+def _end(stream: Any) -> None:
     """Read on to the end, where the archive's checksum is compared."""
     if stream.read(1):
         raise ValueError("it is longer than its header says")
