@@ -193,7 +193,7 @@ WRONG = {
     "H of shape (0, 4)": {"H": np.ones((0, 4)), "labels": np.zeros(0, int)},
     "a NaN or an infinity": {"H": np.full((6, 4), np.nan)},
     "labels of shape (5,)": {"labels": np.arange(5)},
-    "labels of type float64": {"labels": np.ones(6)},
+    "labels[0] = 0.5, of type float64": {"labels": np.arange(6) + 0.5},
     "labels down to -1": {"labels": np.array([0, 1, 2, 0, 1, -1])},
     "labels up to 3": {"labels": np.array([0, 1, 2, 0, 1, 3])},
     "no sample of class 1": {"labels": np.array([0, 2, 2, 0, 0, 2])},

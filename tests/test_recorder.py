@@ -260,7 +260,7 @@ WRONG = {
     "a NaN or an infinity": {"features": np.full((6, 4), np.nan)},
     "an array of type": {"features": np.full((6, 4), "a")},
     "labels of shape (5,)": {"labels": np.arange(5)},
-    "labels of type float64": {"labels": np.ones(6)},
+    "labels[0] = 0.5, of type float64": {"labels": np.arange(6) + 0.5},
     "labels down to -100": {"labels": np.array([0, 1, 2, 0, 1, -100])},
     "labels up to 3": {"labels": np.array([0, 1, 2, 0, 1, 3])},
     "A of shape (3, 5)": {"A": np.ones((3, 5))},

@@ -124,7 +124,7 @@ def numeric(name: str, value: Any) -> Any:
     masked entry are converted, half precisions widened to float32, longer ones cut to float64. Text, objects, truth
     values, complex numbers, sparse, quantised, masked and valueless arrays are refused.
     """
-    array = value if isinstance(value, jax.Array) else _as_numpy(name, value)
+    array = array_of(name, value)
     kind, floating = getattr(array.dtype, "kind", ""), jnp.issubdtype(array.dtype, np.floating)
     if not floating and (kind == "m" or not jnp.issubdtype(array.dtype, np.integer)):
         entries = f", an array of type {array.dtype}" if array.ndim else ""
@@ -133,6 +133,11 @@ def numeric(name: str, value: Any) -> Any:
     if floating and array.dtype.itemsize not in (4, 8):
         return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def array_of(name: str, value: Any) -> Any:
+    """`value` as an array of whatever type: JAX's own where it is one, else what NumPy makes of it without loss."""
+    return value if isinstance(value, jax.Array) else _as_numpy(name, value)
 
 
 def doubles(name: str, value: Any, shape: tuple[int | None, ...] | None = None, needed: str = "") -> np.ndarray:

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.checks import integer, numeric
+from ufm._core.checks import array_of, integer, numeric
 from ufm._core.precision import is_traced
+from ufm.metrics.labels import checked_labels
 from ufm.metrics.passes import Sums
-
-MOST_LABEL = 2**31 - 2  # so that int32 holds the number of classes too
 
 
 class Given(NamedTuple):
@@ -41,22 +40,32 @@ def check_untraced(**arrays: Any) -> None:
             )
 
 
-def features_and_labels(H: Any, labels: Any) -> tuple[Any, Any]:
-    """Features (N, d) of a floating type and int32 labels (N,), in NumPy where they aren't JAX's."""
-    H, labels = numeric("features H", H), _numpy_or_traced("labels", labels)
+def features_and_labels(H: Any, labels: Any, ignore: Any = None) -> tuple[Any, Any]:
+    """Features (N, d) of a floating type and int32 labels (N,), in NumPy where they aren't JAX's.
+
+    Samples whose label is `ignore` are left out of both.
+    """
+    H = numeric("features H", H)
     if H.ndim != 2 or 0 in H.shape:
-        raise ValueError(f"features H of shape {H.shape}: (N, d), one sample a row, are needed")
-    if labels.shape != (H.shape[0],):
-        raise ValueError(
-            f"labels of shape {labels.shape}: ({H.shape[0]},), one for each row of the features H, are needed"
-        )
-    if not jnp.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels of type {labels.dtype}: integers are needed")
-    if not is_traced(labels):
-        _check_range(labels)
+        advice = _made_rows(H.shape, array_of("labels", labels).shape)
+        raise ValueError(f"features H of shape {H.shape}: (N, d), one sample a row, are needed{advice}")
+    labels, keep = checked_labels("labels", labels, H.shape[0], ignore)
+    if keep is not None:
+        H = H[keep]
+    if 0 in H.shape:
+        raise ValueError(f"labels: every sample has the one that ignore = {ignore} leaves out; another is needed")
     if not jnp.issubdtype(H.dtype, np.floating):
         H = H.astype(float) if is_traced(H) else np.asarray(H, np.float64)
-    return H, labels.astype(np.int32)
+    return H, labels
+
+
+def _made_rows(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
+    """What to do about features of more axes than two."""
+    if len(shape) < 3:
+        return ""
+    if labels == shape[:1]:
+        return "; H.reshape(len(H), -1) makes one of all that a sample has"
+    return f"; H.reshape(-1, {shape[-1]}) and labels.reshape(-1) make one of each token"
 
 
 def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) -> tuple[Any, Any]:
@@ -66,6 +75,7 @@ def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) ->
             raise ValueError(f"b of shape {np.shape(numeric('b', b))}: a bias needs its classifier A")
         return None, None
     A = _numpy_or_traced("A", A).astype(dtype)
+    _check_rows(A.shape, dim)
     b = np.zeros(A.shape[:1], dtype) if b is None else _numpy_or_traced("b", b).astype(dtype)
     if A.ndim != 2 or A.shape[1] != dim or A.shape[0] < 2 or not _finite(A):
         raise ValueError(f"A of shape {A.shape}: a finite (K, {dim}) classifier is needed")
@@ -74,6 +84,18 @@ def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) ->
     if b.shape != A.shape[:1] or not _finite(b):
         raise ValueError(f"b of shape {b.shape}: a finite ({A.shape[0]},) bias, one for each row of A, is needed")
     return A, b
+
+
+def _check_rows(shape: tuple[int, ...], dim: int) -> None:
+    """Refuse one row for two classes, and rows that are columns, where shapes tell."""
+    needed = f"A of shape {shape}: a (K, {dim}) classifier, one row a class, is needed"
+    if shape in ((dim,), (1, dim), (dim, 1)):
+        raise ValueError(
+            f"{needed}; with a = A.ravel(), one logit ⟨a, h⟩ + b, positive for class 1, decides as these two rows do: "
+            "A = np.stack([-a / 2, a / 2]), b = np.ravel([-b / 2, b / 2])"
+        )
+    if len(shape) == 2 and shape[0] == dim != shape[1]:
+        raise ValueError(f"{needed}; a kernel (d, K), as of Flax and Keras, is passed as A.T")
 
 
 def number_of_classes(labels: Any, A: Any, num_classes: int | None = None) -> int:
@@ -107,13 +129,6 @@ def _check_present(present: np.ndarray, num_classes: int) -> None:
     if not np.all(present):
         first = int(np.argmin(present))
         raise ValueError(f"labels: no sample of class {first}; each of 0..{num_classes - 1} must be present")
-
-
-def _check_range(labels: np.ndarray) -> None:
-    if labels.min() < 0:
-        raise ValueError(f"labels down to {labels.min()}: integers from 0 are needed")
-    if labels.max() > MOST_LABEL:
-        raise ValueError(f"labels up to {labels.max()}: integers from 0 to {MOST_LABEL} are needed")
 
 
 def _numpy_or_traced(name: str, value: Any) -> Any:
