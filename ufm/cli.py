@@ -197,7 +197,7 @@ class Measure:
             metrics = files.measure(samples)
         found = {name: value for name, value in metrics._asdict().items() if value is not None}
         if self.json:
-            print(json.dumps({name: _in_json(value) for name, value in found.items()}, indent=2))
+            print(json.dumps(_in_json(found), indent=2))
         else:
             show(["metric", "value"], list(found.items()), caption=str(self.file))
         return 0
@@ -340,7 +340,9 @@ def _unread() -> int:
 
 
 def _in_json(value: Any) -> Any:
-    """Numbers, or arrays of them, as JSON has them."""
+    """Numbers, arrays and dictionaries of them as JSON has them, where None is left out and what isn't finite null."""
+    if isinstance(value, dict):
+        return {name: _in_json(each) for name, each in value.items() if each is not None}
     numbers = np.asarray(value)
     found = numbers.astype(object)
     found[~np.isfinite(numbers)] = None

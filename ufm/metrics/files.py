@@ -5,7 +5,6 @@ classifier A or weight (K, d) with its bias b or bias (K,). `ufm.metrics.formats
 """
 
 import contextlib
-import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._core.progress import progress
-from ufm.metrics.arguments import given
+from ufm.metrics.arguments import classifier, features_and_labels, number_of_classes
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.formats import opened
 from ufm.metrics.formats.stored import Arrays, Stored
+from ufm.metrics.labels import checked_labels
 from ufm.metrics.stream import Stream
 
 ROLES = {"H": ("H", "features", "X"), "labels": ("labels", "y", "targets"), "A": ("A", "weight"), "b": ("b", "bias")}
@@ -67,11 +67,14 @@ def measure(found: Samples) -> Metrics:
     Raises:
         ValueError: as `ufm.measure`.
     """
-    features, y, *_ = found
-    H = np.broadcast_to(0.0, features.shape)  # in their place, for they are not read yet
-    _, _, A, b, K = given(H, *found[1:])
-    stream, count = Stream(K), features.shape[0]
-    rows = max(1, NUMBERS_AT_ONCE // math.prod(features.shape[1:]))
+    features, y, A, b = found
+    zeros = (np.broadcast_to(np.zeros(1, kind), shape) for kind, shape in ((float, features.shape), (int, np.shape(y))))
+    features_and_labels(*zeros)  # whether their shapes are right, before any are read
+    count, dim = features.shape
+    labels, _ = checked_labels("labels", y, count)
+    A, b = classifier(A, b, None, dim, np.float64)
+    stream = Stream(number_of_classes(labels, A))
+    rows = max(1, NUMBERS_AT_ONCE // dim)
     with progress(2 * count, "samples", show=None if count > rows else False) as update:
         done = 0
         for X, at in _batches(features, rows):
