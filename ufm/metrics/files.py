@@ -6,7 +6,7 @@ classifier A or weight (K, d) with its bias b or bias (K,). `ufm.metrics.formats
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from ufm.metrics.stream import Stream
 
 ROLES = {"H": ("H", "features", "X"), "labels": ("labels", "y", "targets"), "A": ("A", "weight"), "b": ("b", "bias")}
 NUMBERS_AT_ONCE = 2**20  # of features
+LISTED = 12  # names in an error
 
 
 class Samples(NamedTuple):
@@ -141,7 +142,7 @@ def _only(file: pathlib.Path, arrays: Arrays, ndim: int) -> Any:
     """The one array of so many axes, read; None where there is none."""
     found = {name: array for name in arrays if len((array := arrays[name]).shape) == ndim}
     if len(found) > 1:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items())
+        shapes = _listed(f"{name} {array.shape}" for name, array in found.items())
         raise ValueError(
             f"{file}: which is the classifier's? Its matrix is to be called A or weight, and its bias b or bias; it "
             f"has {shapes}"
@@ -149,5 +150,8 @@ def _only(file: pathlib.Path, arrays: Arrays, ndim: int) -> Any:
     return next((array.whole() for array in found.values()), None)
 
 
-def _listed(arrays: Arrays) -> str:
-    return ", ".join(name or "an array without a name" for name in arrays) or "no array"
+def _listed(names: Iterable[str]) -> str:
+    """The first of names, and how many there are beside."""
+    named = [name or "an array without a name" for name in names]
+    more = [f"{len(named) - LISTED} others"] if len(named) > LISTED else []
+    return ", ".join(named[:LISTED] + more) or "no array"
