@@ -142,7 +142,7 @@ def test_what_an_optimiser_needs_and_there_is_not_is_said():
         return updates, state
 
     def broken(updates, state, params=None, **others):
-        return updates + state, state
+        return updates - state, state
 
     def of(update):
         return optax.GradientTransformationExtraArgs(lambda params: (), update)
