@@ -52,9 +52,16 @@ def _largest_singular_value(W):
     return size * np.sqrt(np.linalg.eigvalsh((W / size) @ (W / size).T)[-1])
 
 
+def _right_svd(xp, X):
+    """S (r,) and Vᵀ (r, d) of X = U S Vᵀ, without U where it is long."""
+    X = xp.linalg.qr(X, mode="r") if X.shape[0] >= 2 * X.shape[1] else X
+    return tuple(xp.linalg.svd(X, full_matrices=False)[1:])
+
+
 eigh = decomposition(lambda G: tuple(np.linalg.eigh(G)), lambda G: tuple(jnp.linalg.eigh(G)))
 svd = decomposition(
     lambda X: tuple(np.linalg.svd(X, full_matrices=False)), lambda X: tuple(jnp.linalg.svd(X, full_matrices=False))
 )
+right_svd = decomposition(lambda X: _right_svd(np, X), lambda X: _right_svd(jnp, X))
 operator_norm = decomposition(_largest_singular_value, lambda W: jnp.linalg.svd(W, compute_uv=False)[0])
 largest_eigenvalue = decomposition(lambda G: np.linalg.eigvalsh(G)[..., -1], lambda G: jnp.linalg.eigvalsh(G)[-1])

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import jax
+import numpy as np
+
 from ufm._core.arrays import namespace
 
 
@@ -22,6 +25,17 @@ def root(x: Any) -> Any:
     """√x, whose derivative at zero is taken as zero: the metrics that are distances have their kink there."""
     xp = namespace(x)
     return xp.where(x <= 0, 0.0, xp.sqrt(xp.where(x <= 0, 1.0, x)))
+
+
+def power_of_two(X: Any) -> Any:
+    """A power of two that brings the largest entry near to 1, so that squares stay in range; 1 where there is none."""
+    xp = namespace(X)
+    largest = xp.max(xp.abs(X))
+    largest = largest if xp is np else jax.lax.stop_gradient(largest)
+    usual = (largest > 0) & (largest < xp.inf)
+    exponent = xp.frexp(xp.where(usual, largest, 1.0))[1]
+    most = np.finfo(largest.dtype).maxexp - 4  # so that its inverse is no subnormal number
+    return xp.ldexp(xp.ones_like(largest), xp.clip(1 - exponent, -most, most))
 
 
 def norm(X: Any, axis: int | None = None) -> Any:

@@ -26,10 +26,20 @@ from jaxtyping import Float, Int
 
 from ufm._core.archive import storable
 from ufm._core.arrays import Array, namespace, namespace_of
-from ufm._core.blocks import cut, fits, scan_blocks
 from ufm._core.repr import call
-from ufm.metrics.arithmetic import norm, over, ratio, root
-from ufm.metrics.passes import Centres, Spreads, centres, first_pass, paired, second_pass, verdicts
+from ufm.metrics.arithmetic import norm, over, power_of_two, ratio, root
+from ufm.metrics.pairs import Pairs, pairs_of
+from ufm.metrics.passes import (
+    Centres,
+    Judges,
+    Spreads,
+    as_rule,
+    centres,
+    first_pass,
+    nearest_centre,
+    second_pass,
+    verdicts,
+)
 
 
 @storable
@@ -112,10 +122,24 @@ def of_columns(
     A: Float[Array, "K d"] | None,
     b: Float[Array, " K"] | None,
 ) -> Metrics:
-    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable."""
-    sums = first_pass(H, labels, num_groups)
-    about = centres(sums.count, sums.means())
-    return summary(about, second_pass(H, labels, about, A, b), A)
+    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable.
+
+    Features are moved near to zero and to size 1 before anything is added up; no metric and no derivative depends on
+    where to, nor on how large they were.
+    """
+    xp = namespace(H, labels, A, b)
+    still = jax.lax.stop_gradient if xp is not np else lambda x: x
+    offset = still(H @ xp.full(H.shape[1], 1.0 / H.shape[1], H.dtype))
+    H = H - offset[:, None]
+    scale = power_of_two(H)
+    sums = first_pass(H * scale, labels, num_groups)
+    about = centres(sums.count, sums.means(), offset * scale)
+    judges = None
+    if A is not None and len(A) == num_groups:
+        b = (xp.zeros_like(A[:, 0]) if b is None else b) + A @ offset
+        judges = judges_of(about, A, b * scale)
+    spreads = second_pass(H * scale, labels, about, judges)
+    return summary(about, spreads, A, pairs_of(about.centred, spreads.within / about.count, about.rounding**2))
 
 
 def of_means(
@@ -123,41 +147,52 @@ def of_means(
 ) -> Metrics:
     """Metrics of features that have collapsed to their means, `count` of each class; in their namespace, traceable."""
     xp, about = namespace(means, count, A, b), centres(count, means)
-    spreads = Spreads(xp.ones((), count.dtype), xp.zeros_like(count), xp.zeros((), count.dtype), None, None)
-    if paired(A, about):
-        share = count / xp.sum(count)
-        judged = verdicts(means.T, xp.arange(len(count), dtype=np.int32), about, A, b)
-        disagreements, right = (xp.sum(xp.where(verdict, share, 0.0)) for verdict in judged)
-        spreads = spreads._replace(disagreements=disagreements, right=right)
-    return summary(about, spreads, A)
+    zeros, wrong, right = xp.zeros_like(count), None, None
+    if len(A) == len(count):
+        judges = judges_of(about, A, b)
+        judged = verdicts(means.T, xp.arange(len(count), dtype=np.int32), about, judges)
+        wrong, right = (xp.where(verdict, count, 0.0) for verdict in judged)
+    return summary(about, Spreads(count, zeros, zeros, wrong, right), A, pairs_of(about.centred, zeros))
 
 
-def summary(about: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | None) -> Metrics:
-    """Metrics from the sums of the two passes; None for what a missing pass or classifier would tell."""
-    values = dict.fromkeys(Metrics._fields) | _of_centres(about)
+def judges_of(about: Centres, A: Float[Array, "K d"], b: Float[Array, " K"], names: Any = None) -> Judges:
+    """The nearest centre and a classifier side by side."""
+    return Judges(nearest_centre(about), as_rule(A, b, about), names)
+
+
+def summary(about: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | None, pairs: Pairs) -> Metrics:
+    """Metrics from the sums of the two passes; None for what a missing pass or classifier would tell.
+
+    Args:
+        about: what the first pass gave.
+        spreads: what the second gave.
+        A: a classifier; what pairs its rows with the means is known where there are as many.
+        pairs: of the centred means, with variances where the second pass is known.
+    """
+    values = dict.fromkeys(Metrics._fields) | _of_centres(about, pairs)
     if A is not None:
+        A = A * power_of_two(A)
         values["equinorm_A"] = _relative_spread(norm(A, axis=1))
-    if paired(A, about):
-        values |= _of_pairs(about, A)
+        if len(A) == len(about.centred):
+            values |= _of_both(about, A)
     if spreads is not None:
-        values |= _of_spreads(about, spreads)
+        values |= _of_spreads(about, spreads, pairs)
     return Metrics(**values)
 
 
-def _of_centres(about: Centres) -> dict[str, Any]:
+def _of_centres(about: Centres, pairs: Pairs) -> dict[str, Any]:
     """What the class means alone say."""
     norms = norm(about.centred, axis=1)
     M = over(about.centred, norms[:, None])
-    spread_of_cosines, angle = _cosines(M)
     return {
         "nc2": _simplex_distance(M, M),
         "equinorm": _relative_spread(norms),
-        "equiangular": spread_of_cosines,
-        "simplex_angle": angle,
+        "equiangular": pairs.equiangular,
+        "simplex_angle": pairs.simplex_angle,
     }
 
 
-def _of_pairs(about: Centres, A) -> dict[str, Any]:
+def _of_both(about: Centres, A) -> dict[str, Any]:
     """What class means and a classifier with a row for each say of one another."""
     C = about.centred
     return {
@@ -166,21 +201,22 @@ def _of_pairs(about: Centres, A) -> dict[str, Any]:
     }
 
 
-def _of_spreads(about: Centres, spreads: Spreads) -> dict[str, Any]:
+def _of_spreads(about: Centres, spreads: Spreads, pairs: Pairs) -> dict[str, Any]:
     """What samples about their means say, and how often the classifier agrees with them."""
-    xp, C, noise = namespace_of(about, spreads), about.centred, about.rounding**2
-    within = xp.sum(spreads.within) / spreads.samples  # Tr Cov_W
-    between = xp.mean(norm(C, axis=1) ** 2)  # Tr Cov_B
+    xp, noise, samples = namespace_of(about, spreads), about.rounding**2, spreads.count.sum()
+    within = xp.sum(spreads.within) / samples  # Tr Cov_W
+    between = xp.mean(norm(about.centred, axis=1) ** 2)  # Tr Cov_B
     apart = xp.any(about.whitener != 0)
     values = {
         # with WᵀW = (CᵀC)† = Cov_B†/K, (1/K) Tr(Cov_W Cov_B†) is the mean over samples of ‖W(h − μ_y)‖²
-        "nc1": xp.where(apart, spreads.whitened / spreads.samples, ratio(within, xp.zeros_like(within), noise)),
+        "nc1": xp.where(apart, xp.sum(spreads.whitened) / samples, ratio(within, xp.zeros_like(within), noise)),
         "trace_ratio": ratio(within, between, noise),
-        "cdnv": _cdnv(spreads.within / about.count, C, noise),
+        "cdnv": pairs.cdnv,
     }
     if spreads.disagreements is None:
         return values
-    return values | {"nc4": spreads.disagreements / spreads.samples, "accuracy": spreads.right / spreads.samples}
+    counts = {"nc4": spreads.disagreements, "accuracy": spreads.right}
+    return values | {name: xp.sum(count) / samples for name, count in counts.items()}
 
 
 def _relative_spread(norms):
@@ -206,51 +242,3 @@ def _simplex_distance(X, Y):
     present = (norm_of_G > 0).astype(X.dtype)
     cosine = over(trace - total / K, norm_of_G) / scale
     return root(1.0 + present - 2.0 * cosine)
-
-
-def _cosines(M):
-    """Standard deviation of the cosines between distinct rows of M (K, d), and their mean distance to −1/(K−1)."""
-    xp, K = namespace(M), M.shape[0]
-    pairs = K * (K - 1)
-    # of all ordered pairs ⟨m_k, m_l⟩ adds up to ‖Σ m_k‖², of which Σ ‖m_k‖² are those with themselves
-    mean = (xp.sum(xp.sum(M, axis=0) ** 2) - xp.sum(M**2)) / pairs
-
-    def of_block(take):
-        cosines = take(M) @ M.T  # (rows of the block, K)
-        return (cosines - mean) ** 2, xp.abs(cosines + 1.0 / (K - 1))
-
-    squares, distances = _over_pairs(of_block, K, (mean, mean))
-    return root(squares / pairs), distances / pairs
-
-
-def _cdnv(variances, C, noise):
-    """Mean over ordered pairs k ≠ l of σ_k²/‖μ_k − μ_l‖², which equals the symmetric definition."""
-    xp, K = namespace(variances, C, noise), C.shape[0]
-    squares = xp.sum(C**2, axis=1)
-
-    def of_block(take):
-        # (rows of the block, K) of ‖c_k‖² + ‖c_l‖² − 2⟨c_k, c_l⟩
-        distances = take(squares)[:, None] + squares[None, :] - 2.0 * (take(C) @ C.T)
-        return ratio(take(variances)[:, None], xp.maximum(distances, 0.0), noise)
-
-    return _over_pairs(of_block, K, noise) / (K * (K - 1))
-
-
-def _over_pairs(of_block, K, like):
-    """Sums over ordered pairs k ≠ l of matrices (k, l), whole or by blocks of rows k.
-
-    `of_block(take)` makes the rows of the matrices that `take` cuts of an array of K rows; `like` has their structure.
-    """
-    xp = namespace_of(like)
-
-    def summed(distinct, take):
-        return jax.tree.map(lambda matrix: xp.sum(xp.where(distinct, matrix, 0.0)), of_block(take))
-
-    def step(totals, first, is_new):
-        k = first + xp.arange(is_new.shape[0], dtype=first.dtype)
-        distinct = is_new[:, None] & (k[:, None] != xp.arange(K, dtype=first.dtype)[None])
-        return jax.tree.map(xp.add, totals, summed(distinct, lambda x: cut(x, first, is_new)))
-
-    if fits(K, K):
-        return summed(~xp.eye(K, dtype=bool), lambda x: x)
-    return scan_blocks(step, jax.tree.map(xp.zeros_like, like), K, K)

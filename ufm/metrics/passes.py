@@ -1,23 +1,26 @@
 """Features in two passes over samples: sums of each class, then spreads about the means that these give.
 
 What a pass returns adds up over batches. Features come in columns (d, n), as jitted code holds them, and what is
-computed belongs to their namespace, NumPy's or JAX's. In shapes, `groups` are the classes that labels name and `K` a
-classifier's rows, which are as many where class labels are learned.
+computed belongs to their namespace, NumPy's or JAX's. In shapes, `groups` are the classes that have samples and `K` a
+classifier's rows, which are as many where class labels are learned and each has samples.
+
+Distances are measured in coordinates of their own, (h − origin) · scale, with the mean of class means at zero and class
+means of a size near 1: so squares neither overflow nor vanish, whatever the size of the features and however far from
+zero they are. No metric depends on either.
 """
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm._core.arrays import Array, custom_jvp, namespace, replaced
-from ufm._core.blocks import cut, fits, put, scan_blocks
-from ufm._core.linalg import eigh
-from ufm.metrics.arithmetic import norm, over
+from ufm._core.arrays import Array, custom_jvp, namespace
+from ufm._core.linalg import right_svd
+from ufm.metrics.arithmetic import norm, over, power_of_two
+from ufm.metrics.decisions import Rule, decide
 
-GATHERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
-UNROLLED_TO = 64  # classes up to which an argmax is unrolled
+SCATTERED_FROM = 64  # classes from which scatter and gather beat products with the one-hot matrix
 
 
 class Sums(NamedTuple):
@@ -34,25 +37,38 @@ class Sums(NamedTuple):
 class Centres(NamedTuple):
     """What the first pass gives the second.
 
-    Samples of each class (groups,), means (groups, d), centred means C (groups, d), W (r, d) with WᵀW = (CᵀC)†, and the
-    rounding of the centring, a length.
+    Samples of each class (groups,), means (groups, d), and in coordinates (h − origin) · scale the centred means C
+    (groups, d), W (r, d) with WᵀW = (CᵀC)†, and the rounding of C's rows, a length.
     """
 
     count: Any
     means: Any
+    origin: Any
+    scale: Any
     centred: Any
     whitener: Any
     rounding: Any
 
 
-class Spreads(NamedTuple):
-    """Second pass, relative to the means of the first.
+class Judges(NamedTuple):
+    """Two classifiers of a sample in the coordinates of `Centres`: the nearest class centre, and the one that is given.
 
-    Samples seen, Σ‖h − μ_y‖² of each class (groups,), Σ‖W(h − μ_y)‖², and how often the classifier disagrees with the
-    nearest centre and how often it is right: None where it has not one row for each class.
+    Names (groups,) say which of the given classifier's outputs each class mean is of; None stands for 0, 1, ….
     """
 
-    samples: Any
+    nearest: Rule
+    given: Rule
+    names: Any = None
+
+
+class Spreads(NamedTuple):
+    """Second pass, relative to the means of the first: of each class (groups,).
+
+    Samples seen, Σ‖h − μ_y‖², Σ‖W(h − μ_y)‖², and how often the classifier disagrees with the nearest centre and how
+    often it is right: None without a classifier that has a row for each class.
+    """
+
+    count: Any
     within: Any
     whitened: Any
     disagreements: Any
@@ -65,76 +81,82 @@ def first_pass(H: Float[Array, "d n"], labels: Int[Array, " n"], num_groups: int
     return Sums(_by_class(ones, labels, num_groups)[:, 0], _by_class(H, labels, num_groups))
 
 
-def centres(count: Float[Array, " groups"], means: Float[Array, "groups d"]) -> Centres:
+def centres(
+    count: Float[Array, " groups"], means: Float[Array, "groups d"], offset: Any = 0.0, unit: float | None = None
+) -> Centres:
     """Centred means, and the whitening of within-class deviations by the between-class spread.
 
-    Directions whose squared singular value is below 4 r ε of the largest (r = min(groups, d), ε the rounding unit)
-    count as absent, and so does what is below 4 ε ‖means‖, the rounding of the centring itself.
+    Directions of C whose singular value is below what rounding leaves count as absent: below 4 ε ‖means‖ or r ε of the
+    largest (r = min(groups, d), ε the spacing of the numbers computed with), or below the norm of a random matrix whose
+    entries are half of what the features' own precision rounds the means' entries by. A centred mean that is smaller
+    than its features' rounding is zero.
+
+    Args:
+        count: samples of each class.
+        means: class means.
+        offset: (d,) what is to be added to the means for the size of the features as they were given.
+        unit: relative rounding of the features as they were given; of their type where absent.
     """
-    xp, eps = namespace(count, means), float(np.finfo(means.dtype).eps)
-    centred = means - xp.mean(means, axis=0, keepdims=True)
-    rounding = 4 * eps * norm(means)
-    centred = xp.where(norm(centred, axis=1)[:, None] <= rounding, 0.0, centred)
-    return Centres(count, means, centred, _whitener(centred, rounding), rounding)
+    xp, eps, (groups, d) = namespace(count, means), float(np.finfo(means.dtype).eps), means.shape
+    unit = eps / 2 if unit is None else max(unit, eps / 2)
+    shrink = power_of_two(means)
+    M = means * shrink
+    middle = xp.mean(M, axis=0)
+    C, sizes = M - middle, norm(M + offset * shrink, axis=1)
+    stretch = power_of_two(C)
+    arithmetic, sizes = 4 * eps * norm(M) * stretch, sizes * stretch
+    rounding = xp.maximum(arithmetic, unit * xp.max(sizes))
+    C = xp.where(norm(C * stretch, axis=1)[:, None] <= rounding, 0.0, C * stretch)
+    noise = 0.5 * unit * norm(sizes) * float((groups**-0.5 + d**-0.5))  # a matrix of entries s has norm s (√groups + √d)
+    W = _whitener(C, xp.maximum(arithmetic, noise))
+    return Centres(count, means, middle / shrink, shrink * stretch, C, W, rounding)
+
+
+def nearest_centre(about: Centres) -> Rule:
+    """The nearest class centre as a classifier: ‖x − c_k‖² is least where ⟨c_k, x⟩ − ‖c_k‖²/2 is largest."""
+    return Rule(about.centred, -0.5 * namespace(about.centred).sum(about.centred**2, axis=1))
+
+
+def as_rule(A: Float[Array, "K d"], b: Float[Array, " K"], about: Centres) -> Rule:
+    """The decisions of a classifier of features, in the coordinates of the class centres."""
+    size = power_of_two(A)  # whose decisions are those of any multiple
+    return Rule(A * size, (b * size + (A * size) @ about.origin) * about.scale)
 
 
 def second_pass(
-    H: Float[Array, "d n"],
-    labels: Int[Array, " n"],
-    about: Centres,
-    A: Float[Array, "K d"] | None,
-    b: Float[Array, " K"] | None,
+    H: Float[Array, "d n"], labels: Int[Array, " n"], about: Centres, judges: Judges | None = None
 ) -> Spreads:
-    """Spreads of a batch about the means, and what the classifier says of it."""
-    xp = namespace(H, labels, *about, A, b)
-    deviations = H - _of_class(about.means, labels)
-    # a product with ones: XLA's own reductions of a matrix take three times as long on a CPU
-    squares = xp.ones((1, H.shape[0]), H.dtype) @ deviations**2
-    within = _by_class(squares, labels, about.means.shape[0])[:, 0]
-    whitened = xp.sum((about.whitener @ deviations) ** 2)
-    samples = xp.asarray(labels.shape[0], H.dtype)
-    if not paired(A, about):
-        return Spreads(samples, within, whitened, None, None)
-    judged = verdicts(H, labels, about, A, xp.zeros_like(A[:, 0]) if b is None else b)
-    disagreements, right = (xp.sum(verdict, dtype=H.dtype) for verdict in judged)
-    return Spreads(samples, within, whitened, disagreements, right)
+    """Spreads of a batch about the means, and what classifiers say of it; labels name rows of the means."""
+    xp, groups = namespace(H, labels, *about), len(about.means)
+    deviations = (H - _of_class(about.means, labels)) * about.scale
+    parts = [xp.ones_like(H[0]), _squares(deviations), _squares(about.whitener @ deviations)]
+    if judges is not None:
+        parts += [verdict.astype(H.dtype) for verdict in verdicts(H, labels, about, judges)]
+    sums = _by_class(xp.stack(parts), labels, groups).T
+    return Spreads(*sums) if judges is not None else Spreads(*sums, None, None)
 
 
-def paired(A: Any, about: Centres) -> TypeGuard[Any]:
-    """Whether there is a classifier, with one row for each class mean: the classes that labels name are its outputs."""
-    return A is not None and A.shape[0] == about.means.shape[0]
-
-
-def verdicts(
-    H: Float[Array, "d n"],
-    labels: Int[Array, " n"],
-    about: Centres,
-    A: Float[Array, "K d"],
-    b: Float[Array, " K"],
-) -> tuple[Any, Any]:
+def verdicts(H: Float[Array, "d n"], labels: Int[Array, " n"], about: Centres, judges: Judges) -> tuple[Any, Any]:
     """Of each sample (n,): whether the classifier disagrees with the nearest centre, and whether it is right."""
-    # ‖h − μ_k‖² is least where ⟨C_k, h⟩ − ⟨C_k, μ_G⟩ − ‖C_k‖²/2 is largest: a classifier too, with rows C
-    xp, C = namespace(H, labels, *about), about.centred
-    nearest = _decisions(C, H, -(C @ xp.mean(about.means, axis=0) + 0.5 * xp.sum(C**2, axis=1)))
-    decision = _decisions(A, H, b)
-    return decision != nearest, decision == labels
+    places = (H - about.origin[:, None]) * about.scale
+    nearest, decision = decide(judges.nearest, places), decide(judges.given, places)
+    names = judges.names
+    return (decision != nearest, decision == labels) if names is None else (
+        decision != names[nearest],
+        decision == names[labels],
+    )
 
 
 @custom_jvp
-def _whitener(C, rounding):
-    """W (r, d) with WᵀW = (CᵀC)†, from the smaller Gram of C (groups, d), r = min(groups, d).
-
-    With C = U S Vᵀ, (CᵀC)† = V S⁻² Vᵀ. The d×d Gram gives V and S²: W = S⁻¹Vᵀ. The groups×groups Gram gives U and S²:
-    W = S⁻²UᵀC, which is the same.
-    """
-    xp, (groups, d) = namespace(C), C.shape
-    values, vectors = eigh(C @ C.T if d >= groups else C.T @ C)  # S² from least to largest, and U or V
-    floor = xp.maximum(4 * min(groups, d) * float(np.finfo(C.dtype).eps) * values[-1], rounding**2)
-    inverse = over(1.0, xp.where(values <= floor, 0.0, values))  # S⁻²
-    if d >= groups:  # the centred means' Gram is singular: its least eigenvalue is rounding
-        inverse = replaced(inverse, 0, 0.0)
-        return inverse[:, None] * (vectors.T @ C)
-    return xp.sqrt(inverse)[:, None] * vectors.T
+def _whitener(C, least):
+    """W (r, d) with WᵀW = (CᵀC)†, r = min(groups, d): with C = U S Vᵀ, W = S⁻¹Vᵀ, of singular values above the least."""
+    groups, d = C.shape
+    S, Vt = right_svd(C)
+    xp, eps = namespace(S), float(np.finfo(C.dtype).eps)
+    kept = S > xp.maximum(least, min(groups, d) * eps * S[0])
+    if d >= groups:  # rows of C add up to zero: its least singular value is rounding
+        kept = kept & (xp.arange(len(S)) < groups - 1)
+    return over(1.0, xp.where(kept | xp.isnan(S), S, 0.0))[:, None] * Vt
 
 
 @_whitener.defjvp
@@ -158,6 +180,14 @@ def _whitener_jvp(primals, tangents):
     return W, W_P_CtdC - along - 0.5 * W_dS_P
 
 
+def _squares(X):
+    """(n,) squared norms of the columns of X."""
+    if namespace(X) is np:
+        return np.einsum("ij,ij->i", X.T, X.T)
+    # a product with ones: XLA's own reductions of a matrix take three times as long on a CPU
+    return (jax.numpy.ones((1, X.shape[0]), X.dtype) @ X**2)[0]
+
+
 def _one_hot(labels, num_groups, dtype):
     """(groups, n): 1 where a sample is of the class."""
     return (labels[None, :] == namespace(labels).arange(num_groups, dtype=labels.dtype)[:, None]).astype(dtype)
@@ -165,49 +195,15 @@ def _one_hot(labels, num_groups, dtype):
 
 def _by_class(X, labels, num_groups):
     """(groups, d) sums over the samples of each class, of X (d, n)."""
-    if num_groups < GATHERED_FROM:
-        return _one_hot(labels, num_groups, X.dtype) @ X.T
     if namespace(X, labels) is np:
-        return _sums_in_order(X, labels, num_groups)
+        return np.stack([np.bincount(labels, row, num_groups) for row in X], axis=1)
+    if num_groups < SCATTERED_FROM:
+        return _one_hot(labels, num_groups, X.dtype) @ X.T
     return jax.ops.segment_sum(X.T, labels, num_groups)
-
-
-def _sums_in_order(X, labels, num_groups):
-    """The same in NumPy, which sums over what stands together."""
-    order, count = np.argsort(labels, kind="stable"), np.bincount(labels, minlength=num_groups)
-    present = np.flatnonzero(count)
-    sums = np.zeros((num_groups, X.shape[0]), X.dtype)
-    sums[present] = np.add.reduceat(X.T[order], (np.cumsum(count) - count)[present], axis=0)
-    return sums
 
 
 def _of_class(means, labels):
     """(d, n): the mean of each sample's class."""
-    if len(means) < GATHERED_FROM and namespace(means, labels) is not np:
+    if len(means) < SCATTERED_FROM and namespace(means, labels) is not np:
         return means.T @ _one_hot(labels, len(means), means.dtype)
     return means[labels].T
-
-
-def _decisions(A, H, b):
-    """(n,) the k with the largest logit ⟨A_k, h⟩ + b_k, for each column h of H; logits that don't fit in blocks."""
-    xp, count = namespace(A, H, b), H.shape[1]
-
-    def decide(block):
-        return _first_largest(A @ block + b[:, None])
-
-    def step(decisions, first, is_new):
-        return put(decisions, decide(cut(H, first, is_new, 1)), first)
-
-    return decide(H) if fits(count, len(A)) else scan_blocks(step, xp.zeros(count, np.int32), count, len(A))
-
-
-def _first_largest(scores):
-    """Argmax over the first axis, as comparisons that a CPU vectorises over samples."""
-    xp = namespace(scores)
-    if xp is np or scores.shape[0] > UNROLLED_TO:
-        return xp.argmax(scores, axis=0).astype(np.int32)
-    best, index = scores[0], xp.zeros(scores.shape[1:], np.int32)
-    for k in range(1, scores.shape[0]):
-        better = scores[k] > best
-        best, index = xp.where(better, scores[k], best), xp.where(better, k, index)
-    return index
