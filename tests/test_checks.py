@@ -6,6 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas
 import pytest
 import scipy.sparse
@@ -14,6 +15,8 @@ from zoo import problem
 
 import ufm
 from ufm._core import checks
+
+SGD = optax.sgd(0.5)
 
 
 class Tensor:
@@ -79,14 +82,22 @@ def test_a_whole_number_of_any_library_is_a_count(three):
     assert ufm.Problem(num_classes=3, dim=4, per_class=[three, 2, 1]).per_class == (3, 2, 1)
     assert_array_equal(ufm.geometry.simplex_etf(three, 4, seed=three), ufm.geometry.simplex_etf(3, 4, seed=3))
     assert_array_equal(p.init(seed=three).H, p.init(seed=3).H)
+    assert_array_equal(ufm.Fixed.etf(3, 4, seed=three).matrix, ufm.Fixed.etf(3, 4, seed=3).matrix)
+    assert ufm.minimize(p, seed=three).seed == 3
+    assert ufm.train(problem(), SGD, steps=1, seed=three, snapshots=2).seed == 3
+    assert ufm.train(problem(), SGD, steps=1, seed=[three, 1], snapshots=2).seed.tolist() == [3, 1]
     assert checks.integer("n", three, least=3, most=3) == 3
 
 
 COUNTS = {
     "whole floats": [5.0, 3.0, 2.0],
     "an array": np.array([5, 3, 2]),
+    "JAX's": jnp.asarray([5, 3, 2]),
     "floats of JAX": jnp.asarray([5.0, 3.0, 2.0]),
+    "a list of JAX's": [jnp.asarray(5), jnp.asarray(3.0), 2],
     "a tensor": Tensor([5, 3, 2]),
+    "a tensor of floats": Tensor([5.0, 3.0, 2.0]),
+    "a list of tensors": [Tensor(5), Tensor(3.0), 2],
     "a series": pandas.Series([5, 3, 2], index=["a", "b", "c"]),
     "a Counter's values": collections.Counter({"a": 5, "b": 3, "c": 2}).values(),
     "an iterable with a length": collections.deque([5, 3, 2]),
@@ -95,10 +106,30 @@ COUNTS = {
 
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
 def test_counts_and_weights_come_in_any_container_with_an_order(counts):
-    p = problem(per_class=counts, class_weights=counts if not isinstance(counts, collections.deque) else None)
+    weighted = not isinstance(counts, collections.deque) and counts is not COUNTS["a list of tensors"]
+    p = problem(per_class=counts, class_weights=counts if weighted else None)
     assert p.per_class == (5, 3, 2)
-    weighted = not isinstance(counts, collections.deque)
     assert_array_equal(p.class_weights, [5.0, 3.0, 2.0] if weighted else np.ones(3))
+
+
+def test_counts_and_seeds_of_any_library_are_whole_numbers_in_the_table():
+    counts = [
+        [3.0, 2.0],
+        Tensor([2, 3]),
+        [Tensor(4), jnp.asarray(1)],
+        (np.float64(1), np.int64(4)),
+        collections.Counter("aaaab").values(),
+        pandas.Series([5.0, 1.0]),
+        np.float32(2),
+    ]
+    p = problem(num_classes=2)
+    table = ufm.sweep(p, over={"per_class": counts, "seed": jnp.arange(2.0), "dim": [3.0]})
+    assert table.per_class.values.tolist() == ["3,2", "2,3", "4,1", "1,4", "4,1", "5,1", "2"]
+    assert table.seed.dtype.kind == table.dim.dtype.kind == "i"
+    assert_allclose(table.value[2], table.value[4], rtol=0)
+    together = ufm.sweep(p, over={("per_class", "seed"): [(collections.Counter("aab").values(), Tensor(1.0)), (2, 0)]})
+    assert together.per_class.values.tolist() == ["2,1", "2"]
+    assert together.seed.values.tolist() == [1, 0]
 
 
 def test_what_a_caller_does_to_an_array_later_changes_no_problem():

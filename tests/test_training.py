@@ -95,6 +95,71 @@ def test_any_optax_optimiser_is_taken(optimizer):
     assert run.history.loss[-1] < run.history.loss[0]
 
 
+def sharpness_aware(opaque=False):
+    """Steps of size 0.5 against the gradient at the point 0.05 along it."""
+    along = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    return optax.contrib.sam(optax.sgd(0.5), along, opaque_mode=opaque)
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_sharpness_aware_descent_steps_against_the_gradient_at_the_worst_point_nearby(opaque):
+    p = problem(lambda_A=3e-2)
+    point = ufm.Params(*(np.asarray(x) for x in p.init(seed=3)[:3]))
+    with jax.enable_x64(True):
+        slope = jax.jit(jax.grad(p.objective))
+        for _ in range(20):
+            gradient = slope(point)
+            size = optax.tree.norm(gradient)
+            worst = jax.tree.map(lambda x, g, size=size: x + 0.05 * g / size, point, gradient)
+            point = jax.tree.map(lambda x, g: x - 0.5 * g, point, slope(worst))
+    with jax.numpy_dtype_promotion("standard"):
+        run = ufm.train(p, sharpness_aware(opaque), steps=40 - 20 * opaque, seed=3, snapshots=2, precision="float64")
+    for found, expected in zip(run.params[:3], point[:3], strict=True):
+        assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+PARTICULAR = {  # about what they are given
+    "nothing of it": optax.GradientTransformation(*optax.sgd(0.5)),
+    "within a chain": optax.chain(optax.clip(1.0), sharpness_aware(opaque=True)),
+    "with rates injected": optax.inject_hyperparams(lambda rate: sharpness_aware())(rate=0.5),
+    "where finite": optax.apply_if_finite(sharpness_aware(), 3),
+    "on a plateau": optax.chain(optax.sgd(0.5), optax.contrib.reduce_on_plateau()),
+    "momentum of values": optax.contrib.momo(),
+    "line search": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10)),
+    "curvature of the objective": optax.contrib.sophia(1e-2),
+}
+
+
+@pytest.mark.parametrize("optimizer", PARTICULAR.values(), ids=PARTICULAR)
+def test_an_optimiser_is_given_what_it_takes_however_it_is_wrapped(optimizer):
+    with jax.numpy_dtype_promotion("standard"):
+        run = ufm.train(problem(), optimizer, steps=50, snapshots=2)
+    assert run.history.loss[-1] < run.history.loss[0]
+
+
+def test_what_an_optimiser_needs_and_there_is_not_is_said():
+    def update(updates, state, params=None, *, temperature, **others):
+        return updates, state
+
+    def broken(updates, state, params=None, **others):
+        return updates - state, state
+
+    def of(update):
+        return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+    offered = "value, grad, value_fn, obj_fn, grad_fn"
+    with pytest.raises(ValueError, match=f"optimizer: .*'temperature'; what all of it can be given is {offered}"):
+        ufm.train(problem(), optax.chain(optax.sgd(0.5), of(update)), steps=5)
+    at_odds = optax.chain(optax.contrib.reduce_on_plateau(), sharpness_aware())
+    said = pytest.raises(
+        ValueError, match=r"optimizer: .*missing .*'value'; what all of it can be given is grad, value_fn"
+    )
+    with jax.numpy_dtype_promotion("standard"), said:
+        ufm.train(problem(), at_odds, steps=5)
+    with pytest.raises(TypeError, match="unsupported operand"):  # a mistake of its own
+        ufm.train(problem(), of(broken), steps=5)
+
+
 def test_history_is_what_measure_says_of_the_parameters():
     p = ZOO["imbalanced"]
     run = ufm.train(p, SGD, steps=25, snapshots=[0, 7, 25], precision="float64")

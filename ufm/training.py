@@ -6,6 +6,7 @@ import functools as ft
 import json
 import operator
 import os
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +42,10 @@ HELD_IN_GROUP = 2**22  # numbers that the snapshots of a group may hold
 
 
 ENDINGS = (Status.FINISHED, Status.DIVERGED)  # of a run, in the order of the numbers that stand for them in a table
+
+
+# what Python says of an argument that a function doesn't take, and of one that it needs
+REFUSED, MISSING = re.compile(r"got an unexpected keyword argument '(\w+)'"), re.compile(r"missing \d+ required")
 
 
 class _Unsaid(int):
@@ -196,8 +201,9 @@ def train(
 
     Args:
         problem: what to minimise.
-        optimizer: any optax transformation; those that ask for the value (L-BFGS, Polyak) are given it. Optimisers of
-            equal content share their compiled program.
+        optimizer: any optax transformation; those that ask for `value`, `grad`, `value_fn` (Polyak, line searches),
+            `obj_fn` (Sophia) or `grad_fn` (sharpness-aware descent) are given it. Optimisers of equal content share
+            their compiled program.
         steps: number of steps, at least 1.
         seed: of the initial parameters; several (a list, a range, an array) are trained all at once.
         snapshots: how many, log-spaced and including the first and the last step, or an explicit list of steps.
@@ -432,11 +438,41 @@ def _step(problem, optimizer, carry: _Carry) -> _Carry:
     # all gradients before any update: XLA then updates in place instead of copying the features at every step
     gradient = jax.lax.optimization_barrier(gradient)
     gradient = along_constraints(problem, params, gradient)
-    updates, state = optax.with_extra_args_support(optimizer.value).update(
-        gradient, state, params, value=value, grad=gradient, value_fn=ft.partial(risk, problem)
-    )
+    offered = {"value": value, "grad": gradient, **_functions_of(problem)}
+    update = optax.with_extra_args_support(optimizer.value).update
+    updates, state = _updated(update, (gradient, state, params), offered)
     moved: Any = optax.apply_updates(params, updates)  # pyright: ignore[reportArgumentType]
     return _Carry(feasible(problem, moved), state)
+
+
+def _functions_of(problem):
+    """What optimisers may call, by the names that they have for it: the objective and its gradient at parameters."""
+
+    def value_fn(params, *, obj_fn=None, grad_fn=None):  # optax's line searches hand on what isn't theirs
+        return risk(problem, params)
+
+    def grad_fn(params, *_):  # of sharpness-aware descent, which says how many of its steps were taken
+        return along_constraints(problem, params, jax.grad(risk, argnums=1)(problem, params))
+
+    return {"value_fn": value_fn, "obj_fn": ft.partial(risk, problem), "grad_fn": grad_fn}
+
+
+def _updated(update, given, offered):
+    """Updates and the new state, with what the optimiser takes of the `offered` arguments.
+
+    Which these are, an optimiser that wraps others can't say before: Python tells, argument by argument.
+    """
+    try:
+        return update(*given, **offered)
+    except TypeError as error:
+        refused = REFUSED.search(str(error))
+        if refused is not None and refused[1] in offered:
+            taken = {name: value for name, value in offered.items() if name != refused[1]}
+        elif MISSING.search(str(error)):
+            raise ValueError(f"optimizer: {error}; what all of it can be given is {', '.join(offered)}") from error
+        else:
+            raise
+    return _updated(update, given, taken)
 
 
 def _losses(problem, batched, params, count):

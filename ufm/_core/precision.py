@@ -1,7 +1,7 @@
 """float64 as a scope: what is certified is computed in it, and no global flag of JAX is ever changed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, ValuesView
 from typing import Any
 
 import jax
@@ -27,12 +27,12 @@ def scope(*trees: Any) -> contextlib.AbstractContextManager:
 
 def is_traced(*trees: Any) -> bool:
     """Whether JAX traces a leaf, so that results are traced too."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees, is_leaf=_is_iterator))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees, is_leaf=_is_no_tree))
 
 
-def _is_iterator(node: Any) -> bool:
-    """What is nobody's tree, and would be used up by looking into it."""
-    return isinstance(node, Iterator)
+def _is_no_tree(node: Any) -> bool:
+    """What is nobody's tree: what would be used up by looking into it, and a dictionary's values."""
+    return isinstance(node, Iterator | ValuesView)
 
 
 @contextlib.contextmanager

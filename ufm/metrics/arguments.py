@@ -130,10 +130,9 @@ def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) ->
             raise ValueError(f"b of shape {np.shape(numeric('b', b))}: a bias needs its classifier A")
         return None, None
     A = _numpy_or_traced("A", A).astype(dtype)
-    _check_rows(A.shape, dim)
-    b = np.zeros(A.shape[:1], dtype) if b is None else _numpy_or_traced("b", b).astype(dtype)
     if A.ndim != 2 or A.shape[1] != dim or A.shape[0] < 2 or not _finite(A):
-        raise ValueError(f"A of shape {A.shape}: a finite (K, {dim}) classifier is needed")
+        raise ValueError(f"A of shape {A.shape}: a finite (K, {dim}) classifier is needed{_as_rows(A.shape, dim)}")
+    b = np.zeros(A.shape[:1], dtype) if b is None else _numpy_or_traced("b", b).astype(dtype)
     if num_classes is not None and A.shape[0] != num_classes:
         raise ValueError(f"A of shape {A.shape}: num_classes = {num_classes} rows are needed")
     if b.shape != A.shape[:1] or not _finite(b):
@@ -141,16 +140,16 @@ def classifier(A: Any, b: Any, num_classes: int | None, dim: int, dtype: Any) ->
     return A, b
 
 
-def _check_rows(shape: tuple[int, ...], dim: int) -> None:
-    """Refuse one row for two classes, and rows that are columns, where shapes tell."""
-    needed = f"A of shape {shape}: a (K, {dim}) classifier, one row a class, is needed"
+def _as_rows(shape: tuple[int, ...], dim: int) -> str:
+    """What to do about one row for two classes, and about rows that are columns, where shapes tell."""
     if shape in ((dim,), (1, dim), (dim, 1)):
-        raise ValueError(
-            f"{needed}; with a = A.ravel(), one logit ⟨a, h⟩ + b, positive for class 1, decides as these two rows do: "
+        return (
+            "; with a = A.ravel(), one logit ⟨a, h⟩ + b, positive for class 1, decides as these two rows do: "
             "A = np.stack([-a / 2, a / 2]), b = np.ravel([-b / 2, b / 2])"
         )
     if len(shape) == 2 and shape[0] == dim != shape[1]:
-        raise ValueError(f"{needed}; a kernel (d, K), as of Flax and Keras, is passed as A.T")
+        return "; a kernel (d, K), as of Flax and Keras, is passed as A.T"
+    return ""
 
 
 def number_of_classes(labels: Any, A: Any, num_classes: int | None = None, absent: str = "error") -> int:

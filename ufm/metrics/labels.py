@@ -74,7 +74,7 @@ def _whole(name: str, array: Any) -> np.ndarray:
     if array.dtype == bool:
         raise ValueError(f"{name} of truth values: whole numbers are needed; {name}.astype(int) makes False class 0")
     if array.dtype.kind in "OSU":
-        array = np.array([_of_object(f"{name}[{i}]", entry) for i, entry in enumerate(array)])
+        array = np.array([_of_object(f"{name}[{i}]", entry) for i, entry in enumerate(array.tolist())])
     array = np.asarray(numeric(name, array))
     if array.dtype.kind in "iu":
         return array

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from concurrent import futures
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import xarray
 
 PARTS = ("loss", "features", "classifier")  # fields of a problem with fields of their own
+COUNTS = ("num_classes", "dim", "per_class", "seed")  # what is swept over in whole numbers
 SENT_AHEAD = 1024  # batches that wait in an executor
 TOLD_EVERY = 0.25  # seconds, of points that have ended in unfinished batches
 PENDING = -1  # in whole numbers of points that are not done
@@ -235,16 +236,19 @@ def _axis(names: Any, values: Any) -> _Axis:
     for row, value in zip(rows, found, strict=True):
         if row is None or len(row) != len(zipped):
             raise ValueError(f"over: {names!r}: {shown(value)} among the values; tuples of as many values are needed")
-    return _Axis(zipped, tuple(tuple(_plain(value) for value in row) for row in rows if row is not None))
+    plain = (tuple(map(_plain, zipped, row)) for row in rows if row is not None)
+    return _Axis(zipped, tuple(plain))
 
 
-def _plain(value: Any) -> Any:
-    """Numbers as Python's, arrays as tuples."""
+def _plain(name: str, value: Any) -> Any:
+    """Numbers as Python's, counts among them as integers; arrays and views as tuples."""
     if hasattr(value, "detach"):
         value = numeric("over", value)
     if hasattr(value, "__array__"):
         value = np.asarray(value).tolist()
-    return tuple(value) if isinstance(value, list) else value
+    if type(value) in (list, tuple) or isinstance(value, ValuesView):
+        return tuple(each if isinstance(each, list) else _plain(name, each) for each in value)
+    return int(value) if name in COUNTS and isinstance(value, float) and value.is_integer() else value
 
 
 def _check_names(problem: Problem, axes: Sequence[_Axis], engine: Engine) -> None:
