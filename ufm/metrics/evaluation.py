@@ -87,7 +87,7 @@ def _decisions(means: Means, X: Any, A: Any, b: Any) -> tuple[Int[np.ndarray, " 
     return nearest if means.names is None else means.names[nearest], decision[0] if decision else None
 
 
-def _shift(means: Means, X: Any, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, ""]:
+def _shift(means: Means, X: Any, places: Int[np.ndarray, " n"]) -> Any:
     """Root mean square of the distances between class means, in the coordinates of the training means."""
     totals = Totals(*means.about.means.shape)
     totals.add(X, places)
