@@ -8,24 +8,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from terminal import assert_refused, run
 
 import ufm
-from ufm.cli import ProblemFlags, main
+from ufm.cli import ProblemFlags
 
 SMALL = ("--num-classes", 3, "--dim", 4, "--per-class", 5)
-
-
-def run(*arguments):
-    return main([str(argument) for argument in arguments])
-
-
-def assert_refused(capsys, said, *arguments):
-    """Exit code 2 and one line that says why."""
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("ufm: ")
-    assert error.count("\n") == 1
-    assert said in error
 
 
 @pytest.fixture
@@ -131,17 +119,19 @@ def test_a_damaged_archive_is_one_clear_line(tmp_path, capsys):
 def test_a_file_of_something_else_is_named_without_advice_to_unpickle_it(tmp_path, capsys):
     (tmp_path / "f.npz").write_text("junk")
     assert run("measure", tmp_path / "f.npz") == 2
-    needed = "not an .npz file, or a damaged one; plain arrays H and labels are needed"
-    assert capsys.readouterr().err == f"ufm: {tmp_path / 'f.npz'}: {needed}\n"
+    needed = "not an .npz file, or a damaged one; np.savez(FILE, H=..., labels=...) writes what is read"
+    assert capsys.readouterr().err == f"ufm: {tmp_path / 'f.npz'}: {needed} (File is not a zip file)\n"
 
 
-def test_arrays_that_are_too_large_are_one_clear_line(tmp_path, capsys):
+@pytest.mark.parametrize(("key", "said"), [("A", "728. TiB"), ("H", "labels of shape (12,)")])
+def test_arrays_that_are_too_large_are_one_clear_line(tmp_path, capsys, key, said):
+    """What is read whole; features are streamed, and these are refused before."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**7, 10**7)})
-    features(tmp_path / "f.npz", H=None)
+    features(tmp_path / "f.npz", **{key: None})
     with zipfile.ZipFile(tmp_path / "f.npz", "a") as archive:
-        archive.writestr("H.npy", header.getvalue())
-    assert_refused(capsys, "728. TiB", "measure", tmp_path / "f.npz")
+        archive.writestr(f"{key}.npy", header.getvalue())
+    assert_refused(capsys, said, "measure", tmp_path / "f.npz")
 
 
 @pytest.mark.parametrize("name", ["save", "figure"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import multiprocessing
 import os
 import pathlib
@@ -18,6 +19,7 @@ import tyro
 import ufm
 from ufm._core.interrupts import end_now
 from ufm.console import show
+from ufm.metrics import files
 from ufm.metrics.history import CHIEF
 from ufm.model import constraints, losses
 
@@ -174,16 +176,30 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Print the collapse metrics of an .npz file: H (N, d), labels (N,), and where known A (K, d), b (K,)."""
+    """Print the collapse metrics of features in a file.
+
+    It holds H, features or X (N, d), one sample a row; labels, y or targets (N,); and where known a classifier A or
+    weight (K, d) with its bias b or bias (K,): .npz, .npy, .safetensors, .h5, .hdf5, .parquet, .pt or .pth.
+    """
 
     file: tyro.conf.Positional[pathlib.Path]
-    """An .npz file."""
+    """Features, and what no other file is named for."""
+    labels: tyro.conf.Positional[pathlib.Path | None] = None
+    """File of the labels."""
+    classifier: pathlib.Path | None = None
+    """File of the classifier, such as the state of a torch Linear."""
+    json: bool = False
+    """Print JSON instead of a table; what is not finite is null."""
 
     def __call__(self) -> int:
-        """Print the table."""
-        metrics = ufm.measure(**_features(self.file))
-        found = [(name, value) for name, value in metrics._asdict().items() if value is not None]
-        show(["metric", "value"], found, caption=str(self.file))
+        """Print the metrics."""
+        with files.samples(self.file, self.labels, classifier=self.classifier) as samples:
+            metrics = files.measure(samples)
+        found = {name: value for name, value in metrics._asdict().items() if value is not None}
+        if self.json:
+            print(json.dumps(_in_json(found), indent=2))
+        else:
+            show(["metric", "value"], list(found.items()), caption=str(self.file))
         return 0
 
 
@@ -323,30 +339,14 @@ def _unread() -> int:
     return UNREAD
 
 
-def _features(file: pathlib.Path) -> dict[str, Any]:
-    """Arrays of a feature file, or a ValueError that says what it lacks."""
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file; an .npz file with H and labels is needed")
-    with file.open("rb") as stream:
-        needed = f"{file}: not an .npz file, or a damaged one; plain arrays H and labels are needed"
-        archive = _read(needed, lambda: np.load(stream, allow_pickle=False), why=False)  # NumPy would advise pickle
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"{file}: a single array; an .npz file with H and labels is needed")
-        absent = {"H", "labels"} - set(archive.files)
-        if absent:
-            raise ValueError(f"{file}: no key {' and '.join(sorted(absent))}; it has {', '.join(archive.files)}")
-        keys = [key for key in ("H", "labels", "A", "b") if key in archive.files]
-        return {key: _read(f"{file}: {key} cannot be read", lambda key=key: archive[key]) for key in keys}
-
-
-def _read(otherwise: str, read: Any, why: bool = True) -> Any:
-    """What `read` gives, or a ValueError; that an array is too large stays a MemoryError, which says how large."""
-    try:
-        return read()
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever several libraries raise where a file is damaged
-        raise ValueError(f"{otherwise} ({error})" if why else otherwise) from error
+def _in_json(value: Any) -> Any:
+    """Numbers, arrays and dictionaries of them as JSON has them, where None is left out and what isn't finite null."""
+    if isinstance(value, dict):
+        return {name: _in_json(each) for name, each in value.items() if each is not None}
+    numbers = np.asarray(value)
+    found = numbers.astype(object)
+    found[~np.isfinite(numbers)] = None
+    return found.tolist()
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -5,10 +5,20 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.checks import array_of, integer, numeric
+from ufm._core.checks import array_of, choice, integer, numeric
 from ufm._core.precision import is_traced
 from ufm.metrics.labels import checked_labels
-from ufm.metrics.passes import Sums
+from ufm.metrics.rows import all_finite
+
+ABSENT = ("error", "drop")  # what becomes of classes without a sample
+
+
+class Batch(NamedTuple):
+    """Features (n, d) and labels (n,) in NumPy, and what their precision rounded the features by, relatively."""
+
+    H: Any
+    labels: Any
+    unit: float
 
 
 class Given(NamedTuple):
@@ -40,6 +50,53 @@ def check_untraced(**arrays: Any) -> None:
             )
 
 
+def batch(H: Any, labels: Any, ignore: Any = None, finite: bool = True) -> Batch:
+    """Samples with values, less those to be ignored, of which there may be none left; or the ValueError that says why.
+
+    Args:
+        H: (n, d) features.
+        labels: (n,).
+        ignore: the label of samples to leave out.
+        finite: whether to refuse a NaN or an infinity.
+    """
+    check_untraced(**{"features H": H, "labels": labels})
+    unit = rounding_of(H)
+    H, labels = features_and_labels(H, labels, ignore)
+    H = np.asarray(H)
+    if finite and len(H) and not all_finite(H):
+        raise ValueError("features H: a NaN or an infinity among them; finite ones are needed")
+    return Batch(H, labels, unit)
+
+
+def rounding_of(array: Any) -> float:
+    """Half the spacing of numbers near 1 in the type that somebody's array has; float64's where it has none."""
+    name = str(getattr(array, "dtype", "float64")).rpartition(".")[2]
+    try:
+        return float(jnp.finfo(name).eps) / 2
+    except (TypeError, ValueError):  # integers, and types of other libraries
+        return float(np.finfo(np.float64).eps) / 2
+
+
+def absent_classes(absent: Any, present: np.ndarray) -> np.ndarray | None:
+    """Which classes have samples (groups,), by number, where `absent` lets some have none; None where all have.
+
+    Args:
+        absent: "error" or "drop".
+        present: (K,) whether each class has a sample.
+
+    Raises:
+        ValueError: for classes without samples that are not to be dropped, and where only one is left.
+    """
+    if np.all(present):
+        return None
+    if choice("absent", absent, ABSENT) == "error":
+        _check_present(present, len(present))
+    names = np.flatnonzero(present)
+    if len(names) < 2:
+        raise ValueError(f"labels: only class {', '.join(map(str, names))} is present; at least two are needed")
+    return names
+
+
 def features_and_labels(H: Any, labels: Any, ignore: Any = None) -> tuple[Any, Any]:
     """Features (N, d) of a floating type and int32 labels (N,), in NumPy where they aren't JAX's.
 
@@ -52,8 +109,6 @@ def features_and_labels(H: Any, labels: Any, ignore: Any = None) -> tuple[Any, A
     labels, keep = checked_labels("labels", labels, H.shape[0], ignore)
     if keep is not None:
         H = H[keep]
-    if 0 in H.shape:
-        raise ValueError(f"labels: every sample has the one that ignore = {ignore} leaves out; another is needed")
     if not jnp.issubdtype(H.dtype, np.floating):
         H = H.astype(float) if is_traced(H) else np.asarray(H, np.float64)
     return H, labels
@@ -97,7 +152,7 @@ def _as_rows(shape: tuple[int, ...], dim: int) -> str:
     return ""
 
 
-def number_of_classes(labels: Any, A: Any, num_classes: int | None = None) -> int:
+def number_of_classes(labels: Any, A: Any, num_classes: int | None = None, absent: str = "error") -> int:
     """K: the one that is given, else the rows of A, else the largest label plus one."""
     least = 0 if is_traced(labels) else int(labels.max()) + 1
     K = num_classes or (least if A is None else A.shape[0])
@@ -108,20 +163,20 @@ def number_of_classes(labels: Any, A: Any, num_classes: int | None = None) -> in
     if least > K:
         legal = f"K = {K}, the rows of A," if num_classes is None else f"num_classes = {K}"
         raise ValueError(f"labels up to {least - 1}: less than {legal} is needed")
-    if not is_traced(labels) and len(labels) < K:  # before sums of so many classes are made
+    if absent == "error" and not is_traced(labels) and len(labels) < K:  # before sums of so many classes are made
         _check_present(np.isin(np.arange(len(labels) + 1), labels), K)
     return K
-
-
-def check_finite(sums: Sums) -> None:
-    """Refuse sums of features that are not finite."""
-    if not np.all(np.isfinite(np.asarray(sums.features))):
-        raise ValueError("features H: a NaN or an infinity among them; finite ones are needed")
 
 
 def check_present(count: Any) -> None:
     """Refuse classes without samples."""
     _check_present(np.asarray(count) > 0, len(count))
+
+
+def check_some(labels: Any, ignore: Any) -> None:
+    """Refuse samples all of which are left out."""
+    if not len(labels):
+        raise ValueError(f"labels: every sample has the one that ignore = {ignore} leaves out; another is needed")
 
 
 def _check_present(present: np.ndarray, num_classes: int) -> None:

@@ -17,7 +17,7 @@ equinorm and cosines are 0; and a ratio to a vanishing between-class spread is â
 spread vanishes too. No metric is ever negative.
 """
 
-import numbers
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +78,7 @@ class Metrics(NamedTuple):
     def __str__(self) -> str:
         """One line for a log: NC1â€“NC4 and the accuracy, those that are known."""
         values = dict(self.known())
-        if not all(isinstance(value, numbers.Real) for value in values.values()):
+        if not all(isinstance(value, Real) for value in values.values()):
             return repr(self)  # of traced numbers, or of a history's arrays
         formats = {"nc1": ".1e", "nc2": ".1e", "nc3": ".1e", "nc4": ".1e", "accuracy": ".4f"}
         return "  ".join(f"{name} {values[name]:{form}}" for name, form in formats.items() if name in values)
@@ -178,6 +178,11 @@ def summary(about: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | No
     if spreads is not None:
         values |= _of_spreads(about, spreads, pairs)
     return Metrics(**values)
+
+
+def numbers(metrics: Metrics) -> Metrics:
+    """NumPy's numbers, so that nothing float64 is ever computed on outside its scope."""
+    return Metrics(*(None if value is None else np.asarray(value)[()] for value in metrics))
 
 
 def _of_centres(about: Centres, pairs: Pairs) -> dict[str, Any]:

@@ -1,22 +1,73 @@
 """Anybody's features measured: arrays of any library at once, or traced inside somebody's own jitted code."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ufm._core.checks import Integer
-from ufm._core.precision import at_once, is_traced
-from ufm.metrics.arguments import check_finite, check_present, check_untraced, given
-from ufm.metrics.batches import Passes, numbers, of_sums, over_blocks, passes_over
+from ufm._core.checks import Integer, choice, flag
+from ufm._core.precision import is_traced
+from ufm.metrics.arguments import (
+    ABSENT,
+    Batch,
+    batch,
+    check_present,
+    check_some,
+    check_untraced,
+    classifier,
+    given,
+    number_of_classes,
+)
+from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics, of_columns
-from ufm.metrics.passes import Sums
+from ufm.metrics.evaluation import Evaluation, evaluation, means_given
+from ufm.metrics.stream import Stream
 
 
-def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None) -> Metrics:
-    """Metrics of features, exactly, in the precision of `H` (half precisions are widened to float32).
+@overload
+def measure(
+    H: ArrayLike,
+    labels: ArrayLike,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    means: None = None,
+    absent: Literal["error", "drop"] = "error",
+    ignore: Integer | None = None,
+    per_class: bool = False,
+) -> Measured: ...
+
+
+@overload
+def measure(
+    H: ArrayLike,
+    labels: ArrayLike,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    means: ArrayLike,
+    ignore: Integer | None = None,
+) -> Evaluation: ...
+
+
+def measure(
+    H: ArrayLike,
+    labels: ArrayLike,
+    A: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    means: ArrayLike | None = None,
+    absent: str = "error",
+    ignore: Integer | None = None,
+    per_class: bool = False,
+) -> Measured | Evaluation:
+    """Metrics of features, exactly: whatever their precision, what is computed of them is computed in float64.
+
+    With `absent="drop"` K' classes that have samples are measured, as if they were relabelled 0..K'−1: nc2 and nc3 are
+    then distances to the simplex of K' vertices, nc1 to nc3, equinorm_A and self_duality take the classifier's rows of
+    these classes alone, while for nc4 and accuracy all K rows compete.
 
     Args:
         H: (N, d) features, one sample a row: NumPy, JAX or torch, or what NumPy makes an array of.
@@ -24,19 +75,32 @@ def measure(H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: Arra
         A: (K, d) classifier; without it K is the largest label plus one, and nc3, nc4, equinorm_A, self_duality
             and accuracy are None.
         b: (K,) bias; zeros where absent.
+        means: (K, d) class means of other features, which these are to be measured against.
+        absent: what becomes of classes without a sample: "error", or "drop".
+        ignore: a label whose samples are left out, as -100 in PyTorch.
+        per_class: whether to say of each class what is its own, as `result.classes`.
+
+    Returns:
+        Dimensionless metrics in float64, with `absent`, how many classes are, `uniformity` and `classes` beside them;
+        or an `Evaluation` where `means` are given.
 
     Raises:
         ValueError: for wrong shapes, labels out of range, an absent class, a NaN or an infinity, and inside jit, grad
             or vmap, where `ufm.metrics.evaluate` serves.
     """
-    check_untraced(**{"features H": H, "labels": labels, "A": A, "b": b})
-    X, y, A, b, K = given(H, labels, A, b)
-    passes = passes_over(X, K)
-    with passes.scope():
-        sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
-        check_finite(sums)
-        check_present(sums.count)
-        return _measured(passes, sums, X, y, A, b)
+    check_untraced(A=A, b=b, means=means)
+    choice("absent", absent, ABSENT)
+    flag("per_class", per_class)
+    samples = batch(H, labels, ignore)
+    check_some(samples.labels, ignore)
+    dim = samples.H.shape[1]
+    about = None if means is None else means_given(means, dim)
+    A, b = classifier(A, b, None if about is None else about.num_classes, dim, np.float64)
+    if about is not None:
+        _check_options(absent, per_class)
+        number_of_classes(samples.labels, A, about.num_classes, "drop")
+        return evaluation(about, samples, A, b)
+    return _measured(samples, A, b, number_of_classes(samples.labels, A, absent=absent), absent, per_class)
 
 
 def evaluate(
@@ -50,7 +114,7 @@ def evaluate(
     """The metrics of `measure` as a function that JAX can trace: inside jit, grad and vmap.
 
     Args:
-        H: (N, d) features, one sample a row; the metrics are computed in its precision.
+        H: (N, d) features, one sample a row; traced ones are computed on in their precision.
         labels: (N,) integers 0..K−1 in any order. NumPy's are checked; traced ones can't be, and
             metrics are then NaN where a class has no sample.
         A: (K, d) classifier; without it nc3, nc4, equinorm_A, self_duality and accuracy are None.
@@ -58,7 +122,7 @@ def evaluate(
         num_classes: K, which is needed where A is absent and labels are traced.
 
     Returns:
-        Traced numbers where an argument is traced, else NumPy's.
+        Traced numbers where an argument is traced, else NumPy's, in the precision of `H`.
 
     Raises:
         ValueError: for wrong shapes and types, and wrong values where these are known: labels out of range, an absent
@@ -70,14 +134,23 @@ def evaluate(
     if is_traced(X, y, A, b):
         y, *classifier = jax.tree.map(jnp.asarray, (y, A, b))
         return of_columns(X.T, y, K, *classifier)
-    passes = passes_over(X, K)
-    with at_once(X), passes.scope():
-        sums = over_blocks(lambda *block: passes.sums(*block, K), X, y, X.dtype)
-        return _measured(passes, sums, X, y, A, b)
+    A, b = (None if each is None else np.asarray(each, np.float64) for each in (A, b))
+    found = _measured(batch(H, labels, finite=False), A, b, K, "error", False)
+    return Metrics(*(None if value is None else value.astype(X.dtype) for value in found))
 
 
-def _measured(passes: Passes, sums: Sums, X: Any, y: Any, A: Any, b: Any) -> Metrics:
-    """Metrics of features with values, whose first pass gave `sums`."""
-    about = of_sums(passes.centres, sums.count, sums.means(), dtype=X.dtype)
-    spreads = over_blocks(lambda *block: passes.spreads(*block, about, A, b), X, y, X.dtype)
-    return numbers(of_sums(passes.summary, about, spreads, A, dtype=X.dtype))
+def _measured(samples: Batch, A: Any, b: Any, num_classes: int, absent: str, per_class: bool) -> Measured:
+    """Metrics of samples that are all there."""
+    stream = Stream(num_classes, absent=absent)
+    stream.take(samples)
+    stream.take_again(samples, (A, b))
+    return stream.metrics(per_class=per_class)
+
+
+def _check_options(absent: str, per_class: bool) -> None:
+    """Refuse what has no meaning for features that are measured against other ones' means."""
+    if absent != "error" or per_class:
+        raise ValueError(
+            "means with absent or per_class: classes without a sample are left out beside given means, and what is "
+            "measured is of all classes"
+        )

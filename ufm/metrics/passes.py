@@ -82,7 +82,7 @@ def first_pass(H: Float[Array, "d n"], labels: Int[Array, " n"], num_groups: int
 
 
 def centres(
-    count: Float[Array, " groups"], means: Float[Array, "groups d"], offset: Any = 0.0, unit: float | None = None
+    count: Float[Array, " groups"], means: Float[Array, "groups d"], offset: Any = None, unit: float | None = None
 ) -> Centres:
     """Centred means, and the whitening of within-class deviations by the between-class spread.
 
@@ -94,20 +94,23 @@ def centres(
     Args:
         count: samples of each class.
         means: class means.
-        offset: (d,) what is to be added to the means for the size of the features as they were given.
+        offset: (d,) what is to be added to the means for the size of the features as they were given; nothing where
+            absent.
         unit: relative rounding of the features as they were given; of their type where absent.
     """
     xp, eps, (groups, d) = namespace(count, means), float(np.finfo(means.dtype).eps), means.shape
     unit = eps / 2 if unit is None else max(unit, eps / 2)
+    offset = xp.zeros_like(means[0]) if offset is None else offset
     shrink = power_of_two(means)
     M = means * shrink
     middle = xp.mean(M, axis=0)
-    C, sizes = M - middle, norm(M + offset * shrink, axis=1)
+    C, sizes = M - middle[None], norm(M + offset[None] * shrink, axis=1)
     stretch = power_of_two(C)
     arithmetic, sizes = 4 * eps * norm(M) * stretch, sizes * stretch
     rounding = xp.maximum(arithmetic, unit * xp.max(sizes))
     C = xp.where(norm(C * stretch, axis=1)[:, None] <= rounding, 0.0, C * stretch)
-    noise = 0.5 * unit * norm(sizes) * float((groups**-0.5 + d**-0.5))  # a matrix of entries s has norm s (√groups + √d)
+    # a random matrix of entries of size s has norm s (√groups + √d)
+    noise = 0.5 * unit * norm(sizes) * float(groups**-0.5 + d**-0.5)
     W = _whitener(C, xp.maximum(arithmetic, noise))
     return Centres(count, means, middle / shrink, shrink * stretch, C, W, rounding)
 
@@ -141,19 +144,23 @@ def verdicts(H: Float[Array, "d n"], labels: Int[Array, " n"], about: Centres, j
     places = (H - about.origin[:, None]) * about.scale
     nearest, decision = decide(judges.nearest, places), decide(judges.given, places)
     names = judges.names
-    return (decision != nearest, decision == labels) if names is None else (
-        decision != names[nearest],
-        decision == names[labels],
+    return (
+        (decision != nearest, decision == labels)
+        if names is None
+        else (
+            decision != names[nearest],
+            decision == names[labels],
+        )
     )
 
 
 @custom_jvp
 def _whitener(C, least):
-    """W (r, d) with WᵀW = (CᵀC)†, r = min(groups, d): with C = U S Vᵀ, W = S⁻¹Vᵀ, of singular values above the least."""
+    """W (r, d) with WᵀW = (CᵀC)†: with C = U S Vᵀ, W = S⁻¹Vᵀ, of the singular values above the least."""
     groups, d = C.shape
     S, Vt = right_svd(C)
     xp, eps = namespace(S), float(np.finfo(C.dtype).eps)
-    kept = S > xp.maximum(least, min(groups, d) * eps * S[0])
+    kept = xp.maximum(least, min(groups, d) * eps * S[0]) < S
     if d >= groups:  # rows of C add up to zero: its least singular value is rounding
         kept = kept & (xp.arange(len(S)) < groups - 1)
     return over(1.0, xp.where(kept | xp.isnan(S), S, 0.0))[:, None] * Vt

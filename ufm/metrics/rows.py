@@ -6,16 +6,14 @@ number of cores. Nothing of JAX is called, no program is compiled and no device 
 """
 
 import functools as ft
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm._core.arrays import silent
-from ufm._core.blas import one_thread
+from ufm._core.side_by_side import side_by_side
+from ufm.metrics.decisions import Rule, decide
 from ufm.metrics.passes import Centres, Judges, Spreads, second_pass
 
 NUMBERS_AT_ONCE = 2**18  # of features: what a core's own cache holds
@@ -39,11 +37,27 @@ class Totals:
         self.count = np.zeros(num_classes)
         self.features = np.zeros((num_classes, dim))
 
+    @classmethod
+    def of(cls, count: Float[np.ndarray, " K"], features: Float[np.ndarray, "K d"]) -> "Totals":
+        """Totals that are known; the arrays are its own from now on."""
+        made = cls(0, 0)
+        made.count, made.features = count, features
+        return made
+
     def add(self, X: Any, labels: Int[np.ndarray, " n"]) -> None:
         """Another batch of rows (n, d), which are finite."""
         for part in _in_blocks(_part_of, X, labels, ROWS_SUMMED):
             self.count[part.classes] += part.count
             self.features[part.classes] += part.features
+
+    def join(self, other: "Totals") -> None:
+        """Those of other samples too."""
+        self.count += other.count
+        self.features += other.features
+
+    def copied(self) -> "Totals":
+        """The same, to be added to without this being changed."""
+        return Totals.of(self.count.copy(), self.features.copy())
 
 
 def spreads_of(X: Any, labels: Int[np.ndarray, " n"], about: Centres, judges: Judges | None) -> Spreads:
@@ -57,6 +71,19 @@ def spreads_of(X: Any, labels: Int[np.ndarray, " n"], about: Centres, judges: Ju
     return ft.reduce(added, _in_blocks(spreads, X, labels, rows))
 
 
+def decisions_of(X: Any, about: Centres, rules: tuple[Rule, ...]) -> list[Int[np.ndarray, " n"]]:
+    """What each rule decides at rows (n, d)."""
+    outputs = max(len(rule.rows) for rule in rules)
+    rows = min(NUMBERS_AT_ONCE // X.shape[1], LOGITS_AT_ONCE // outputs)
+
+    def decided(block, _):
+        places = ((block - about.origin) * about.scale).T
+        return [decide(rule, places) for rule in rules]
+
+    found = _in_blocks(decided, X, np.zeros(len(X), np.int32), rows)
+    return [np.concatenate(of_blocks) for of_blocks in zip(*found, strict=True)]
+
+
 def all_finite(X: Any) -> bool:
     """Whether no entry of rows is a NaN or an infinity."""
     return all(_in_blocks(lambda block, _: bool(np.all(np.isfinite(block))), X, np.zeros(len(X), int), ROWS_SUMMED))
@@ -68,22 +95,10 @@ def added(spreads: Spreads, others: Spreads) -> Spreads:
 
 
 def _in_blocks(work: Callable, X: Any, labels: np.ndarray, rows: int) -> Iterator[Any]:
-    """`work` of blocks of rows and their labels, in order; a core has a block at a time, and few wait to be taken."""
+    """`work` of blocks of rows and their labels, in order."""
     rows = max(rows, 1)
     blocks = [slice(first, first + rows) for first in range(0, len(X), rows)]
-
-    def one(block):
-        with silent():  # which is a thread's own
-            return work(np.ascontiguousarray(np.asarray(X[block])), labels[block])
-
-    with one_thread():
-        if len(blocks) == 1:
-            yield one(blocks[0])
-            return
-        workers = min(os.cpu_count() or 1, len(blocks))
-        with ThreadPoolExecutor(workers) as pool:
-            for first in range(0, len(blocks), 8 * workers):
-                yield from pool.map(one, blocks[first : first + 8 * workers])
+    return side_by_side(lambda block: work(np.ascontiguousarray(np.asarray(X[block])), labels[block]), blocks)
 
 
 def _part_of(X: np.ndarray, labels: np.ndarray) -> Part:

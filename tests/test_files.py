@@ -1,0 +1,359 @@
+"""Features in files of every format: what `ufm.measure` says of the arrays, without holding them."""
+
+import json
+import sys
+import tracemalloc
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from terminal import assert_refused, run
+
+import ufm
+from ufm.metrics import files
+
+HALVES = {"bfloat16": jnp.bfloat16, "float16": np.float16}
+_random = np.random.default_rng(0)
+LABELS = _random.permutation(np.arange(60) % 4)
+H = _random.normal(size=(60, 6)) + 2 * _random.normal(size=(4, 6))[LABELS]
+A, B = _random.normal(size=(4, 6)), _random.normal(size=4)
+
+
+def of_npz(path, **arrays):
+    np.savez(path / "f.npz", **arrays)
+    return [path / "f.npz"]
+
+
+def of_compressed_npz(path, **arrays):
+    np.savez_compressed(path / "f.npz", **arrays)
+    return [path / "f.npz"]
+
+
+def of_npz_in_columns(path, **arrays):
+    return of_npz(path, **{name: np.asfortranarray(array) for name, array in arrays.items()})
+
+
+def of_npy(path, **arrays):
+    """A file for the features, and a file for each of the others."""
+    for name, array in arrays.items():
+        np.save(path / f"{name}.npy", array)
+    return [path / f"{name}.npy" for name in arrays]
+
+
+def of_npy_in_columns(path, **arrays):
+    return of_npy(path, **{name: np.asfortranarray(array) for name, array in arrays.items()})
+
+
+def of_safetensors(path, **arrays):
+    pytest.importorskip("safetensors.numpy").save_file(arrays, path / "f.safetensors", {"format": "np"})
+    return [path / "f.safetensors"]
+
+
+def of_hdf5(path, chunks=None, **arrays):
+    with pytest.importorskip("h5py").File(path / "f.h5", "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=chunks and (chunks, *array.shape[1:]))
+    return [path / "f.h5"]
+
+
+def of_chunked_hdf5(path, **arrays):
+    return of_hdf5(path, chunks=4, **arrays)
+
+
+def of_parquet(path, columns=lambda name, array: {name: list(array)}, **arrays):
+    """A file of what has a row for each sample, and one for each of the others."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    made = []
+    for count in {len(array): None for array in arrays.values()}:
+        table = {}
+        for name, array in arrays.items():
+            table |= columns(name, array) if len(array) == count else {}
+        made.append(path / f"{count}.parquet")
+        parquet.write_table(sys.modules["pyarrow"].table(table), made[-1], row_group_size=7)
+    return made
+
+
+def of_parquet_of_fixed_lists(path, **arrays):
+    def columns(name, array):
+        arrow = sys.modules["pyarrow"]
+        return {name: array if array.ndim == 1 else arrow.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])}
+
+    return of_parquet(path, columns, **arrays)
+
+
+def of_parquet_of_numbered_columns(path, **arrays):
+    def columns(name, array):
+        return {name: array} if array.ndim == 1 else {f"{name}_{j}": array[:, j] for j in range(array.shape[1])}
+
+    return of_parquet(path, columns, **arrays)
+
+
+def of_torch(path, **arrays):
+    torch = pytest.importorskip("torch")
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path / "f.pt")
+    return [path / "f.pt"]
+
+
+def of_torch_of_before(path, **arrays):
+    """As versions before 1.6 wrote it, which cannot be mapped."""
+    torch = pytest.importorskip("torch")
+    content = {"epoch": 3, "found": {name: torch.tensor(array) for name, array in arrays.items()}}
+    torch.save(content["found"], path / "f.pth", _use_new_zipfile_serialization=False)
+    return [path / "f.pth"]
+
+
+WRITERS = [
+    of_npz,
+    of_compressed_npz,
+    of_npz_in_columns,
+    of_npy,
+    of_npy_in_columns,
+    of_safetensors,
+    of_hdf5,
+    of_chunked_hdf5,
+    of_parquet,
+    of_parquet_of_fixed_lists,
+    of_parquet_of_numbered_columns,
+    of_torch,
+    of_torch_of_before,
+]
+every_format = pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of few rows, of which the last has fewer."""
+    monkeypatch.setattr(files, "NUMBERS_AT_ONCE", 7 * H.shape[1])
+
+
+def measured(capsys, *arguments):
+    """What the command prints as JSON."""
+    assert run("measure", *arguments, "--json") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return json.loads(printed.out)
+
+
+def assert_same(found, metrics):
+    expected = {name: float(value) for name, value in metrics._asdict().items() if value is not None}
+    assert found == pytest.approx(expected, rel=1e-10, abs=1e-13)
+
+
+@every_format
+@pytest.mark.parametrize("names", [("H", "labels"), ("features", "y"), ("X", "targets")])
+def test_features_in_a_file_measure_what_their_arrays_do(write, names, tmp_path, capsys, small_blocks):
+    written = write(tmp_path, **{names[0]: H, names[1]: LABELS})
+    assert_same(measured(capsys, *written), ufm.measure(H, LABELS))
+
+
+@every_format
+@pytest.mark.parametrize("names", [("A", "b"), ("weight", "bias"), ("fc.weight", "fc.bias"), ("A",)])
+def test_a_classifier_in_a_file_of_its_own(write, names, tmp_path, capsys, small_blocks):
+    known = dict(zip(names, (A, B), strict=False))
+    (tmp_path / "classifier").mkdir()
+    (file, *_), samples = write(tmp_path / "classifier", **known), of_npz(tmp_path, H=H, labels=LABELS, A=-A, b=B)
+    bias = B if len(names) == 2 and write not in (of_npy, of_npy_in_columns) else None
+    assert_same(measured(capsys, *samples, "--classifier", file), ufm.measure(H, LABELS, A, bias))
+
+
+@pytest.mark.parametrize("write", [of_npz, of_safetensors, of_hdf5, of_torch])
+def test_a_classifier_may_stand_beside_the_features(write, tmp_path, capsys, small_blocks):
+    written = write(tmp_path, H=H, labels=LABELS, weight=A, bias=B)
+    assert_same(measured(capsys, *written), ufm.measure(H, LABELS, A, B))
+
+
+def test_labels_may_stand_in_a_file_of_another_format(tmp_path, capsys):
+    of_npz(tmp_path, H=H, labels=LABELS[::-1])
+    of_npy(tmp_path, labels=LABELS)
+    assert_same(measured(capsys, tmp_path / "f.npz", tmp_path / "labels.npy"), ufm.measure(H, LABELS))
+    for path in (of_npz, of_safetensors):
+        (tmp_path / path.__name__).mkdir()
+        (file,) = path(tmp_path / path.__name__, arr_0=LABELS)
+        assert_same(measured(capsys, tmp_path / "f.npz", file), ufm.measure(H, LABELS))
+
+
+def test_the_state_of_a_torch_linear_is_a_classifier(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    linear = torch.nn.Linear(6, 4, dtype=torch.float64)
+    torch.save(linear.state_dict(), tmp_path / "linear.pt")
+    torch.save(torch.tensor(H), tmp_path / "H.pth")
+    of_npy(tmp_path, labels=LABELS)
+    found = measured(capsys, tmp_path / "H.pth", tmp_path / "labels.npy", "--classifier", tmp_path / "linear.pt")
+    assert_same(found, ufm.measure(H, LABELS, linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_half_precisions_are_widened(precision, tmp_path, capsys):
+    halves = H.astype(HALVES[precision])
+    expected = ufm.measure(halves.astype(np.float64), LABELS)
+    written = of_safetensors(tmp_path, H=halves, labels=LABELS)
+    assert_same(measured(capsys, *written), expected)
+    torch = pytest.importorskip("torch")
+    torch.save({"H": torch.tensor(H).to(getattr(torch, precision)), "y": torch.tensor(LABELS)}, tmp_path / "f.pt")
+    assert_same(measured(capsys, tmp_path / "f.pt"), expected)
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+@every_format
+def test_any_precision_and_any_type_of_labels(write, precision, tmp_path, capsys):
+    written = write(tmp_path, H=H.astype(precision), labels=LABELS.astype(np.uint8))
+    assert_same(measured(capsys, *written), ufm.measure(H.astype(precision).astype(np.float64), LABELS))
+
+
+@pytest.mark.parametrize("write", [of_npz, of_compressed_npz, of_npy, of_safetensors, of_hdf5, of_chunked_hdf5])
+@pytest.mark.parametrize("known", [{}, {"A": np.ones((4, 64)), "b": np.arange(4.0)}], ids=["alone", "classifier"])
+def test_features_are_never_held(write, known, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "NUMBERS_AT_ONCE", 2**16)
+    large = np.random.default_rng(0).normal(size=(25_000, 64))
+    labels = np.arange(25_000, dtype=np.int32) % 4
+    known = {} if write is of_npy else known
+    paths = write(tmp_path, H=large, labels=labels, **known)
+    with files.samples(*paths) as samples:
+        files.measure(samples)  # once, for what is compiled
+    tracemalloc.start()
+    try:
+        with files.samples(*paths) as samples:
+            found = files.measure(samples)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < large.nbytes / 3
+    assert found.nc2 == pytest.approx(ufm.measure(large, labels).nc2, rel=1e-10)
+
+
+def test_a_long_measurement_is_shown(tmp_path, monkeypatch, small_blocks):
+    news, total = [], []
+
+    class Bar:
+        def __init__(self, count, unit, show):
+            total.append(count)
+
+        def __enter__(self):
+            return lambda done, text: news.append((done, text))
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(files, "progress", Bar)
+    with files.samples(*of_npz(tmp_path, H=H, labels=LABELS)) as samples:
+        files.measure(samples)
+    assert total == [120]
+    assert [done for done, _ in news] == [*range(7, 60, 7), 60, *range(67, 120, 7), 120]
+    assert {text for _, text in news} == {"class means", "spread about them"}
+
+
+def test_json_has_no_numbers_that_json_has_not(tmp_path, capsys):
+    """Where all class means are equal the spread between them is zero, and NC1 infinite."""
+    of_npz(tmp_path, H=np.tile(np.eye(2), (4, 1)), labels=np.repeat(np.arange(4), 2))
+    found = measured(capsys, tmp_path / "f.npz")
+    assert found["nc1"] is None
+    assert found["nc2"] == pytest.approx(1)
+    assert "accuracy" not in found
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"H": H, "X": H, "labels": LABELS}, "H and X mean the same, and it has both: keep one of them"),
+        ({"H": H, "y": LABELS, "targets": LABELS}, "y and targets mean the same"),
+        ({"H": H, "y": LABELS, "A": A, "weight": A}, "A and weight mean the same"),
+        ({"H": H, "y": LABELS, "b": B}, "a bias needs its classifier A"),
+        ({"h": H, "labels": LABELS}, "no key H, features or X; it has h, labels"),
+        ({"H": H, "label": LABELS}, "no key labels, y or targets; it has H, label"),
+        ({}, "no key H, features or X; it has no array"),
+        (
+            {f"layer{i}": A for i in range(20)},
+            "it has layer0, layer1, layer2, layer3, layer4, layer5, layer6, layer7, ",
+        ),
+        ({f"layer{i}": A for i in range(20)}, "layer11, 8 others"),
+        ({"H": H, "y": LABELS[:-1]}, "labels of shape (59,): (60,)"),
+        ({"H": H, "y": LABELS, "A": A[:, :-1]}, "A of shape (4, 5)"),
+        ({"H": H, "y": LABELS, "A": A[:-1]}, "labels up to 3"),
+        ({"H": H.astype(object), "y": LABELS}, "H cannot be read (an array of objects, which only pickle reads"),
+        ({"H": H.astype(jnp.bfloat16), "y": LABELS}, "as NumPy writes bfloat16: save float32"),
+        ({"H": np.full_like(H, np.nan), "y": LABELS}, "a NaN or an infinity"),
+    ],
+)
+def test_what_a_file_lacks_is_one_clear_line(arrays, said, tmp_path, capsys):
+    assert_refused(capsys, said, "measure", *of_npz(tmp_path, **arrays))
+
+
+def test_arrays_that_are_not_asked_for_do_no_harm(tmp_path, capsys):
+    written = of_npz(tmp_path, H=H, labels=LABELS, names=np.array(["a", None]), other=np.zeros((3, 3)))
+    assert_same(measured(capsys, *written), ufm.measure(H, LABELS))
+
+
+def test_a_network_of_several_layers_is_no_classifier(tmp_path, capsys):
+    of_npz(tmp_path, **{"1.weight": H, "2.weight": A, "2.bias": B})
+    (tmp_path / "f.npz").rename(tmp_path / "network.npz")
+    samples = of_npz(tmp_path, H=H, labels=LABELS)
+    said = "called A or weight, and its bias b or bias; it has 1.weight (60, 6), 2.weight (4, 6)"
+    assert_refused(capsys, said, "measure", *samples, "--classifier", tmp_path / "network.npz")
+    of_npy(tmp_path, A=B)
+    assert_refused(capsys, "A of shape (4,)", "measure", *samples, "--classifier", tmp_path / "A.npy")
+
+
+def test_a_single_array_needs_its_labels(tmp_path, capsys):
+    file, *_ = of_npy(tmp_path, H=H)
+    assert_refused(capsys, f"a file of labels beside it is needed, as in {file} LABELS", "measure", file)
+
+
+@pytest.mark.parametrize("ending", ["", ".pkl", ".joblib", ".csv"])
+def test_an_unknown_file_says_what_is_read_and_how_it_is_saved(ending, tmp_path, capsys):
+    (tmp_path / f"f{ending}").write_bytes(b"\x80\x04N.")
+    endings = ".npz, .npy, .safetensors, .h5, .hdf5, .parquet, .pt, .pth"
+    said = (
+        f"f{ending}: a name that ends in {endings} is needed, for these are read, and never a pickle; "
+        "np.savez(FILE, H=..., labels=...) writes one"
+    )
+    assert_refused(capsys, said, "measure", tmp_path / f"f{ending}")
+    assert_refused(capsys, said, "measure", *of_npz(tmp_path, H=H), tmp_path / f"f{ending}")
+
+
+@pytest.mark.parametrize(
+    ("library", "ending", "installed"),
+    [
+        ("h5py", ".h5", "'ufm[files]'"),
+        ("h5py", ".HDF5", "'ufm[files]'"),
+        ("pyarrow", ".parquet", "'ufm[files]'"),
+        ("torch", ".pt", "torch"),
+    ],
+)
+def test_a_missing_library_is_named(library, ending, installed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / f"f{ending}").write_bytes(b"")
+    said = f"f{ending}: {library} reads it, and is missing: pip install {installed}\n"
+    assert_refused(capsys, said, "measure", tmp_path / f"f{ending}")
+
+
+@every_format
+def test_a_damaged_file_is_one_clear_line(write, tmp_path, capsys):
+    written = write(tmp_path, H=H, labels=LABELS)
+    whole = written[0].read_bytes()
+    for at in range(0, len(whole), 311):
+        written[0].write_bytes(whole[:at])
+        assert_refused(capsys, written[0].name, "measure", *written)
+
+
+def test_what_only_pickle_reads_is_never_read_nor_advised(tmp_path, capsys):
+    np.save(tmp_path / "f.npy", np.array([H, None], object))
+    assert_refused(capsys, "an array of objects, which only pickle reads", "measure", tmp_path / "f.npy")
+    torch = pytest.importorskip("torch")
+    torch.save({"H": H, "labels": LABELS}, tmp_path / "f.pt")
+    said = "writes what is read (it holds more than tensors, numbers and dictionaries)\n"
+    assert_refused(capsys, said, "measure", tmp_path / "f.pt")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([[1.0, 2.0], [3.0]], "its rows are of different lengths, from 1 to 2"),
+        ([[1.0, 2.0], None], "values are missing in it"),
+        ([[1.0, 2.0], [None, 3.0]], "values are missing in it"),
+    ],
+)
+def test_tables_are_whole(rows, said, tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = sys.modules["pyarrow"].table({"H": rows, "labels": [0, 1], "note": ["a", "b"]})
+    parquet.write_table(table, tmp_path / "f.parquet")
+    assert_refused(capsys, f"H cannot be read ({said})", "measure", tmp_path / "f.parquet")
