@@ -58,6 +58,7 @@ WRONG = {
 # those of them that are right for some arguments
 NONE, TRUE, FUNCTION, NESTED, EMPTY = {"None"}, {"True"}, {"function"}, {"nested"}, {"{}"}
 SEED, POSITIVE = {"0", "10**30"}, {"1.5", "10**30"}
+IGNORED = {"None", "-1", "0"}
 AT_LEAST_0, NAME = POSITIVE | {"0"}, {"text", "digits"}
 TEXT = NAME | {"empty text"}
 
@@ -98,9 +99,9 @@ def fed(of, name):
     """A method of a recorder, or its stream, that was fed."""
 
     def call(**words):
-        made = ufm.Recorder(3)
+        made = of(3)
         made.add(H, LABELS)
-        return getattr(made if of is ufm.Recorder else made._stream, name)(**words)
+        return getattr(made, name)(**words)
 
     return call
 
@@ -167,22 +168,34 @@ TABLE = {
         {"store": NONE | NAME, "executor": NONE, "progress": NONE | TRUE, "params": TRUE},
         compiles=True,
     ),
-    "measure": Call(ufm.measure, {"H": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "measure": Call(
+        ufm.measure,
+        {"H": H, **BATCH, **CLASSIFIER, "means": None, "absent": "error", "ignore": None, "per_class": False},
+        {"b": NONE, "means": NONE, "per_class": TRUE, "ignore": IGNORED},
+    ),
     "metrics.evaluate": Call(
         ufm.metrics.evaluate, {"H": H, **BATCH, **CLASSIFIER, "num_classes": 3}, {"b": NONE, "num_classes": NONE}
     ),
-    "Stream": Call(ufm.Stream, {"num_classes": 3}),
+    "Stream": Call(ufm.Stream, {"num_classes": 3, "absent": "error", "ignore": None}, {"ignore": IGNORED}),
     "Stream.add": Call(lambda **words: ufm.Stream(3).add(**words), {"H": H, **BATCH}),
-    "Stream.checked": Call(ufm.Stream(3).checked, {"H": H, **BATCH}),
     "Stream.revisit": Call(fed(ufm.Stream, "revisit"), {"H": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
-    "Stream.metrics": Call(fed(ufm.Stream, "metrics"), CLASSIFIER, {"b": NONE}),
-    "Recorder": Call(ufm.Recorder, {"num_classes": 3, "history": HISTORY}),
+    "Stream.metrics": Call(
+        fed(ufm.Stream, "metrics"), {**CLASSIFIER, "per_class": False}, {"b": NONE, "per_class": TRUE}
+    ),
+    "Recorder": Call(
+        ufm.Recorder, {"num_classes": 3, "history": HISTORY, "absent": "error", "ignore": None}, {"ignore": IGNORED}
+    ),
     "Recorder.add": Call(lambda **words: ufm.Recorder(3).add(**words), {"features": H, **BATCH}),
     "Recorder.revisit": Call(fed(ufm.Recorder, "revisit"), {"features": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
     "Recorder.epoch": Call(
         fed(ufm.Recorder, "epoch"),
-        {**CLASSIFIER, "step": 3, "loss": 0.5},
-        {"b": NONE, "step": NONE | {"0"}, "loss": AT_LEAST_0 | {"-1", "nan", "inf"}},
+        {**CLASSIFIER, "step": 3, "loss": 0.5, "per_class": False},
+        {"b": NONE, "step": NONE | {"0"}, "loss": AT_LEAST_0 | {"-1", "nan", "inf"}, "per_class": TRUE},
+    ),
+    "Recorder.evaluate": Call(fed(ufm.Recorder, "evaluate"), {"features": H, **BATCH, **CLASSIFIER}, {"b": NONE}),
+    "Recorder.merge": Call(fed(ufm.Recorder, "merge"), {"other": ufm.Recorder(3)}),
+    "Recorder.from_state": Call(
+        ufm.Recorder.from_state, {"state": ufm.Recorder(3).state(), "history": None}, {"history": NONE}
     ),
     "Recorder.figure": Call(ufm.Recorder(3, HISTORY).figure, {"name": "a"}, {"name": TEXT}),
     "Recorder.save": Call(ufm.Recorder(3, HISTORY).save, {"path": "file"}, {"path": NAME}),

@@ -19,7 +19,7 @@ from ufm.theory import registry
 # which functions return, and people don't make
 RECORDS = ("Claim", "Metrics", "Optimum", "Report", "Run", "Status", "Verdict")
 # arrays that always come together, in an order that everybody knows: H, labels, A, b
-ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit"}
+ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit", "Recorder.evaluate"}
 # values of any type, which is what is meant
 ANYTHING = {
     "Problem": ("loss",),  # any callable of logits and labels

@@ -23,7 +23,7 @@ from ufm.metrics.arguments import (
 from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.evaluation import Evaluation, evaluation, means_given
-from ufm.metrics.stream import Stream
+from ufm.metrics.fed import Fed
 
 
 @overload
@@ -141,10 +141,10 @@ def evaluate(
 
 def _measured(samples: Batch, A: Any, b: Any, num_classes: int, absent: str, per_class: bool) -> Measured:
     """Metrics of samples that are all there."""
-    stream = Stream(num_classes, absent=absent)
-    stream.take(samples)
-    stream.take_again(samples, (A, b))
-    return stream.metrics(per_class=per_class)
+    fed = Fed(num_classes, absent=absent)
+    fed.take(samples)
+    fed.take_again(samples, (A, b))
+    return fed.metrics(per_class=per_class)
 
 
 def _check_options(absent: str, per_class: bool) -> None:

@@ -15,9 +15,9 @@ from ufm.metrics.arguments import check_some, check_untraced
 from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.evaluation import Evaluation, evaluation
+from ufm.metrics.fed import Fed
 from ufm.metrics.history import History
 from ufm.metrics.means import Means
-from ufm.metrics.stream import Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ class Recorder:
         instance("history", self.history, History, "the history of an earlier recorder")
         self._last: Means | None = None
         self.discard()
-        self.num_classes, self.ignore = self._stream.num_classes, self._stream.ignore
+        self.num_classes, self.ignore = self._fed.num_classes, self._fed.ignore
 
     def add(self, features: ArrayLike, labels: ArrayLike) -> None:
         """First pass.
@@ -80,7 +80,7 @@ class Recorder:
         Raises:
             ValueError: for wrong shapes, labels out of range, a NaN or an infinity, or after `revisit`.
         """
-        self._stream.add(features, labels)
+        self._fed.add(features, labels)
 
     def revisit(
         self, features: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None
@@ -97,10 +97,10 @@ class Recorder:
             ValueError: as `add`, before it, for an absent class, or for a classifier that is not the same.
         """
         if A is not None or b is not None:
-            self._stream.revisit(features, labels, A, b)
+            self._fed.revisit(features, labels, A, b)
             return
-        self._stream.means()
-        samples = self._stream.checked(features, labels)
+        self._fed.means()
+        samples = self._fed.checked(features, labels)
         if len(samples.labels):  # copies, for the loop may overwrite its own
             self._deferred.append((np.array(samples.H), np.array(samples.labels)))
 
@@ -137,13 +137,13 @@ class Recorder:
         least = last + 1 if len(self.history.step) else 0
         step = last + 1 if step is None else integer("step", step, least, most=MOST_STEP)
         flag("per_class", per_class)
-        stream = self._stream.copied() if self._deferred else self._stream
+        fed = self._fed.copied() if self._deferred else self._fed
         for features, labels in self._deferred:
-            stream.revisit(features, labels, A, b)
-        loss, metrics = number("loss", loss), stream.metrics(A, b, per_class=per_class)
+            fed.revisit(features, labels, A, b)
+        loss, metrics = number("loss", loss), fed.metrics(A, b, per_class=per_class)
         known = Metrics(*(np.nan if value is None else value for value in metrics))
         self.history = jax.tree.map(np.append, self.history, History(step, loss, known))
-        self._last = stream.means()
+        self._last = fed.means()
         self.discard()
         return metrics
 
@@ -164,15 +164,15 @@ class Recorder:
         Raises:
             ValueError: as `add`, before it, and for a class without a training mean unless `absent="drop"`.
         """
-        means = self._stream.means() if self._last is None or self._stream.any_added() else self._last
+        means = self._fed.means() if self._last is None or self._fed.any_added() else self._last
         check_untraced(A=A, b=b)
-        samples, given = self._stream.checked_against(means, features, labels, A, b)
+        samples, given = self._fed.checked_against(means, features, labels, A, b)
         check_some(samples.labels, self.ignore)
         return evaluation(means, samples, *given)
 
     def discard(self) -> None:
         """Forget what was fed since the last `epoch`."""
-        self._stream = Stream(self.num_classes, absent=self.absent, ignore=self.ignore)
+        self._fed = Fed(self.num_classes, absent=self.absent, ignore=self.ignore)
         self._deferred: list[tuple[np.ndarray, np.ndarray]] = []
 
     def merge(self, other: "Recorder") -> "Recorder":
@@ -191,7 +191,7 @@ class Recorder:
             ValueError: for another kind of recorder, dimension, first pass or classifier.
         """
         instance("other", other, Recorder, "a Recorder")
-        self._stream.merge(other._stream)
+        self._fed.merge(other._fed)
         self._deferred += other._deferred
         return self
 
@@ -209,7 +209,7 @@ class Recorder:
             raise ValueError(
                 "state after revisit without A: the features are kept for it; give the classifier A to revisit"
             )
-        return self._stream.state()
+        return self._fed.state()
 
     @classmethod
     def from_state(cls, state: Mapping[str, ArrayLike], *, history: History | None = None) -> "Recorder":
@@ -222,10 +222,10 @@ class Recorder:
         Raises:
             ValueError: for what is no such state, and for a sum of states of different recorders.
         """
-        stream = Stream.from_state(state)
+        fed = Fed.from_state(state)
         history = _nothing() if history is None else history
-        made = cls(stream.num_classes, history, absent=stream.absent, ignore=stream.ignore)
-        made._stream = stream
+        made = cls(fed.num_classes, history, absent=fed.absent, ignore=fed.ignore)
+        made._fed = fed
         return made
 
     def figure(self, name: str = "network") -> "Figure":
@@ -259,12 +259,12 @@ class Recorder:
     def _to_file(self) -> dict[str, Any]:
         """The history, and what was fed since."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "fed": self._stream.state(), "kept": self._deferred}
+        return {**fields, "fed": self._fed.state(), "kept": self._deferred}
 
     @classmethod
     def _of_file(cls, fed: Any = None, kept: Any = (), **fields: Any) -> "Recorder":
         """The same; what earlier versions wrote has a history alone."""
         made = cls(**fields)
-        made._stream = made._stream if fed is None else Stream.from_state(fed)
+        made._fed = made._fed if fed is None else Fed.from_state(fed)
         made._deferred = [tuple(each) for each in kept]
         return made

@@ -1,8 +1,8 @@
-"""What was fed to a stream as a flat dict of arrays that add up over ranks, and back.
+"""What was fed as a flat dict of arrays that add up over ranks, and back.
 
 Each array is a sum over samples, which adds up, or what all ranks share, of which the sum over so many parts is that
 many times as much: their number, a sum like the others, makes it one again. So whatever adds arrays up, name by name,
-merges streams.
+merges what was fed.
 """
 
 from collections.abc import Mapping
