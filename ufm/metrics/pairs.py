@@ -1,5 +1,6 @@
 """What pairs of class means say: cosines, distances and their logarithms, a block of rows of one Gram at a time."""
 
+import functools as ft
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,10 @@ from jaxtyping import Float, Int
 
 from ufm._core.arrays import Array, namespace, namespace_of
 from ufm._core.blocks import cut, fits, scan_blocks
+from ufm._core.side_by_side import side_by_side
 from ufm.metrics.arithmetic import norm, over, ratio, root
+
+TILE = 256  # classes, so that a tile of pairs stays in a core's own cache
 
 
 class Pairs(NamedTuple):
@@ -42,27 +46,33 @@ def pairs_of(C: Float[Array, "groups d"], variances: Float[Array, " groups"] | N
     """
     xp, K = namespace(C, variances), C.shape[0]
     pairs, norms = K * (K - 1), norm(C, axis=1)
-    squares, M = norms**2, over(C, norms[:, None])
+    inverse = over(1.0, norms)
+    M = C * inverse[:, None]
     # of all ordered pairs ⟨m_k, m_l⟩ adds up to ‖Σ m_k‖², of which Σ ‖m_k‖² are those with themselves
     cosine = (xp.sum(xp.sum(M, axis=0) ** 2) - xp.sum(M**2)) / pairs
-    present = (norms > 0).astype(C.dtype)  # ‖m_k‖²
     simplex = 0.5 * np.log(2 * K / (K - 1))  # log distances of a simplex, about which the others' moments are taken
+    of_class = {"C": C, "inverse": inverse, "squares": norms**2, "present": (norms > 0).astype(C.dtype)}
+    of_class |= {} if variances is None else {"variances": variances}
 
-    def of_block(take):
-        # (rows of the block, K): a Gram, from which are cosines and ‖c_k‖² + ‖c_l‖² − 2⟨c_k, c_l⟩
-        gram = take(C) @ C.T
-        cosines = over(over(gram, take(norms)[:, None]), norms[None])
+    def of_pairs(some, others):
+        # (some k, others l): a Gram, from which are cosines and ‖c_k‖² + ‖c_l‖² − 2⟨c_k, c_l⟩
+        def sums(name):
+            return some[name][:, None] + others[name][None]
+
+        gram = some["C"] @ others["C"].T
+        cosines = gram * some["inverse"][:, None] * others["inverse"][None]
         found = {"deviations": (cosines - cosine) ** 2, "angles": xp.abs(cosines + 1.0 / (K - 1))}
         if variances is not None:
-            distances = xp.maximum(take(squares)[:, None] + squares[None] - 2.0 * gram, 0.0)
-            found["cdnv"] = ratio(take(variances)[:, None], distances, noise)
+            distances = xp.maximum(sums("squares") - 2.0 * gram, 0.0)
+            found["cdnv"] = 0.5 * ratio(sums("variances"), distances, 2.0 * noise)
         if xp is np:
-            logs = 0.5 * np.log(np.maximum(take(present)[:, None] + present - 2.0 * cosines, 0.0)) - simplex
+            logs = 0.5 * np.log(np.maximum(sums("present") - 2.0 * cosines, 0.0)) - simplex
             found |= {"logs": logs, "log_squares": logs**2}
         return found
 
     names = ["deviations", "angles"] + ["cdnv"] * (variances is not None) + ["logs", "log_squares"] * (xp is np)
-    found = {name: total / pairs for name, total in _over_pairs(of_block, K, dict.fromkeys(names, cosine)).items()}
+    sums = (_over_tiles if xp is np else _over_rows)(of_pairs, of_class, K, dict.fromkeys(names, cosine))
+    found = {name: total / pairs for name, total in sums.items()}
     logs, spread = None, None
     if xp is np:
         logs, spread = found["logs"] + simplex, root(found["log_squares"] - found["logs"] ** 2)
@@ -92,21 +102,40 @@ def neighbours(C: Float[np.ndarray, "K d"]) -> Neighbours:
     return Neighbours(nearest, norm(C - C[nearest], axis=1))
 
 
-def _over_pairs(of_block, K, like):
-    """Sums over ordered pairs k ≠ l of matrices (k, l), whole or by blocks of rows k.
+def _over_rows(of_pairs, of_class, K, like):
+    """Sums over ordered pairs k ≠ l of matrices (k, l), whole or by blocks of rows k, as a program forms them.
 
-    `of_block(take)` makes the rows of the matrices that `take` cuts of an array of K rows; `like` has their structure.
+    `of_pairs` makes matrices of the arrays of some classes k and of others l; `like` has their structure.
     """
     xp = namespace_of(like)
 
-    def summed(distinct, take):
-        return jax.tree.map(lambda matrix: xp.sum(xp.where(distinct, matrix, 0.0)), of_block(take))
+    def summed(distinct, k):
+        return jax.tree.map(lambda matrix: xp.sum(xp.where(distinct, matrix, 0.0)), of_pairs(k, of_class))
 
     def step(totals, first, is_new):
         k = first + xp.arange(is_new.shape[0], dtype=first.dtype)
         distinct = is_new[:, None] & (k[:, None] != xp.arange(K, dtype=first.dtype)[None])
-        return jax.tree.map(xp.add, totals, summed(distinct, lambda x: cut(x, first, is_new)))
+        some = jax.tree.map(lambda array: cut(array, first, is_new), of_class)
+        return jax.tree.map(xp.add, totals, summed(distinct, some))
 
     if fits(K, K):
-        return summed(~xp.eye(K, dtype=bool), lambda x: x)
+        return summed(~xp.eye(K, dtype=bool), of_class)
     return scan_blocks(step, jax.tree.map(xp.zeros_like, like), K, K)
+
+
+def _over_tiles(of_pairs, of_class, K, like):
+    """The same in NumPy, of tiles on and above the diagonal, for the matrices are symmetric."""
+    blocks = [slice(first, first + TILE) for first in range(0, K, TILE)]
+    tiles = [(row, column) for row in range(len(blocks)) for column in range(row, len(blocks))]
+
+    def summed(tile):
+        found = of_pairs(*({name: array[blocks[at]] for name, array in of_class.items()} for at in tile))
+        if tile[0] < tile[1]:
+            return {name: 2.0 * np.sum(matrix) for name, matrix in found.items()}
+        distinct = ~np.eye(len(of_class["squares"][blocks[tile[0]]]), dtype=bool)
+        return {name: np.sum(matrix[distinct]) for name, matrix in found.items()}
+
+    def total(sums, others):
+        return {name: sums[name] + others[name] for name in sums}
+
+    return ft.reduce(total, side_by_side(summed, tiles), dict.fromkeys(like, 0.0))

@@ -6,16 +6,13 @@ number of cores. Nothing of JAX is called, no program is compiled and no device 
 """
 
 import functools as ft
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm._core.arrays import silent
-from ufm._core.blas import one_thread
+from ufm._core.side_by_side import side_by_side
 from ufm.metrics.decisions import Rule, decide
 from ufm.metrics.passes import Centres, Judges, Spreads, second_pass
 
@@ -98,22 +95,10 @@ def added(spreads: Spreads, others: Spreads) -> Spreads:
 
 
 def _in_blocks(work: Callable, X: Any, labels: np.ndarray, rows: int) -> Iterator[Any]:
-    """`work` of blocks of rows and their labels, in order; a core has a block at a time, and few wait to be taken."""
+    """`work` of blocks of rows and their labels, in order."""
     rows = max(rows, 1)
     blocks = [slice(first, first + rows) for first in range(0, len(X), rows)]
-
-    def one(block):
-        with silent():  # which is a thread's own
-            return work(np.ascontiguousarray(np.asarray(X[block])), labels[block])
-
-    with one_thread():
-        if len(blocks) <= 1:
-            yield from map(one, blocks)
-            return
-        workers = min(os.cpu_count() or 1, len(blocks))
-        with ThreadPoolExecutor(workers) as pool:
-            for first in range(0, len(blocks), 8 * workers):
-                yield from pool.map(one, blocks[first : first + 8 * workers])
+    return side_by_side(lambda block: work(np.ascontiguousarray(np.asarray(X[block])), labels[block]), blocks)
 
 
 def _part_of(X: np.ndarray, labels: np.ndarray) -> Part:
