@@ -168,7 +168,7 @@ class Recorder:
         check_untraced(A=A, b=b)
         samples, given = self._stream.checked_against(means, features, labels, A, b)
         check_some(samples.labels, self.ignore)
-        return evaluation(means, samples, *given)
+        return evaluation(means, [samples], *given)
 
     def discard(self) -> None:
         """Forget what was fed since the last `epoch`."""
