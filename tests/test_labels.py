@@ -173,6 +173,24 @@ def test_ignored_samples_are_left_out(ignore, labels):
         assert_array_equal(found, LABELS[wanted])
 
 
+@pytest.mark.parametrize(("ignore", "labels"), IGNORED.values(), ids=IGNORED)
+def test_what_is_ignored_counts_nowhere(ignore, labels):
+    wanted = np.asarray(labels.numpy() if isinstance(labels, Tensor) else labels) != ignore
+    hurt = np.where(wanted[:, None], H, np.nan)  # as what is padded may be
+    words = {"absent": "drop"}  # a class of which all is ignored
+    expected = ufm.measure(H[wanted], LABELS[wanted], A, **words)
+    words["ignore"] = ignore
+    assert ufm.measure(hurt, labels, A, **words) == expected
+    recorder, stream = ufm.Recorder(3, **words), Stream(3, **words)
+    for fed in (recorder, stream):
+        fed.add(hurt, labels)
+        fed.add(hurt, np.full(9, ignore))  # a batch of padding alone
+        fed.revisit(hurt, labels, A)
+        fed.revisit(hurt, np.full(9, ignore), A)
+    assert recorder.epoch() == expected
+    assert stream.metrics() == expected
+
+
 def test_ignored_samples_of_traced_features_are_left_out():
     def rows(H):
         return features_and_labels(H, at([0, 4], -100), ignore=-100)[0]
@@ -182,10 +200,11 @@ def test_ignored_samples_of_traced_features_are_left_out():
 
 def test_what_is_ignored_is_an_integer_and_leaves_a_sample():
     with pytest.raises(ValueError, match="labels: every sample has the one that ignore = -100 leaves out"):
-        features_and_labels(H, np.full(9, -100), ignore=-100)
+        ufm.measure(H, np.full(9, -100), ignore=-100)
     for wrong in (0.5, "x", True, [1], np.nan):
-        with pytest.raises(ValueError, match="ignore = "):
-            features_and_labels(H, LABELS, ignore=wrong)
+        for call in (lambda wrong=wrong: ufm.measure(H, LABELS, ignore=wrong), lambda w=wrong: Stream(3, ignore=w)):
+            with pytest.raises(ValueError, match="ignore = "):
+                call()
     with pytest.raises(ValueError, match="ignore = -1: labels traced by JAX"):
         jax.jit(lambda labels: features_and_labels(H, labels, ignore=-1)[1])(LABELS)
 

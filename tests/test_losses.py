@@ -123,6 +123,16 @@ def test_labels_that_are_not_one_whole_number_a_row_are_refused(label):
         ufm.CrossEntropy()(np.zeros((3, 4)), label)
 
 
+@pytest.mark.parametrize("wrong", [-1, 4, 2**32])
+def test_labels_that_are_no_class_are_refused_where_they_are_known(wrong):
+    label, Z = np.array([0, wrong, 1]), np.eye(3, 4)
+    loss = ufm.CrossEntropy()
+    for call in (loss, loss.slope, loss.conjugate, loss.curvature, jax.jit(lambda Z, _: loss(Z, label))):
+        with pytest.raises(ValueError, match=f"label = {wrong}: a class from 0 to 3"):
+            call(Z, label)
+    assert jax.jit(loss)(Z, np.array([0, 3, 1])).shape == (3,)
+
+
 def test_what_a_user_writes_over_a_loss_of_ours_is_used():
     with jax.enable_x64(True):
         Z, y = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6))), jnp.arange(6) % 4

@@ -136,8 +136,9 @@ def of_columns(
     about = centres(sums.count, sums.means(), offset * scale)
     judges = None
     if A is not None and len(A) == num_groups:
-        b = (xp.zeros_like(A[:, 0]) if b is None else b) + A @ offset
-        judges = judges_of(about, A, b * scale)
+        size = power_of_two(A)
+        b = (xp.zeros_like(A[:, 0]) if b is None else b * size) + (A * size) @ offset
+        judges = judges_of(about, A * size, b * scale)
     spreads = second_pass(H * scale, labels, about, judges)
     return summary(about, spreads, A, pairs_of(about.centred, spreads.within / about.count, about.rounding**2))
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm._core.arrays import Array, namespace, namespace_of
+from ufm._core.arrays import Array, namespace, namespace_of, silent
 from ufm._core.blocks import cut, fits, scan_blocks
 from ufm._core.side_by_side import side_by_side
 from ufm.metrics.arithmetic import norm, over, ratio, root
@@ -36,6 +36,7 @@ class Pairs(NamedTuple):
     cdnv: Any
 
 
+@silent()
 def pairs_of(C: Float[Array, "groups d"], variances: Float[Array, " groups"] | None = None, noise: Any = 0.0) -> Pairs:
     """Statistics of pairs of centred means.
 

@@ -180,7 +180,8 @@ class Loss:
         """Loss (...) of each sample from logits (..., K) and labels (...); traceable, and in float64 where they are.
 
         Raises:
-            ValueError: where labels are no whole numbers, or not one for each row of logits.
+            ValueError: where labels are no whole numbers, not one for each row of logits, or, as far as it is known,
+                not from 0 to K − 1.
         """
         return _classes_last(self, self.of_columns, logits, label)
 
@@ -235,6 +236,14 @@ class ConvexLoss(Loss):
         raise NotImplementedError
 
 
+def _check_labels(label: Any, num_classes: int) -> None:
+    """Refuse labels that are no class, where JAX doesn't trace them; what 32 bits can't hold would wrap to another."""
+    known = np.zeros(0, int) if is_traced(label) else np.asarray(label)
+    if known.size and not 0 <= known.min() <= known.max() < num_classes:
+        wrong = known.min() if known.min() < 0 else known.max()
+        raise ValueError(f"label = {wrong}: a class from 0 to {num_classes - 1} is needed")
+
+
 def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out: Any = None) -> Any:
     """A loss's function of columns at rows (..., K): traced, or at once in the precision of what is given.
 
@@ -245,6 +254,7 @@ def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out:
             f"label of shape {jnp.shape(label)} and type {jnp.result_type(label)}: a whole number for each row of "
             f"numbers (..., K), which are of shape {jnp.shape(values)}, is needed"
         )
+    _check_labels(label, jnp.shape(values)[-1])
     values, label = (part if isinstance(part, jax.Array) else np.asarray(part) for part in (values, label))
     traced = is_traced(loss, values, label)
     xp = jnp if traced else np
