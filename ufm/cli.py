@@ -193,7 +193,7 @@ class Measure:
     classifier: pathlib.Path | None = None
     """File of the classifier, such as the state of a torch Linear."""
     means: pathlib.Path | None = None
-    """File of class means, of training features, that these are to be measured against."""
+    """Class means (K, d) of training features, as a file's means or its only array, to measure these against."""
     ignore: int | None = None
     """A label whose samples are left out, such as -100."""
     absent: Literal["error", "drop"] = "error"
@@ -201,7 +201,7 @@ class Measure:
     per_class: bool = False
     """Print what each class has of the metrics too."""
     figure: pathlib.Path | None = None
-    """Draw what each class has into this file, a .png, .pdf or .svg."""
+    """Draw what each class has into this file, a .png, .pdf or .svg; with --per-class."""
     json: bool = False
     """Print JSON instead of a table; what is not finite is null."""
 
