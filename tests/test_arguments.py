@@ -223,6 +223,7 @@ TABLE = {
         {"histories": {"a": HISTORY}, "metrics": ["nc1", "nc2", "nc3", "nc4"], "unit": "step"},
         {"histories": EMPTY, "unit": TEXT},
     ),
+    "plot.classes": Call(ufm.plot.classes, {"result": ufm.measure(H, LABELS, A, B, per_class=True)}),
     "plot.save": Call(ufm.plot.save, {"made": Figure(), "path": "file.png", "command": None}, {"command": TEXT | NONE}),
     "plot.write": Call(
         ufm.plot.write,
@@ -275,7 +276,13 @@ def public():
     yield "theory.registry.theorem", parameters(registry.theorem)
 
 
-OWN = {"plot.trace", "plot.terminal_phase", "plot.suffix", "Training.check_complete"}  # which our own code calls
+OWN = {
+    "plot.trace",
+    "plot.terminal_phase",
+    "plot.suffix",
+    "plot.unmeasured",
+    "Training.check_complete",
+}  # which our own code calls
 
 
 def test_every_public_function_is_in_the_table_with_all_its_arguments():

@@ -67,6 +67,62 @@ def test_measure_prints_what_measure_returns(tmp_path, capsys):
         assert f"{value:.4g}" in printed
 
 
+def test_measure_prints_uniformity_and_how_many_classes_are_absent(tmp_path, capsys):
+    arrays = features(tmp_path / "f.npz")
+    assert run("measure", tmp_path / "f.npz") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    found = ufm.measure(**arrays).uniformity
+    for words, name in (
+        ("cosines of class means", "cosine"),
+        ("log distances of class means", "log_distance"),
+        ("cosines of classifier and means", "duality"),
+    ):
+        assert f"{words} {getattr(found, name):.4g} ± {getattr(found, f'{name}_spread'):.4g}" in printed
+    assert "absent" not in printed
+    features(tmp_path / "f.npz", labels=np.arange(12) % 3 * 2, A=None)
+    assert run("measure", tmp_path / "f.npz", "--absent", "drop") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "absent classes 2" in printed
+    assert "cosines of classifier" not in printed
+
+
+def test_measure_prints_the_worst_classes_first_and_says_how_many_are_left(tmp_path, capsys):
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(30), 12345 // 30)
+    H = 4 * random.normal(size=(30, 5))[labels] + (1 + labels % 7)[:, None] * random.normal(size=(len(labels), 5))
+    features(tmp_path / "f.npz", H=H, labels=2 * labels, A=None)
+    assert run("measure", tmp_path / "f.npz", "--per-class", "--absent", "drop") == 0
+    printed = capsys.readouterr().out
+    classes = ufm.measure(H, 2 * labels, absent="drop", per_class=True).classes
+    worst = np.argsort(np.where(classes.count > 0, -classes.nc1, np.inf))[:20]
+    rows = [line.split() for line in printed.splitlines() if line.strip()][-21:-1]
+    assert [int(row[0]) for row in rows] == worst.tolist()
+    values = [value[worst[0]] for value in classes.known().values()]  # samples and the nearest class are whole numbers
+    assert rows[0] == [f"{value:.4g}" for value in (worst[0], *values)]
+    assert printed.splitlines()[-1] == "and 10 classes more; --json has all of them"
+    features(tmp_path / "f.npz")
+    assert run("measure", tmp_path / "f.npz", "--per-class") == 0
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed
+    assert "classes more" not in printed
+
+
+def test_measure_draws_each_class(tmp_path, capsys):
+    features(tmp_path / "f.npz")
+    assert run("measure", tmp_path / "f.npz", "--per-class", "--figure", tmp_path / "folder" / "f.png", "--json") == 0
+    assert (tmp_path / "folder" / "f.png").stat().st_size > 10_000
+    assert capsys.readouterr().out.startswith("{")
+
+
+def test_figures_of_classes_are_checked_before_anything_is_computed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ufm.cli.files, "samples", None)
+    features(tmp_path / "f.npz")
+    (tmp_path / "folder.png").mkdir()
+    command = ("measure", tmp_path / "f.npz", "--figure")
+    assert_refused(capsys, "--per-class is needed too", *command, tmp_path / "x.png")
+    assert_refused(capsys, "x.txt': a name that ends in .png", *command, tmp_path / "x.txt", "--per-class")
+    assert_refused(capsys, "folder.png': a folder", *command, tmp_path / "folder.png", "--per-class")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -134,9 +134,16 @@ def measured(capsys, *arguments):
     return json.loads(printed.out)
 
 
+def known(metrics):
+    return {name: float(value) for name, value in metrics._asdict().items() if value is not None}
+
+
 def assert_same(found, metrics):
-    expected = {name: float(value) for name, value in metrics._asdict().items() if value is not None}
-    assert found == pytest.approx(expected, rel=1e-10, abs=1e-13)
+    """All that was measured of no class alone, and nothing else."""
+    absent, uniformity = found.pop("absent"), found.pop("uniformity")
+    assert found == pytest.approx(known(metrics), rel=1e-10, abs=1e-13)
+    assert uniformity == pytest.approx(known(metrics.uniformity), rel=1e-10, abs=1e-13)
+    assert absent == metrics.absent
 
 
 @every_format
@@ -357,3 +364,91 @@ def test_tables_are_whole(rows, said, tmp_path, capsys):
     table = sys.modules["pyarrow"].table({"H": rows, "labels": [0, 1], "note": ["a", "b"]})
     parquet.write_table(table, tmp_path / "f.parquet")
     assert_refused(capsys, f"H cannot be read ({said})", "measure", tmp_path / "f.parquet")
+
+
+GAPS = LABELS + 2 * (LABELS > 1)  # classes 2 and 3 have no sample
+IGNORED = np.where(np.arange(60) % 7 == 0, -100, LABELS)
+WIDER = np.concatenate((A, A[::-1] + 1.0))  # a classifier of eight classes
+
+
+@every_format
+def test_absent_classes_may_be_dropped(write, tmp_path, capsys, small_blocks):
+    written = write(tmp_path, H=H, labels=GAPS)
+    assert_refused(capsys, "labels: no sample of class 2", "measure", *written)
+    assert_same(measured(capsys, *written, "--absent", "drop"), ufm.measure(H, GAPS, absent="drop"))
+
+
+def test_absent_classes_stay_among_the_rivals(tmp_path, capsys, small_blocks):
+    found = measured(capsys, *of_npz(tmp_path, H=H, labels=GAPS, A=WIDER), "--absent", "drop")
+    assert found["absent"] == 4
+    assert_same(found, ufm.measure(H, GAPS, WIDER, absent="drop"))
+
+
+@pytest.mark.parametrize("ignored", [IGNORED, np.where(np.arange(60) < 20, -100, LABELS)], ids=["some", "whole blocks"])
+def test_samples_of_a_label_may_be_ignored(ignored, tmp_path, capsys, small_blocks):
+    written = of_npz(tmp_path, H=H, labels=ignored, A=A, b=B)
+    assert_refused(capsys, "ignore=-100 leaves such samples out", "measure", *written)
+    assert_same(measured(capsys, *written, "--ignore", -100), ufm.measure(H, ignored, A, B, ignore=-100))
+    everything = of_npz(tmp_path, H=H, labels=np.full(60, 5))
+    assert_refused(capsys, "labels: every sample has the one that ignore = 5", "measure", *everything, "--ignore", 5)
+
+
+@pytest.mark.parametrize("known_too", [{"A": WIDER}, {}], ids=["classifier", "alone"])
+def test_each_class_is_in_the_json(known_too, tmp_path, capsys, small_blocks):
+    found = measured(capsys, *of_npz(tmp_path, H=H, labels=GAPS, **known_too), "--absent", "drop", "--per-class")
+    classes = ufm.measure(H, GAPS, *known_too.values(), absent="drop", per_class=True).classes.known()
+    printed = found.pop("classes")
+    assert set(printed) == set(classes)
+    assert printed["count"][:3] == [np.sum(GAPS == 0), np.sum(GAPS == 1), 0]
+    for name, values in classes.items():
+        absent = [value is None for value in printed[name]]
+        assert absent == np.isnan(values).tolist()
+        found = np.array(printed[name], float)  # None as NaN
+        np.testing.assert_allclose(found, values, rtol=1e-10, atol=1e-13)
+
+
+@every_format
+@pytest.mark.parametrize("key", ["means", "arr_0"])
+def test_other_features_are_measured_against_means_in_a_file(write, key, tmp_path, capsys, small_blocks):
+    (tmp_path / "means").mkdir()
+    means, *_ = write(tmp_path / "means", **{key: A[:, ::-1] + 0.5})
+    samples = of_npz(tmp_path, H=H, labels=IGNORED % 3, A=A, b=B)  # of the last class there is none
+    found = measured(capsys, *samples, "--means", means, "--ignore", 2)
+    expected = ufm.measure(H, IGNORED % 3, A, B, means=A[:, ::-1] + 0.5, ignore=2)
+    assert found == pytest.approx(known(expected), rel=1e-10)
+    assert run("measure", *samples, "--means", means) == 0
+    printed = capsys.readouterr().out
+    assert "nearest_accuracy" in printed
+    assert str(means) in printed
+
+
+def test_means_that_do_not_fit_are_one_clear_line(tmp_path, capsys):
+    samples = of_npz(tmp_path, H=H, labels=LABELS)
+    for means, said in (
+        ({"means": A[:, :-1]}, "means = "),
+        ({"means": A[:2]}, "labels up to 3: less than num_classes = 2 is needed"),
+        ({"H": A}, "no key means; it has H"),
+        ({"A": A, "centres": A}, "no key means; it has A, centres"),
+    ):
+        np.savez(tmp_path / "means.npz", **means)
+        assert_refused(capsys, said, "measure", *samples, "--means", tmp_path / "means.npz")
+    for flags in (["--per-class"], ["--absent", "drop"]):
+        said = "means with absent or per_class"
+        assert_refused(capsys, said, "measure", *samples, "--means", tmp_path / "means.npz", *flags)
+
+
+def test_features_against_means_are_never_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "NUMBERS_AT_ONCE", 2**16)
+    large = np.random.default_rng(0).normal(size=(25_000, 64))
+    labels, means = np.arange(25_000, dtype=np.int32) % 4, np.eye(4, 64)
+    paths = of_npz(tmp_path, H=large, labels=labels)
+    np.save(tmp_path / "means.npy", means)
+    tracemalloc.start()
+    try:
+        with files.samples(*paths, means=tmp_path / "means.npy") as samples:
+            found = files.evaluate(samples)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < large.nbytes / 3
+    assert known(found) == pytest.approx(known(ufm.measure(large, labels, means=means)), rel=1e-10)

@@ -115,3 +115,135 @@ def test_no_history_is_left_out():
     one = [1.0, 0.5, 0.2, 0.1]
     made = plot.collapse({name: of_seeds(nc1=one, nc2=one, nc3=one, nc4=one) for name in names})
     assert [text.get_text() for text in made.legends[0].get_texts()][:9] == names
+
+
+PANELS = ("nc1", "norm", "distance", "alignment", "nc4", "accuracy")
+
+
+def each_class(**changes):
+    """Five classes that are the same, but for what is changed."""
+    ones = {"count": np.full(5, 10.0), **{name: np.ones(5) for name in PANELS}, "nc4": np.zeros(5)}
+    return types.SimpleNamespace(**{**ones, **changes})
+
+
+def panels(result):
+    made = plot.classes(result)
+    assert made._repr_png_().startswith(b"\x89PNG")
+    return dict(zip(PANELS, made.axes, strict=True))
+
+
+def dots(axis):
+    return axis.get_lines()[0].get_xdata().tolist(), axis.get_lines()[0].get_ydata().tolist()
+
+
+def dashes(axis):
+    return [line.get_ydata()[0] for line in axis.get_lines() if line.get_linestyle() == "--"]
+
+
+def numbers(axis):
+    """Of the worst classes: what isn't said above the panel."""
+    return [text.get_text() for text in axis.texts if "dashes" not in text.get_text()]
+
+
+def said(axis):
+    return " ".join(text.get_text() for text in axis.texts)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Ten classes of sizes 20 to 29, of which the fourth doesn't collapse."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), np.arange(20, 30))
+    means = np.eye(10, 12)
+    H = means[labels] + np.where(labels == 3, 0.5, 0.01)[:, None] * random.normal(size=(len(labels), 12))
+    return ufm.measure(H, labels, means, per_class=True)
+
+
+def test_classes_are_drawn_as_they_were_measured(measured):
+    drawn = panels(measured)
+    for name, axis in drawn.items():
+        assert dots(axis) == (list(range(10)), getattr(measured.classes, name).tolist())
+        assert axis.get_yscale() == ("log" if name == "nc1" else "linear")
+        assert axis.get_xlabel() == "class"
+    for name in ("nc1", "nc4", "accuracy"):
+        assert dashes(drawn[name]) == pytest.approx([getattr(measured, name)])
+        assert f"all samples {getattr(measured, name):.4g}" in said(drawn[name])
+    for name in ("norm", "distance", "alignment"):
+        assert dashes(drawn[name]) == pytest.approx([getattr(measured.classes, name).mean()])
+    assert dashes(drawn["alignment"]) == pytest.approx([measured.uniformity.duality])
+    assert numbers(drawn["nc1"]) == ["3"]
+    assert numbers(drawn["accuracy"]) == ["3"]
+    for of_classes in ({"a": measured.classes}, measured.classes):
+        assert dots(panels(of_classes)["nc1"]) == dots(drawn["nc1"])
+
+
+def test_what_was_not_measured_is_said():
+    drawn = panels(each_class(alignment=None, nc4=None, accuracy=None))
+    for name in ("alignment", "nc4", "accuracy"):
+        assert not drawn[name].get_lines()
+        assert "not measured" in said(drawn[name])
+        assert "a classifier" in said(drawn[name])
+    assert len(dots(drawn["norm"])[0]) == 5
+    assert "the second pass" in said(panels(each_class(nc1=None))["nc1"])
+
+
+def test_classes_of_very_different_sizes_stand_over_their_samples():
+    nan = np.nan
+    nc1 = np.array([0.5, nan, 0.1, 0.0, 3.0])
+    made = plot.classes(each_class(count=np.array([100.0, 0.0, 10.0, 1.0, 9.0]), nc1=nc1))
+    assert dots(made.axes[0]) == ([100.0, 10.0, 9.0], [0.5, 0.1, 3.0])  # one sample has no spread, and log axes no 0
+    assert dashes(made.axes[0]) == pytest.approx([(50.0 + 1.0 + 27.0) / 120])
+    assert "1 at zero, not drawn" in said(made.axes[0])
+    assert dots(made.axes[1]) == ([100.0, 10.0, 1.0, 9.0], [1.0] * 4)
+    for axis in made.axes:
+        assert (axis.get_xscale(), axis.get_xlabel()) == ("log", "samples of the class")
+    legend = [text.get_text() for text in made.legends[0].get_texts()]
+    assert legend == ["4 classes (1 without a sample left out)", "all classes together"]
+
+
+def test_nothing_but_zeros_is_drawn_on_no_log_axis():
+    drawn = panels(each_class(nc1=np.zeros(5), norm=np.zeros(5), distance=np.zeros(5), alignment=np.zeros(5)))
+    assert drawn["nc1"].get_yscale() == "linear"
+    assert dots(drawn["nc1"])[1] == [0.0] * 5
+    assert not any(numbers(axis) for axis in drawn.values())
+
+
+def test_the_worst_are_numbered_unless_they_are_many():
+    few = panels(each_class(accuracy=np.array([1.0, 0.2, 1.0, 0.8, 1.0]), norm=np.array([1.0, 1.0, 2.0, 1.0, 0.1])))
+    assert numbers(few["accuracy"]) == ["1"]  # the other is as good as all are together
+    assert numbers(few["norm"]) == ["2", "4"]  # far from the mean, on either side
+    many = panels(each_class(count=np.full(100, 9.0), **{name: np.arange(100.0) % 2 for name in PANELS}))
+    assert not any(numbers(axis) for axis in many.values())
+    nc1 = np.where(np.arange(1000) == 77, 2.0, 1e-3)
+    rare = panels(each_class(count=np.full(1000, 9.0), **dict.fromkeys(PANELS, nc1)))
+    assert numbers(rare["nc1"]) == ["77"]
+
+
+def test_numbers_of_classes_beside_one_another_are_not_drawn_over_one_another():
+    worst = np.ones(100)
+    worst[[10, 12, 90]] = 100.0, 101.0, 99.0
+    drawn = panels(each_class(count=np.full(100, 9.0), **dict.fromkeys(PANELS, worst)))
+    assert numbers(drawn["nc1"]) == ["12, 10", "90"]
+
+
+def test_several_results_share_a_figure(measured):
+    made = plot.classes({"one": measured, "other": each_class(nc4=None)})
+    assert len(dashes(made.axes[0])) == 2
+    assert len(dashes(made.axes[4])) == 1
+    legend = [text.get_text() for text in made.legends[0].get_texts()]
+    assert legend == ["one: 10 classes", "other: 5 classes", "all classes together"]
+
+
+def test_many_classes_are_pixels_of_a_drawing(tmp_path):
+    several = each_class(count=np.full(30_000, 9.0), **dict.fromkeys(PANELS, np.linspace(0.1, 1.0, 30_000)))
+    plot.save(plot.classes(several), tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size < 2_000_000
+
+
+def test_what_has_no_classes_is_refused(measured):
+    H, labels = np.eye(4), np.array([0, 0, 1, 1])
+    for result in (ufm.measure(H, labels), {"a": measured, "b": ufm.measure(H, labels)}, {}, None, [measured], "text"):
+        with pytest.raises(ValueError, match=r"result = .*: what was measured with per_class=True is needed"):
+            plot.classes(result)
+    with pytest.raises(ValueError, match="result = 3: a name of each is needed"):
+        plot.classes({3: measured})

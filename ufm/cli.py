@@ -20,10 +20,18 @@ import ufm
 from ufm._core.interrupts import end_now
 from ufm.console import show
 from ufm.metrics import files
+from ufm.metrics.classes import Classes, Measured, Uniformity
 from ufm.metrics.history import CHIEF
+from ufm.metrics.measurement import check_options
 from ufm.model import constraints, losses
 
 UNREAD = 141  # exit code, as shells have it
+CLASSES_SHOWN = 20  # in a table
+UNIFORMITY = {
+    "cosine": "cosines of class means",
+    "log_distance": "log distances of class means",
+    "duality": "cosines of classifier and means",
+}  # of which means and deviations are known
 USUAL: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(ufm.Problem)}  # pyright: ignore[reportArgumentType]
 
 
@@ -163,15 +171,11 @@ class Train:
 
     def _check_files(self) -> None:
         """Whether what is asked for can be written, before it is computed."""
-        if self.figure is not None:
-            from ufm import plot
-
-            plot.suffix("figure", self.figure)
-            if self.figure == self.save:
-                raise ValueError(f"save and figure = {str(self.save)!r}: two files are needed")
-        for name in ("save", "figure"):
-            if getattr(self, name) is not None:
-                _make_way(name, getattr(self, name))
+        if self.figure is not None and self.figure == self.save:
+            raise ValueError(f"save and figure = {str(self.save)!r}: two files are needed")
+        _check_figure(self.figure)
+        if self.save is not None:
+            _make_way("save", self.save)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,19 +192,54 @@ class Measure:
     """File of the labels."""
     classifier: pathlib.Path | None = None
     """File of the classifier, such as the state of a torch Linear."""
+    means: pathlib.Path | None = None
+    """Class means (K, d) of training features, as a file's means or its only array, to measure these against."""
+    ignore: int | None = None
+    """A label whose samples are left out, such as -100."""
+    absent: Literal["error", "drop"] = "error"
+    """What becomes of classes without a sample: an error, or they are left out."""
+    per_class: bool = False
+    """Print what each class has of the metrics too."""
+    figure: pathlib.Path | None = None
+    """Draw what each class has into this file, a .png, .pdf or .svg; with --per-class."""
     json: bool = False
     """Print JSON instead of a table; what is not finite is null."""
 
     def __call__(self) -> int:
-        """Print the metrics."""
-        with files.samples(self.file, self.labels, classifier=self.classifier) as samples:
-            metrics = files.measure(samples)
-        found = {name: value for name, value in metrics._asdict().items() if value is not None}
+        """Print the metrics, and write what was asked for."""
+        self._check()
+        with files.samples(self.file, self.labels, classifier=self.classifier, means=self.means) as samples:
+            if self.means is None:
+                metrics = files.measure(samples, absent=self.absent, ignore=self.ignore, per_class=self.per_class)
+                self._report(metrics)
+            else:
+                found = files.evaluate(samples, ignore=self.ignore)._asdict()
+                self._print(found, list(found.items()), f"{self.file} against the means in {self.means}")
+        return 0
+
+    def _check(self) -> None:
+        """Whether options go together, and the figure can be written, before it is computed."""
+        if self.means is not None:
+            check_options(self.absent, self.per_class)
+        if self.figure is not None and not self.per_class:
+            raise ValueError(f"figure = {str(self.figure)!r}: what each class has is drawn: --per-class is needed too")
+        _check_figure(self.figure)
+
+    def _report(self, metrics: Measured) -> None:
+        """Print what was measured, and draw it."""
+        self._print(_all_of(metrics), _rows_of(metrics), str(self.file))
+        if metrics.classes is not None and not self.json:
+            _show_classes(metrics.classes)
+        if self.figure is not None:
+            from ufm import plot
+
+            plot.save(plot.classes({self.file.name: metrics}), self.figure)
+
+    def _print(self, found: dict[str, Any], rows: list[tuple[str, Any]], caption: str) -> None:
         if self.json:
             print(json.dumps(_in_json(found), indent=2))
         else:
-            show(["metric", "value"], list(found.items()), caption=str(self.file))
-        return 0
+            show(["metric", "value"], [row for row in rows if row[1] is not None], caption=caption)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +361,15 @@ def _make_way(name: str, path: pathlib.Path) -> None:
         raise ValueError(f"{name} = {str(path)!r}: {'a folder' if path.is_dir() else 'it cannot be written'}")
 
 
+def _check_figure(path: pathlib.Path | None) -> None:
+    """Whether a figure can be written."""
+    if path is not None:
+        from ufm import plot
+
+        plot.suffix("figure", path)
+        _make_way("figure", path)
+
+
 def _interrupted(command: Any) -> NoReturn:
     """Say what an interrupt leaves behind, and end, whatever interrupts follow."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -347,6 +395,42 @@ def _in_json(value: Any) -> Any:
     found = numbers.astype(object)
     found[~np.isfinite(numbers)] = None
     return found.tolist()
+
+
+def _all_of(metrics: Measured) -> dict[str, Any]:
+    """Everything that was measured, by name."""
+    uniformity = None if metrics.uniformity is None else metrics.uniformity._asdict()
+    classes = None if metrics.classes is None else _columns(metrics.classes)
+    return {**metrics._asdict(), "absent": metrics.absent, "uniformity": uniformity, "classes": classes}
+
+
+def _rows_of(metrics: Measured) -> list[tuple[str, Any]]:
+    """The same for a table, but for classes."""
+    absent = [("absent classes", metrics.absent)] if metrics.absent else []
+    return [*metrics.known(), *absent, *_moments(metrics.uniformity)]
+
+
+def _moments(uniformity: Uniformity | None) -> Iterator[tuple[str, str]]:
+    """Means and deviations, those that are known."""
+    for name, words in UNIFORMITY.items():
+        mean, deviation = (getattr(uniformity, each, None) for each in (name, f"{name}_spread"))
+        if mean is not None:
+            yield words, f"{mean:.4g} ± {deviation:.4g}"
+
+
+def _columns(classes: Classes) -> dict[str, np.ndarray]:
+    """What each class has, by name, with samples as whole numbers."""
+    return {**classes.known(), "count": classes.count.astype(int)}
+
+
+def _show_classes(classes: Classes) -> None:
+    """Those that have samples, the worst by NC1 first; and how many there are more."""
+    columns, present = _columns(classes), np.flatnonzero(classes.count)
+    order = present[np.argsort(-columns["nc1"][present], kind="stable")]
+    rows = [[int(k), *(column[k] for column in columns.values())] for k in order[:CLASSES_SHOWN]]
+    show(["class", *columns], rows, caption="each class, the largest nc1 first")
+    if len(order) > CLASSES_SHOWN:
+        print(f"and {len(order) - CLASSES_SHOWN:,} classes more; --json has all of them")
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -7,20 +7,25 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ufm._core.checks import Integer, Real, instance, integer, listed, real, shown
 from ufm._core.checks import path as checked_path
+from ufm._core.tables import number
 
 if TYPE_CHECKING:
     import xarray
+
+T = TypeVar("T")
 
 # Okabe and Ito's palette, told apart by colour-blind readers; black last, kept for theory
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -31,6 +36,11 @@ LABELS = {
     "nc3": "NC3: misalignment of classifier and means",
     "nc4": "NC4: disagreement with nearest centre",
 }
+WORST = 3  # classes that bear their number in a panel
+LONG_TAIL = 10  # times as many samples as another class has: from there on classes stand over their samples
+CLEAR = 0.03  # of a panel's height, between such a class and all together
+BESIDE = (0.25, 0.07)  # of a panel, between dots whose numbers would be drawn over one another
+RASTERISED_FROM = 2_000  # dots, which would make a .pdf or an .svg large and slow
 STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -54,6 +64,54 @@ class Snapshots(Protocol):
     @property
     def step(self) -> Any:
         """(S,)."""
+
+
+class Shares(Protocol):
+    """Each class's own, (K,) arrays or None, each an attribute: `count`, and what `PANELS` names."""
+
+    @property
+    def count(self) -> Any:
+        """(K,) samples; 0 of a class that is absent."""
+
+
+class PerClass(Protocol):
+    """What was measured with `per_class=True`."""
+
+    @property
+    def classes(self) -> Any:
+        """`Shares`."""
+
+
+class Panel(NamedTuple):
+    """How a metric of each class is drawn.
+
+    Attributes:
+        title: what it is.
+        needs: what measures it.
+        worst: 1 where the largest values are the worst, −1 where the least, 0 where those far from all together.
+        over: whether samples or classes weigh the same in what all have together.
+        shown: values that its axis has, whatever the classes'.
+        log: whether its axis is logarithmic.
+    """
+
+    title: str
+    needs: str
+    worst: int
+    over: str
+    shown: tuple[float, ...] = ()
+    log: bool = False
+
+
+OVER = {"samples": "all samples", "classes": "mean over classes"}
+_JUDGED = "the second pass\nwith a classifier"
+PANELS = {
+    "nc1": Panel(LABELS["nc1"], "the second pass", 1, "samples", log=True),
+    "norm": Panel("norm of the centred class mean", "class means", 0, "classes", (0.0,)),
+    "distance": Panel("distance to the nearest other class mean", "class means", -1, "classes", (0.0,)),
+    "alignment": Panel("cosine of classifier row and class mean", "a classifier", -1, "classes", (0.0, 1.0)),
+    "nc4": Panel(LABELS["nc4"], _JUDGED, 1, "samples", (0.0, 1.0)),
+    "accuracy": Panel("accuracy", _JUDGED, -1, "samples", (0.0, 1.0)),
+}
 
 
 class NotebookFigure(Figure):
@@ -207,6 +265,184 @@ def terminal_phase(history: "Snapshots | xarray.Dataset") -> int | None:
         return None
     wrong = np.flatnonzero(accuracy < 1.0)
     return int(known[known > wrong[-1]][0] if wrong.size else known[0])
+
+
+def classes(result: PerClass | Shares | Mapping[str, PerClass | Shares]) -> Figure:
+    """What each class has of the metrics, a dot a class: NC1, norm, distance, alignment, NC4 and accuracy.
+
+    Dots stand over the samples of their class, on a log axis, where one has ten times those of another; else over its
+    number. The worst few of a panel bear their number, where they are off and not among many. Dashes are what all
+    classes have together: NC1, NC4 and accuracy of all samples, and means over classes. On the log axis of NC1 a zero
+    can't be drawn: how many there are is said, as are how many classes have no sample, and what was not measured.
+
+    Args:
+        result: of `ufm.measure(..., per_class=True)` or `Recorder.epoch(per_class=True)`, or its `classes`; or several
+            by name.
+
+    Raises:
+        ValueError: for what was measured without `per_class=True`, and where there is nothing.
+    """
+    given = result if isinstance(result, Mapping) else {"": result}
+    shares = {instance("result", name, str, "a name of each"): _shares(each) for name, each in given.items()}
+    if not shares:
+        raise ValueError(f"result = {shown(result)}: what was measured with per_class=True is needed")
+    made, axes = figure(2, 3, width=12.0, height=6.8)
+    long_tailed = any(_long_tailed(each.count) for each in shares.values())
+    for axis, (metric, panel) in zip(axes.flat, PANELS.items(), strict=True):
+        axis.set_title(panel.title, loc="left", pad=18.0)
+        clouds = [(colour, _cloud(each, metric, long_tailed)) for colour, each in _coloured(shares.values())]
+        known = [(colour, cloud) for colour, cloud in clouds if cloud is not None]
+        if known:
+            _draw(axis, panel, known)
+            _over_classes(axis, long_tailed)
+            _number(axis, panel, known)
+        else:
+            unmeasured(axis, panel.needs)
+    handles = [Line2D([], [], ls="", marker="o", color=colour) for colour, _ in _coloured(shares)]
+    labels = [*map(_named, shares, shares.values()), "all classes together"]
+    dashes = Line2D([], [], ls="--", color="#555555")
+    made.legend([*handles, dashes], labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    return made
+
+
+def unmeasured(axis: Axes, needs: str) -> None:
+    """Say in an empty panel what would measure what it is for."""
+    axis.text(0.5, 0.5, f"not measured:\nneeds {needs}", ha="center", va="center", transform=axis.transAxes)
+    axis.set(xticks=[], yticks=[])
+
+
+class Cloud(NamedTuple):
+    """Classes that have samples, (n,) each: their numbers and samples, where they stand, and values of a metric."""
+
+    number: np.ndarray
+    samples: np.ndarray
+    place: np.ndarray
+    value: np.ndarray
+
+    def together(self, panel: Panel) -> float:
+        """What all classes have together."""
+        return float(np.average(self.value, weights=self.samples if panel.over == "samples" else None))
+
+    def worst(self, panel: Panel) -> np.ndarray:
+        """Which of them are the few that are worse than all together and than the others."""
+        off = self.value - self.together(panel)
+        badness = panel.worst * off if panel.worst else abs(off)
+        order = np.argsort(-badness, kind="stable")[: WORST + 1]
+        next_worst = badness[order[WORST]] if len(order) > WORST else 0.0
+        return order[badness[order] > max(0.0, next_worst)]
+
+
+def _shares(result: Any) -> Any:
+    """Each class's own, of what was measured."""
+    found = getattr(result, "classes", result)
+    if not all(hasattr(found, name) for name in ("count", *PANELS)):
+        raise ValueError(f"result = {shown(result)}: what was measured with per_class=True is needed")
+    return found
+
+
+def _long_tailed(count: np.ndarray) -> bool:
+    """Whether a class has many times the samples of another."""
+    return bool(count.max() >= LONG_TAIL * count[count > 0].min())
+
+
+def _cloud(shares: Any, metric: str, long_tailed: bool) -> Cloud | None:
+    """What is drawn of a metric; None where it was not measured."""
+    value, number = getattr(shares, metric), np.flatnonzero(shares.count)
+    if value is None:
+        return None
+    count = shares.count[number]
+    return Cloud(number, count, count if long_tailed else number, value[number])
+
+
+def _coloured(things: Iterable[T]) -> Iterator[tuple[str, T]]:
+    """Each of them with a colour."""
+    return zip(itertools.cycle(COLOURS), things, strict=False)
+
+
+def _named(name: str, shares: Any) -> str:
+    """A result in a legend, with how many classes it has."""
+    absent = int(np.sum(shares.count == 0))
+    left_out = f" ({absent:,} without a sample left out)" if absent else ""
+    return f"{name}{': ' if name else ''}{len(shares.count) - absent:,} classes{left_out}"
+
+
+def _draw(axis: Axes, panel: Panel, clouds: list[tuple[str, Cloud]]) -> None:
+    """Dots and dashes of several results, and a line above that says what the dashes are at."""
+    log = panel.log and any(np.any(cloud.value > 0) for _, cloud in clouds)  # a log axis cannot be drawn empty
+    least = 0.0 if log else -np.inf
+    for colour, cloud in clouds:
+        _dots(axis, cloud, cloud.value > least, colour)
+        if cloud.together(panel) > least:
+            axis.axhline(cloud.together(panel), ls="--", lw=1.2, color=colour)
+    axis.set(yscale="log" if log else "linear", ymargin=0.1)  # where numbers have room
+    if panel.shown:
+        values = [*axis.get_ylim(), *panel.shown]
+        room = 0.06 * (max(values) - min(values))
+        axis.set_ylim(min(values) - room, max(values) + room)
+    undrawn = sum(int(np.sum(cloud.value <= least)) for _, cloud in clouds)
+    together = ", ".join(number(cloud.together(panel)) for _, cloud in clouds)
+    said = f"dashes: {OVER[panel.over]} {together}" + (f"; {undrawn:,} at zero, not drawn" if undrawn else "")
+    axis.text(0.0, 1.02, said, fontsize=8.0, color="#555555", transform=axis.transAxes)
+
+
+def _dots(axis: Axes, cloud: Cloud, drawn: np.ndarray, colour: str) -> None:
+    """A dot for each class, smaller and more transparent where they are many."""
+    many = len(cloud.value)
+    size, alpha = (6.0, 0.9) if many <= 50 else (4.0, 0.6) if many <= 1000 else (2.5, 0.25)
+    look: dict[str, Any] = {"ms": size, "alpha": alpha, "mec": "none", "rasterized": many >= RASTERISED_FROM}
+    axis.plot(cloud.place[drawn], cloud.value[drawn], "o", color=colour, **look)
+
+
+class Tag(NamedTuple):
+    """Numbers of classes whose dots are beside one another: one text, since several would be drawn over one another.
+
+    Attributes:
+        dot: (2,) the first of them.
+        stands: (2,) where it is in its panel, which is from (0, 0) to (1, 1).
+        below: whether it is below the dashes.
+        numbers: as they are written.
+    """
+
+    dot: np.ndarray
+    stands: np.ndarray
+    below: bool
+    numbers: list[str]
+
+
+def _number(axis: Axes, panel: Panel, clouds: list[tuple[str, Cloud]]) -> None:
+    """Draw the worst classes whole, those that stand clear of the dashes, with their numbers beside them."""
+    tags: list[Tag] = []
+    axis.autoscale_view()  # of which places in the panel are known
+    for colour, cloud in clouds:
+        for at in cloud.worst(panel):
+            dot, dashes = np.array([[cloud.place[at], value] for value in (cloud.value[at], cloud.together(panel))])
+            stands, middle = (axis.transScale + axis.transLimits).transform([dot, dashes])
+            if abs(stands[1] - middle[1]) > CLEAR:
+                axis.plot(*dot, "o", ms=6.0, color=colour, mec="black", mew=0.8, zorder=3)
+                _add_tag(tags, Tag(dot, stands, stands[1] < middle[1], [str(cloud.number[at])]))
+    for tag in tags:
+        x, ha = (6, "left") if tag.stands[0] < 0.6 else (-6, "right")
+        y, va = (-2, "top") if tag.below else (2, "bottom")
+        place, look = (tag.dot[0], tag.dot[1]), {"ha": ha, "va": va, "fontsize": 8.0}
+        axis.annotate(", ".join(tag.numbers), place, (x, y), textcoords="offset points", **look)
+
+
+def _add_tag(tags: list[Tag], new: Tag) -> None:
+    """One more, or its numbers in that of a dot beside it."""
+    for tag in tags:
+        if np.all(abs(tag.stands - new.stands) < BESIDE):
+            tag.numbers.extend(text for text in new.numbers if text not in tag.numbers)
+            return
+    tags.append(new)
+
+
+def _over_classes(axis: Axes, long_tailed: bool) -> None:
+    """The axis that classes stand over."""
+    if long_tailed:
+        axis.set(xlabel="samples of the class", xscale="log")
+    else:
+        axis.set(xlabel="class")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def write(

@@ -1,15 +1,16 @@
 """Other features, a test set's, measured against the class means of those that a network was trained on."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from ufm._core.arrays import silent
 from ufm._core.checks import doubles
 from ufm._core.repr import call
 from ufm.metrics.arguments import Batch, rounding_of
 from ufm.metrics.arithmetic import norm, over
+from ufm.metrics.decisions import Rule
 from ufm.metrics.means import Means
 from ufm.metrics.rows import Totals, decisions_of, spreads_of
 
@@ -47,50 +48,69 @@ def means_given(means: Any, dim: int) -> Means:
     return Means.of(np.ones(len(found)), found, rounding_of(means), None, len(found))
 
 
-def evaluation(means: Means, samples: Batch, A: Any = None, b: Any = None) -> Evaluation:
+class Counts(NamedTuple):
+    """Of a batch: samples, those whose class has a training mean, and sums over these and over all."""
+
+    samples: float
+    known: float
+    within: float
+    whitened: float
+    nearest_right: float
+    disagreements: float
+    right: float
+
+
+def evaluation(means: Means, batches: Iterable[Batch], A: Any = None, b: Any = None) -> Evaluation:
     """Samples against training means; those of a class without one have no part in spreads and shift.
 
     Args:
         means: of the training features.
-        samples: at least one, whose labels are below K.
+        batches: of samples whose labels are below K.
         A: (K, d) classifier, or None.
         b: (K,) its bias, or None.
 
     Raises:
         ValueError: for samples none of whose classes has a training mean.
     """
-    X, labels, about = samples.H, samples.labels, means.about
-    places = means.place_of(labels)
-    known = places >= 0
-    if not np.any(known):
+    judges, totals = means.judges(A, b), Totals(*means.about.means.shape)
+    rules = (means.nearest(),) if judges is None else (judges.nearest, judges.given)
+    counted = [_counted(means, samples, rules, totals) for samples in batches if len(samples.labels)]
+    sums = Counts(*np.sum(counted, axis=0)) if counted else Counts(*[0.0] * len(Counts._fields))
+    if not sums.known:
         raise ValueError("labels: no sample of a class that has a training mean")
-    at, of = (X, places) if np.all(known) else (X[known], places[known])
-    spreads = spreads_of(at, of, about, None)
-    nearest, decision = _decisions(means, X, A, b)
     with silent():
-        between = np.mean(norm(about.centred, axis=1) ** 2)
+        between = np.mean(norm(means.about.centred, axis=1) ** 2)
         return Evaluation(
-            nc1=np.sum(spreads.whitened) / len(at),
-            trace_ratio=over(np.sum(spreads.within) / len(at), between)[()],
-            nc4=None if decision is None else np.mean(nearest != decision),
-            accuracy=None if decision is None else np.mean(decision == labels),
-            nearest_accuracy=np.mean(nearest == labels),
-            shift=over(_shift(means, at, of), np.sqrt(between))[()],
+            nc1=sums.whitened / sums.known,
+            trace_ratio=over(sums.within / sums.known, between)[()],
+            nc4=None if judges is None else sums.disagreements / sums.samples,
+            accuracy=None if judges is None else sums.right / sums.samples,
+            nearest_accuracy=sums.nearest_right / sums.samples,
+            shift=over(_shift(means, totals), np.sqrt(between))[()],
         )
 
 
-def _decisions(means: Means, X: Any, A: Any, b: Any) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"] | None]:
-    """(n,) classes of the nearest means, and those that the classifier decides for."""
-    judges = means.judges(A, b)
-    rules = (means.nearest(),) if judges is None else (judges.nearest, judges.given)
-    nearest, *decision = decisions_of(X, means.about, rules)
-    return nearest if means.names is None else means.names[nearest], decision[0] if decision else None
+def _counted(means: Means, samples: Batch, rules: tuple[Rule, ...], totals: Totals) -> Counts:
+    """A batch, which is added to the totals too."""
+    X, labels, places = samples.H, samples.labels, means.place_of(samples.labels)
+    nearest, *decisions = decisions_of(X, means.about, rules)
+    nearest = nearest if means.names is None else means.names[nearest]
+    judged = [(np.sum(nearest != decision), np.sum(decision == labels)) for decision in decisions]
+    known = places >= 0
+    at, of = (X, places) if np.all(known) else (X[known], places[known])
+    spreads = spreads_of(at, of, means.about, None) if len(at) else None
+    totals.add(at, of)
+    return Counts(
+        len(labels),
+        len(at),
+        *((0.0, 0.0) if spreads is None else (np.sum(spreads.within), np.sum(spreads.whitened))),
+        np.sum(nearest == labels),
+        *(judged[0] if judged else (0.0, 0.0)),
+    )
 
 
-def _shift(means: Means, X: Any, places: Int[np.ndarray, " n"]) -> Any:
+def _shift(means: Means, totals: Totals) -> Any:
     """Root mean square of the distances between class means, in the coordinates of the training means."""
-    totals = Totals(*means.about.means.shape)
-    totals.add(X, places)
     some = totals.count > 0
     moved = totals.features[some] / totals.count[some, None] - means.about.means[some]
     return np.sqrt(np.mean(norm(moved * means.about.scale, axis=1) ** 2))

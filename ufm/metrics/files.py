@@ -1,41 +1,55 @@
 """A network's features measured where they are: in files, a block of rows at a time.
 
 A file holds, by name, H, features or X (N, d), one sample a row; labels, y or targets (N,); and where known a
-classifier A or weight (K, d) with its bias b or bias (K,). `ufm.metrics.formats` says which files are read.
+classifier A or weight (K, d) with its bias b or bias (K,). Class means that these are to be measured against are in a
+file of their own. `ufm.metrics.formats` says which files are read.
 """
 
 import contextlib
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ufm._core.checks import Integer
 from ufm._core.progress import progress
-from ufm.metrics.arguments import classifier, features_and_labels, number_of_classes
-from ufm.metrics.definitions import Metrics
+from ufm.metrics.arguments import Batch, batch, check_some, classifier, features_and_labels, number_of_classes
+from ufm.metrics.classes import Measured
+from ufm.metrics.evaluation import Evaluation, evaluation, means_given
 from ufm.metrics.formats import opened
 from ufm.metrics.formats.stored import Arrays, Stored
 from ufm.metrics.labels import checked_labels
 from ufm.metrics.stream import Stream
 
-ROLES = {"H": ("H", "features", "X"), "labels": ("labels", "y", "targets"), "A": ("A", "weight"), "b": ("b", "bias")}
+ROLES = {
+    "H": ("H", "features", "X"),
+    "labels": ("labels", "y", "targets"),
+    "A": ("A", "weight"),
+    "b": ("b", "bias"),
+    "means": ("means",),
+}
 NUMBERS_AT_ONCE = 2**20  # of features
 LISTED = 12  # names in an error
 
 
 class Samples(NamedTuple):
-    """Features (N, d) in a file, and their labels (N,) and the classifier (K, d) and (K,), or None, as arrays."""
+    """Features (N, d) in a file; as arrays labels (N,), and a classifier (K, d), (K,) and means (K, d), or None."""
 
     features: Stored
     labels: Any
     A: Any
     b: Any
+    means: Any
 
 
 @contextlib.contextmanager
 def samples(
-    features: pathlib.Path, labels: pathlib.Path | None = None, *, classifier: pathlib.Path | None = None
+    features: pathlib.Path,
+    labels: pathlib.Path | None = None,
+    *,
+    classifier: pathlib.Path | None = None,
+    means: pathlib.Path | None = None,
 ) -> Iterator[Samples]:
     """What files hold; features can be read until the context ends.
 
@@ -44,6 +58,7 @@ def samples(
         labels: file of the labels.
         classifier: file of the classifier: A, or weight as in the state of a torch Linear, or its one matrix, with b,
             or bias, or its one vector.
+        means: file of class means: means, or its one array.
 
     Raises:
         ValueError: for a file that cannot be read, or that lacks what is needed, or has it twice.
@@ -59,38 +74,87 @@ def samples(
             A, b = (_read(features, arrays, role) for role in ("A", "b"))
         else:
             A, b = _classifier(classifier, stack.enter_context(opened(classifier)))
-        yield Samples(H, y.whole(), A, b)
+        M = None if means is None else _alone(means, stack.enter_context(opened(means)), "means").whole()
+        yield Samples(H, y.whole(), A, b, M)
 
 
-def measure(found: Samples) -> Metrics:
+def measure(
+    found: Samples, *, absent: str = "error", ignore: Integer | None = None, per_class: bool = False
+) -> Measured:
     """Metrics of features in files, as `ufm.measure` gives them of arrays; read twice, and never held.
+
+    Args:
+        found: of `samples`.
+        absent: what becomes of classes without a sample: "error", or "drop".
+        ignore: a label whose samples are left out.
+        per_class: whether to say of each class what is its own.
 
     Raises:
         ValueError: as `ufm.measure`.
     """
-    features, y, A, b = found
-    zeros = (np.broadcast_to(np.zeros(1, kind), shape) for kind, shape in ((float, features.shape), (int, np.shape(y))))
-    features_and_labels(*zeros)  # whether their shapes are right, before any are read
-    count, dim = features.shape
-    labels, _ = checked_labels("labels", y, count)
-    A, b = classifier(A, b, None, dim, np.float64)
-    stream = Stream(number_of_classes(labels, A))
-    rows = max(1, NUMBERS_AT_ONCE // dim)
-    with progress(2 * count, "samples", show=None if count > rows else False) as update:
-        done = 0
-        for X, at in _batches(features, rows):
+    features, y, *_ = found
+    labels = _checked_labels(found, ignore)
+    A, b = classifier(found.A, found.b, None, features.shape[1], np.float64)
+    stream = Stream(number_of_classes(labels, A, absent=absent), absent=absent, ignore=ignore)
+    with _shown(features, passes=2) as update:
+        for X, at in _batches(features):
             stream.add(X, y[at])
-            update(done := done + len(X), "class means")
-        for X, at in _batches(features, rows):
+            update(at.stop, "class means")
+        for X, at in _batches(features):
             stream.revisit(X, y[at], A, b)
-            update(done := done + len(X), "spread about them")
-    return stream.metrics()
+            update(features.shape[0] + at.stop, "spread about them")
+    return stream.metrics(per_class=per_class)
 
 
-def _batches(features: Stored, rows: int) -> Iterator[tuple[Any, slice]]:
+def evaluate(found: Samples, *, ignore: Integer | None = None) -> Evaluation:
+    """Features in files against the class means beside them, as `ufm.measure(means=)`; read once, and never held.
+
+    Args:
+        found: of `samples`, with means.
+        ignore: a label whose samples are left out.
+
+    Raises:
+        ValueError: as `ufm.measure`.
+    """
+    features, y, *_ = found
+    labels, dim = _checked_labels(found, ignore), features.shape[1]
+    means = means_given(found.means, dim)
+    A, b = classifier(found.A, found.b, means.num_classes, dim, np.float64)
+    number_of_classes(labels, A, means.num_classes, "drop")
+
+    def batches() -> Iterator[Batch]:
+        for X, at in _batches(features):
+            yield batch(X, y[at], ignore)
+            update(at.stop, "distance from the means")
+
+    with _shown(features, passes=1) as update:
+        return evaluation(means, batches(), A, b)
+
+
+def _checked_labels(found: Samples, ignore: Integer | None) -> Any:
+    """Labels that are not left out; and whether shapes are right, before any features are read."""
+    shapes = ((float, found.features.shape), (int, np.shape(found.labels)))
+    features_and_labels(*(np.broadcast_to(np.zeros(1, kind), shape) for kind, shape in shapes))
+    labels, _ = checked_labels("labels", found.labels, found.features.shape[0], ignore)
+    check_some(labels, ignore)
+    return labels
+
+
+def _shown(features: Stored, passes: int) -> contextlib.AbstractContextManager[Callable[[int, str], None]]:
+    """A bar of so many passes over features, where they are more than are read at once."""
+    count, dim = features.shape
+    return progress(passes * count, "samples", show=None if count > _rows(dim) else False)
+
+
+def _rows(dim: int) -> int:
+    """How many are read at once."""
+    return max(1, NUMBERS_AT_ONCE // dim)
+
+
+def _batches(features: Stored) -> Iterator[tuple[Any, slice]]:
     """Blocks of features, and where they stand among all."""
     first = 0
-    for X in features.blocks(rows):
+    for X in features.blocks(_rows(features.shape[1])):
         yield X, slice(first, first + len(X))
         first += len(X)
 
@@ -101,7 +165,7 @@ def _named(file: pathlib.Path, arrays: Arrays, role: str) -> Stored:
     if name is not None:
         return arrays[name]
     *others, last = ROLES[role]
-    lacking = f"{file}: no key {', '.join(others)} or {last}"
+    lacking = f"{file}: no key {', '.join(others)}{' or ' if others else ''}{last}"
     if list(arrays) == [""]:
         raise ValueError(f"{lacking} in a single array; a file of labels beside it is needed, as in {file} LABELS")
     raise ValueError(f"{lacking}; it has {_listed(arrays)}")

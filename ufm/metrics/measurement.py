@@ -97,9 +97,9 @@ def measure(
     about = None if means is None else means_given(means, dim)
     A, b = classifier(A, b, None if about is None else about.num_classes, dim, np.float64)
     if about is not None:
-        _check_options(absent, per_class)
+        check_options(absent, per_class)
         number_of_classes(samples.labels, A, about.num_classes, "drop")
-        return evaluation(about, samples, A, b)
+        return evaluation(about, [samples], A, b)
     return _measured(samples, A, b, number_of_classes(samples.labels, A, absent=absent), absent, per_class)
 
 
@@ -147,7 +147,7 @@ def _measured(samples: Batch, A: Any, b: Any, num_classes: int, absent: str, per
     return fed.metrics(per_class=per_class)
 
 
-def _check_options(absent: str, per_class: bool) -> None:
+def check_options(absent: str, per_class: bool) -> None:
     """Refuse what has no meaning for features that are measured against other ones' means."""
     if absent != "error" or per_class:
         raise ValueError(

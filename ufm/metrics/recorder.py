@@ -168,7 +168,7 @@ class Recorder:
         check_untraced(A=A, b=b)
         samples, given = self._fed.checked_against(means, features, labels, A, b)
         check_some(samples.labels, self.ignore)
-        return evaluation(means, samples, *given)
+        return evaluation(means, [samples], *given)
 
     def discard(self) -> None:
         """Forget what was fed since the last `epoch`."""
@@ -247,9 +247,7 @@ class Recorder:
         made = plot.collapse({name: self.history}, unit="epoch")
         for axis, metric in zip(made.axes, ("nc1", "nc2", "nc3", "nc4"), strict=True):
             if np.all(np.isnan(getattr(self.history, metric))):
-                text = f"not measured:\nneeds {NEEDS[metric]}"
-                axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
-                axis.set(xticks=[], yticks=[])
+                plot.unmeasured(axis, NEEDS[metric])
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
