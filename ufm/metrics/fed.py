@@ -1,15 +1,14 @@
 """What batches of features add up to: two passes, whose sums are kept in float64, and may be of several machines."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from ufm._core.checks import Integer, choice, instance, integer, room_for
+from ufm._core.checks import choice, flag, instance, integer, room_for
 from ufm.metrics.arguments import ABSENT, Batch, absent_classes, batch, check_untraced, classifier
 from ufm.metrics.classes import Measured, measured
+from ufm.metrics.labels import checked_ignore
 from ufm.metrics.means import Means, same
 from ufm.metrics.passes import Spreads
 from ufm.metrics.rows import Totals, added, spreads_of
@@ -27,10 +26,10 @@ class Fed:
         ignore: a label whose samples are left out.
     """
 
-    def __init__(self, num_classes: Integer, *, absent: str = "error", ignore: Integer | None = None):
+    def __init__(self, num_classes: Any, *, absent: Any = "error", ignore: Any = None):
         self.num_classes = integer("num_classes", num_classes, least=2)
         self.absent = choice("absent", absent, ABSENT)
-        self.ignore = None if ignore is None else integer("ignore", ignore, least=-(2**63))
+        self.ignore = checked_ignore(ignore)
         room_for(f"num_classes = {self.num_classes}: counts of classes", self.num_classes)
         self._first: Totals | None = None
         self._rounding = 0.0  # of the features, relative: that of each sample, added up
@@ -39,7 +38,7 @@ class Fed:
         self._spreads: Spreads | None = None
         self._classifier: Any = (None, None)
 
-    def add(self, H: ArrayLike, labels: ArrayLike) -> None:
+    def add(self, H: Any, labels: Any) -> None:
         """First pass: a batch of features (n, d) and labels (n,)."""
         if self._means is not None:
             raise ValueError("add after revisit: the means of the first pass are already in use; start anew")
@@ -54,7 +53,7 @@ class Fed:
         self._first.add(samples.H, samples.labels)
         self._rounding += samples.unit * len(samples.labels)
 
-    def revisit(self, H: ArrayLike, labels: ArrayLike, A: ArrayLike | None = None, b: ArrayLike | None = None) -> None:
+    def revisit(self, H: Any, labels: Any, A: Any = None, b: Any = None) -> None:
         """Second pass: the same batches, in any order, with the classifier that nc4 and accuracy speak of."""
         samples, first = self.checked(H, labels), self.first_sums()
         self.means()
@@ -75,7 +74,7 @@ class Fed:
         spreads = spreads_of(samples.H, means.place_of(samples.labels), means.about, means.judges(*given))
         self._spreads = spreads if self._spreads is None else added(self._spreads, spreads)
 
-    def metrics(self, A: ArrayLike | None = None, b: ArrayLike | None = None, *, per_class: bool = False) -> Measured:
+    def metrics(self, A: Any = None, b: Any = None, *, per_class: Any = False) -> Measured:
         """Metrics of all that was added; nc1, nc4, trace_ratio, cdnv and accuracy need the second pass.
 
         Args:
@@ -83,6 +82,7 @@ class Fed:
             b: (K,) its bias; by default the one that `revisit` was given. Only nc4 and accuracy depend on it.
             per_class: whether to say of each class what is its own (see `ufm.measure`).
         """
+        flag("per_class", per_class)
         means, (known_A, known_b) = self.means(), self._classifier
         bias = known_b if b is None and A is not None else b
         given = self._checked_classifier(A, bias, means.about.means.shape[1])
@@ -92,7 +92,7 @@ class Fed:
             raise ValueError("A, b: another classifier than in the second pass")
         return measured(means, self._spreads, given[0] if known_A is None else known_A, per_class)
 
-    def checked(self, H: ArrayLike, labels: ArrayLike, dim: int | None = None) -> Batch:
+    def checked(self, H: Any, labels: Any, dim: int | None = None) -> Batch:
         """A batch as arrays, or the ValueError that says why it cannot belong to the others."""
         samples = batch(H, labels, self.ignore)
         dim = self._first.features.shape[1] if dim is None and self._first is not None else dim
@@ -113,9 +113,7 @@ class Fed:
             self._means = Means.of(count, sums / count[:, None], self._rounding / count.sum(), names, self.num_classes)
         return self._means
 
-    def checked_against(
-        self, means: Means, H: ArrayLike, labels: ArrayLike, A: ArrayLike | None, b: ArrayLike | None
-    ) -> tuple[Batch, tuple[Any, Any]]:
+    def checked_against(self, means: Means, H: Any, labels: Any, A: Any, b: Any) -> tuple[Batch, tuple[Any, Any]]:
         """Other samples and a classifier, to be held against means."""
         dim = means.about.means.shape[1]
         samples = self.checked(H, labels, dim)
@@ -145,7 +143,7 @@ class Fed:
         return packed(shared, again | {f"spread_{name}": array for name, array in spreads.items()})
 
     @classmethod
-    def from_state(cls, state: Mapping[str, ArrayLike]) -> "Fed":
+    def from_state(cls, state: Any) -> "Fed":
         """The one that gave a state, or that was fed all that several were whose states are added up here.
 
         Raises:

@@ -35,12 +35,18 @@ def checked_labels(name: str, value: Any, samples: int, ignore: Any = None) -> t
     if is_traced(array):
         return _traced(name, array, ignore), None
     array = _whole(name, array)
-    keep = None if ignore is None else array != integer("ignore", ignore, least=-(2**63))
+    ignore = checked_ignore(ignore)
+    keep = None if ignore is None else array != ignore
     keep = None if keep is None or np.all(keep) else keep
     array = array if keep is None else array[keep]
     if array.size:
         _check_range(name, array, str(getattr(value, "dtype", "")))
     return array.astype(np.int32), keep
+
+
+def checked_ignore(ignore: Any) -> int | None:
+    """A label whose samples are left out, or None."""
+    return None if ignore is None else integer("ignore", ignore, least=-(2**63), most=2**63 - 1)
 
 
 def _check_shape(name: str, value: Any, shape: tuple[int, ...], samples: int) -> None:

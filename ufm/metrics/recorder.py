@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ufm._core import archive
-from ufm._core.checks import Integer, Real, flag, instance, integer, number
+from ufm._core.checks import Integer, Real, instance, integer, number
 from ufm.metrics.arguments import check_some, check_untraced
 from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics
@@ -136,7 +136,6 @@ class Recorder:
         last = int(self.history.step[-1]) if len(self.history.step) else 0
         least = last + 1 if len(self.history.step) else 0
         step = last + 1 if step is None else integer("step", step, least, most=MOST_STEP)
-        flag("per_class", per_class)
         fed = self._fed.copied() if self._deferred else self._fed
         for features, labels in self._deferred:
             fed.revisit(features, labels, A, b)
