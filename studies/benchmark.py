@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import tyro
 
@@ -45,7 +46,7 @@ def training(config: Config) -> Rows:
 
 
 def metrics(config: Config) -> Rows:
-    """`ufm.measure` against the definition of NC1 by a pseudoinverse, in NumPy."""
+    """`ufm.measure` against a pseudoinverse in NumPy; and a recorder of batches of any sizes against equal ones."""
     H, labels = problems.features(config)
     yield Comparison(
         f"measure: NC1 in NumPy (K={config.measured_classes}, d={config.measured_dim}, N={config.measured_samples})",
@@ -53,6 +54,18 @@ def metrics(config: Config) -> Rows:
         lambda: ufm.measure(H, labels).nc1,
         {"NumPy": ft.partial(scipy_and_numpy.pseudoinverse_nc1, H, labels)},
         agreement=lambda timed: race.same("NC1", timed[OURS].result, timed["NumPy"].result),
+        repeats=config.repeats_metrics,
+        peers_compile=False,
+    )
+    count, size, K, d = config.recorded
+    unequal = np.random.default_rng(0).integers(size // 2, size + size // 2 + 1, count)
+    ours, peers = (products.Recorded(problems.batches(sizes, K, d), K) for sizes in (unequal, [size] * count))
+    yield Comparison(
+        f"record: {count} batches of {size // 2} to {size + size // 2} samples (K={K}, d={d}): of {size} each",
+        at_most(2),
+        ours.recorder,
+        {"equal sizes": peers.recorder},
+        agreement=ours.agreement,
         repeats=config.repeats_metrics,
         peers_compile=False,
     )
@@ -133,10 +146,23 @@ def alone(config: Config) -> Rows:
 
 
 def vocabulary(config: Config) -> Rows:
-    """As many classes as a vocabulary has words: a gradient against the matrix products of its blocks; peak memory."""
+    """As many classes as a vocabulary has words: a gradient and a recorder against their products; peak memory."""
     large, repeats = products.Streamed(config), config.repeats_vocabulary
     peers, title = {"products": large.products}, f"gradient, K = N = {config.vocabulary:,}: products"
     yield Comparison(title, at_most(1.25), large.gradient, peers, agreement=large.agreement, repeats=repeats)
+    count, size = config.vocabulary_batches
+    recorded = products.Recorded(
+        problems.batches([size] * count, config.vocabulary, config.vocabulary_dim), config.vocabulary
+    )
+    yield Comparison(
+        f"record, K = {config.vocabulary:,}: products",
+        at_most(1.5),
+        recorded.recorder,
+        {"products": recorded.products},
+        agreement=recorded.agreement,
+        repeats=repeats,
+        peers_compile=False,
+    )
     yield from processes.peaks(config)
 
 

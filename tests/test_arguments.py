@@ -170,8 +170,8 @@ TABLE = {
     ),
     "measure": Call(
         ufm.measure,
-        {"H": H, **BATCH, **CLASSIFIER, "means": None, "absent": "error", "ignore": None, "per_class": False},
-        {"b": NONE, "means": NONE, "per_class": TRUE, "ignore": NONE | {"-1"}},
+        {"H": H, **BATCH, **CLASSIFIER, "means": None, "absent": "drop", "ignore": None, "per_class": False},
+        {"b": NONE, "means": NONE, "per_class": TRUE, "ignore": IGNORED},
     ),
     "metrics.evaluate": Call(
         ufm.metrics.evaluate, {"H": H, **BATCH, **CLASSIFIER, "num_classes": 3}, {"b": NONE, "num_classes": NONE}

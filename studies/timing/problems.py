@@ -44,6 +44,8 @@ class Config:
     """d of the measured features."""
     measured_samples: int = 50_000
     """N of the measured features."""
+    recorded: tuple[int, int, int, int] = (200, 600, 50, 128)
+    """Batches fed to a recorder, their mean size, K and d."""
     batch: int = 256
     """Problems of the certified group, decays λ_A log-spaced over [1e-5, 1e-2]."""
     peer_problems: int = 3
@@ -56,6 +58,8 @@ class Config:
     """K and N of the vocabulary group."""
     vocabulary_dim: int = 256
     """Its d."""
+    vocabulary_batches: tuple[int, int] = (8, 4096)
+    """Batches that a recorder is fed of it, and their size."""
     vocabulary_steps: int = 3
     """Its optimiser steps."""
     alone: tuple[tuple[int, tuple[float, ...]], ...] = ((100, (1e-5, 1e-4)), (300, (1e-6, 1e-5, 5e-5, 2e-4)))
@@ -149,6 +153,14 @@ def features(config: Config) -> tuple[np.ndarray, np.ndarray]:
     H = random.standard_normal((N, d), np.float32)
     H += random.standard_normal((K, d), np.float32)[labels]
     return H, labels
+
+
+def batches(sizes: Any, num_classes: int, dim: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Features (n, d) and labels (n,) of batches of these sizes; of all, each class has a sample."""
+    random = np.random.default_rng(0)
+    of = np.split(np.arange(np.sum(sizes)) % num_classes, np.cumsum(sizes)[:-1])
+    means = random.standard_normal((num_classes, dim), np.float32)
+    return [(means[labels] + 0.5 * random.standard_normal((len(labels), dim), np.float32), labels) for labels in of]
 
 
 def spaced(listed: list[Any], number: int) -> list[Any]:

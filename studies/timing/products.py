@@ -11,6 +11,7 @@ import ufm
 from timing.problems import Config
 from timing.race import OURS, Timed, same
 from ufm._core.blocks import cut, put, scan_blocks
+from ufm._core.side_by_side import side_by_side
 from ufm.model.params import columns, rows
 from ufm.model.problem import risk
 
@@ -66,6 +67,35 @@ class Streamed:
         """A note that the objective is the problem's."""
         value, _ = timed[OURS].result
         return same("objective", float(value), float(self.problem.objective(rows(self.params))))
+
+
+class Recorded:
+    """Two passes of a recorder over batches, and the matrix products of the second."""
+
+    def __init__(self, batches: list[tuple[np.ndarray, np.ndarray]], num_classes: int):
+        self.batches, self.num_classes = batches, num_classes
+        dim = batches[0][0].shape[1]
+        self.A = np.random.default_rng(1).standard_normal((num_classes, dim), np.float32)
+
+    def recorder(self) -> ufm.Recorder:
+        """One that was fed both passes."""
+        found = ufm.Recorder(self.num_classes, absent="drop")
+        for batch in self.batches:
+            found.add(*batch)
+        for batch in self.batches:
+            found.revisit(*batch, self.A)
+        return found
+
+    def products(self) -> np.ndarray:
+        """Scores of the nearest centre and of the classifier in float32, some rows at a time on each core."""
+        rows = [H[first : first + 512] for H, _ in self.batches for first in range(0, len(H), 512)]
+        return np.sum(list(side_by_side(lambda H: (H @ self.A.T)[0] + (H @ self.A.T)[-1], rows)), axis=0)
+
+    def agreement(self, timed: dict[str, Timed]) -> str:
+        """A note that the recorder decides as the products of a batch do."""
+        H, labels = self.batches[0]
+        right = np.mean(np.argmax(H @ self.A.T, axis=1) == labels)
+        return same("accuracy", ufm.measure(H, labels, self.A, absent="drop").accuracy, right)
 
 
 @jax.jit

@@ -161,13 +161,13 @@ def judges_of(about: Centres, A: Float[Array, "K d"], b: Float[Array, " K"], nam
     return Judges(nearest_centre(about), as_rule(A, b, about), names)
 
 
-def summary(about: Centres, spreads: Spreads | None, A: Float[Array, "K d"] | None, pairs: Pairs) -> Metrics:
+def summary(about: Centres, spreads: Spreads | None, A: Any, pairs: Pairs) -> Metrics:
     """Metrics from the sums of the two passes; None for what a missing pass or classifier would tell.
 
     Args:
         about: what the first pass gave.
         spreads: what the second gave.
-        A: a classifier; what pairs its rows with the means is known where there are as many.
+        A: a classifier (K, d) or None; what pairs its rows with the means is known where there are as many.
         pairs: of the centred means, with variances where the second pass is known.
     """
     values = dict.fromkeys(Metrics._fields) | _of_centres(about, pairs)

@@ -212,7 +212,7 @@ class Fed:
         if not same(self._classifier, other._classifier):
             raise ValueError("other: its second pass has another classifier; one for all is needed")
         self._again.join(other._again)
-        self._spreads = added(self._spreads, spreads)
+        self._spreads = spreads if self._spreads is None else added(self._spreads, spreads)
 
     def copied(self) -> "Fed":
         """One that may be fed without this one being changed."""

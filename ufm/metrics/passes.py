@@ -135,8 +135,9 @@ def second_pass(
     parts = [xp.ones_like(H[0]), _squares(deviations), _squares(about.whitener @ deviations)]
     if judges is not None:
         parts += [verdict.astype(H.dtype) for verdict in verdicts(H, labels, about, judges)]
-    sums = _by_class(xp.stack(parts), labels, groups).T
-    return Spreads(*sums) if judges is not None else Spreads(*sums, None, None)
+    count, within, whitened, *judged = _by_class(xp.stack(parts), labels, groups).T
+    disagreements, right = judged or (None, None)
+    return Spreads(count, within, whitened, disagreements, right)
 
 
 def verdicts(H: Float[Array, "d n"], labels: Int[Array, " n"], about: Centres, judges: Judges) -> tuple[Any, Any]:

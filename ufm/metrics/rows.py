@@ -26,7 +26,7 @@ class Part(NamedTuple):
     """Samples of the classes that a block has: which (p,), how many of each (p,) and their sums (p, d)."""
 
     classes: Int[np.ndarray, " p"]
-    count: Float[np.ndarray, " p"]
+    counts: Float[np.ndarray, " p"]
     features: Float[np.ndarray, "p d"]
 
 
@@ -47,7 +47,7 @@ class Totals:
     def add(self, X: Any, labels: Int[np.ndarray, " n"]) -> None:
         """Another batch of rows (n, d), which are finite."""
         for part in _in_blocks(_part_of, X, labels, ROWS_SUMMED):
-            self.count[part.classes] += part.count
+            self.count[part.classes] += part.counts
             self.features[part.classes] += part.features
 
     def join(self, other: "Totals") -> None:
