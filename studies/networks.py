@@ -321,7 +321,7 @@ def history(trained: Trained) -> xarray.Dataset:
     return table.assign_coords(step=[seen.epoch for seen in trained.looks])
 
 
-def features(trained: Trained) -> dict[str, np.ndarray]:
+def features(trained: Trained) -> dict[str, Any]:
     """H (N, d), labels (N,), A (K, d) and b (K,) at the end, as `ufm.measure` takes them."""
     last = trained.looks[-1]
     return {"H": last.H, "labels": trained.labels, "A": last.A, "b": last.b}
