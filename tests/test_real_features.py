@@ -47,6 +47,7 @@ def test_falling_spectra_lose_no_direction_in_any_precision(K, d, exponent, per_
     for dtype, rounding in ((np.float64, 1e-12), (np.float32, 1e-6), (np.float16, 1e-3), (ml_dtypes.bfloat16, 1e-2)):
         held = H.astype(dtype)
         found = ufm.measure(held, labels)
+        assert found.rank == min(K - 1, d)
         assert_allclose((found.nc1, found.nc2), defined(held, labels), rtol=1e-9)
         assert_allclose((found.nc1, found.nc2), exact, rtol=rounding)
     traced = jax.jit(ufm.metrics.evaluate, static_argnames="num_classes")(H.astype(np.float32), labels, num_classes=K)
@@ -59,7 +60,9 @@ def test_what_rounding_adds_to_a_subspace_is_no_direction():
     H = (random.normal(size=(10, 3))[labels] + 0.1 * random.normal(size=(60, 3))) @ basis
     exact = defined(H, labels, rank=3)
     for dtype, rounding in ((np.float64, 1e-11), (np.float32, 1e-5), (np.float16, 1e-2), (ml_dtypes.bfloat16, 0.2)):
-        assert_allclose(ufm.measure(H.astype(dtype), labels).nc1, exact[0], rtol=rounding)
+        found = ufm.measure(H.astype(dtype), labels)
+        assert found.rank == 3
+        assert_allclose(found.nc1, exact[0], rtol=rounding)
 
 
 @pytest.mark.parametrize(("dtype", "sizes"), [(np.float32, (1e19, 1e-20)), (np.float64, (1e200, 1e-200))])

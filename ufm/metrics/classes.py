@@ -110,11 +110,14 @@ class Measured(Metrics):
     """Metrics of features with values, and what else was found of them.
 
     Attributes:
+        rank: of the centred class means: how many directions nc1 is over. At most K − 1 and d; fewer where means lie in
+            a subspace, or nearer to one than the rounding of the features (see `ufm.measure`).
         absent: how many of the K classes have no sample; 0 unless `absent="drop"` lets them have none.
         uniformity: `Uniformity` of the class means.
         classes: `Classes`, each class's own; None unless `per_class=True`.
     """
 
+    rank: int = 0
     absent: int = 0
     uniformity: Uniformity | None = None
     classes: Classes | None = None
@@ -129,7 +132,7 @@ def measured(means: Means, spreads: Spreads | None, A: Any, per_class: bool) -> 
         found = Measured(*numbers(summary(about, spreads, rows, pairs)))
         cosines = None if A is None else _alignment(about.centred, rows)
         duality = (None, None) if cosines is None else (cosines.mean(), cosines.std())
-        found.absent = means.absent
+        found.rank, found.absent = int(np.count_nonzero(np.any(about.whitener != 0, axis=1))), means.absent
         found.uniformity = Uniformity(
             pairs.cosine, pairs.equiangular, pairs.log_distance, pairs.log_distance_spread, *duality
         )

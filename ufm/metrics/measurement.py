@@ -65,6 +65,11 @@ def measure(
 ) -> Measured | Evaluation:
     """Metrics of features, exactly: whatever their precision, what is computed of them is computed in float64.
 
+    Directions of the centred class means count as absent where their singular value is below (u/2) r (√K + √d), with r
+    the root mean square of the means' entries and u half the spacing of numbers near 1 in the type of `H`: that is what
+    rounding `H` adds to means, as a random matrix (or below the rounding of float64, which is less but for float64).
+    The result's `rank` counts the others.
+
     With `absent="drop"` K' classes that have samples are measured, as if they were relabelled 0..K'−1: nc2 and nc3 are
     then distances to the simplex of K' vertices, nc1 to nc3, equinorm_A and self_duality take the classifier's rows of
     these classes alone, while for nc4 and accuracy all K rows compete.
@@ -81,7 +86,7 @@ def measure(
         per_class: whether to say of each class what is its own, as `result.classes`.
 
     Returns:
-        Dimensionless metrics in float64, with `absent`, how many classes are, `uniformity` and `classes` beside them;
+        Dimensionless metrics in float64, with `rank`, `absent`, `uniformity` and `classes` beside them (`ufm.metrics.Measured`);
         or an `Evaluation` where `means` are given.
 
     Raises:
