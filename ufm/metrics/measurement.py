@@ -86,8 +86,8 @@ def measure(
         per_class: whether to say of each class what is its own, as `result.classes`.
 
     Returns:
-        Dimensionless metrics in float64, with `rank`, `absent`, `uniformity` and `classes` beside them (`ufm.metrics.Measured`);
-        or an `Evaluation` where `means` are given.
+        Dimensionless metrics in float64, with `rank`, `absent`, `uniformity` and `classes` beside them (see
+        `ufm.metrics.Measured`); or an `Evaluation` where `means` are given.
 
     Raises:
         ValueError: for wrong shapes, labels out of range, an absent class, a NaN or an infinity, and inside jit, grad
