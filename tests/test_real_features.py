@@ -386,10 +386,11 @@ def test_states_of_other_kinds_are_refused():
     for of in (lambda: total(recorder, other), lambda: recorder.merge(other)):  # each was in a second pass of its own
         with pytest.raises(ValueError, match=r"first pass|have to share"):
             of()
-    second = fed(ufm.Recorder(3), H, labels, 2 * A)
-    for of in (lambda: total(recorder, second), lambda: recorder.merge(second)):
-        with pytest.raises(ValueError, match="classifier"):
-            of()
+    for size in (1.0, 1e4):  # of the features, beside which a classifier is small
+        recorder, second = (fed(ufm.Recorder(3), size * H, labels, classifier) for classifier in (A, 1.01 * A))
+        for of in (total, ufm.Recorder.merge):
+            with pytest.raises(ValueError, match="classifier"):
+                of(recorder, second)
     kept = fed(ufm.Recorder(3), H, labels)
     with pytest.raises(ValueError, match="give the classifier A to revisit"):
         kept.state()
