@@ -386,6 +386,14 @@ def test_a_rank_of_nothing_but_ignored_samples_has_a_state_as_others():
     assert_allclose(summed(ranks).epoch(), ufm.measure(H, labels, A), rtol=1e-12)
 
 
+def test_ratios_to_training_means_that_are_all_equal_are_infinite_or_zero():
+    H, labels = spectral(3, 4, 0.5, 10)
+    away = ufm.measure(H, labels, means=np.ones((3, 4)))
+    assert (away.nc1, away.trace_ratio, away.shift) == (np.inf, np.inf, np.inf)
+    same = ufm.measure(np.ones((30, 4)), labels, means=np.ones((3, 4)))
+    assert (same.nc1, same.trace_ratio, same.shift) == (0, 0, 0)
+
+
 def test_a_saved_recorder_has_what_was_fed(tmp_path):
     H, labels, _, A, b, _ = with_absent_classes()
     H = H.astype(np.float32)
