@@ -241,8 +241,19 @@ def test_logarithms_of_distances_at_a_simplex_have_no_spread():
     assert_allclose(found.log_distance, 0.5 * np.log(2 + 2 / 6), rtol=1e-14)
     assert found.log_distance_spread < 1e-14
     assert_allclose(found.cosine, -1 / 6, rtol=1e-14)
-    twins = pairs_of(np.array([[1.0, 0.0], [1.0, 0.0], [-2.0, 0.0]]))
-    assert twins.log_distance == -np.inf
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-12, 1e-8, 1e-4])
+def test_distances_of_means_that_are_nearly_the_same_keep_their_digits(apart):
+    random = np.random.default_rng(0)
+    C, variances = random.normal(size=(40, 33)), random.uniform(1, 2, 40)
+    C[1::2] = C[::2] + apart * random.normal(size=(20, 33))
+    found, M = pairs_of(C, variances), C / np.linalg.norm(C, axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        distances, logs = ([X[k] - np.delete(X, k, axis=0) for k in range(40)] for X in (C, M))
+        expected = np.mean([variances[k] / np.sum(rows**2, axis=1) for k, rows in enumerate(distances)])
+        assert_allclose(found.cdnv, expected, rtol=1e-9)
+        assert_allclose(found.log_distance, np.mean(np.log(np.linalg.norm(logs, axis=2))), rtol=1e-6)
 
 
 def with_absent_classes():
