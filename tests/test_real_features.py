@@ -123,6 +123,12 @@ def fed(recorder, H, labels, *classifier, batches=None):
     return recorder
 
 
+def summed(recorders):
+    """The one that the sum of the states of several is of, by whatever adds arrays of the same names up."""
+    states = [recorder.state() for recorder in recorders]
+    return ufm.Recorder.from_state({name: sum(state[name] for state in states) for name in states[0]})
+
+
 def test_no_batch_size_compiles_and_no_device_is_taken():
     # of any sizes, with a test set, files and figures; and a process that has done so may fork
     code = """
@@ -163,8 +169,7 @@ def test_any_partition_into_batches_and_ranks_gives_the_same(drawn, data):
 
     def total(recorders):
         if data.draw(st.booleans()):
-            states = [recorder.state() for recorder in recorders]
-            return ufm.Recorder.from_state({name: sum(state[name] for state in states) for name in states[0]})
+            return summed(recorders)
         first, *others = map(copy.deepcopy, recorders)
         for other in others:
             first.merge(other)
@@ -236,8 +241,19 @@ def test_logarithms_of_distances_at_a_simplex_have_no_spread():
     assert_allclose(found.log_distance, 0.5 * np.log(2 + 2 / 6), rtol=1e-14)
     assert found.log_distance_spread < 1e-14
     assert_allclose(found.cosine, -1 / 6, rtol=1e-14)
-    twins = pairs_of(np.array([[1.0, 0.0], [1.0, 0.0], [-2.0, 0.0]]))
-    assert twins.log_distance == -np.inf
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-12, 1e-8, 1e-4])
+def test_distances_of_means_that_are_nearly_the_same_keep_their_digits(apart):
+    random = np.random.default_rng(0)
+    C, variances = random.normal(size=(40, 33)), random.uniform(1, 2, 40)
+    C[1::2] = C[::2] + apart * random.normal(size=(20, 33))
+    found, M = pairs_of(C, variances), C / np.linalg.norm(C, axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        distances, logs = ([X[k] - np.delete(X, k, axis=0) for k in range(40)] for X in (C, M))
+        expected = np.mean([variances[k] / np.sum(rows**2, axis=1) for k, rows in enumerate(distances)])
+        assert_allclose(found.cdnv, expected, rtol=1e-9)
+        assert_allclose(found.log_distance, np.mean(np.log(np.linalg.norm(logs, axis=2))), rtol=1e-6)
 
 
 def with_absent_classes():
@@ -345,6 +361,50 @@ def test_test_samples_of_classes_that_training_had_none_of_are_judged_but_have_n
         recorder.evaluate(H[:3], gone)
 
 
+def test_ranks_merge_features_that_are_kept_for_a_classifier():
+    H, labels = spectral(3, 4, 0.5, 10)
+    A, parts = np.eye(3, 4), np.array_split(np.arange(30), 3)
+    ranks = [ufm.Recorder(3) for _ in parts]
+    for rank, rows in zip(ranks, parts, strict=True):
+        rank.add(H, labels)
+        rank.revisit(H[rows], labels[rows])
+    for rank in ranks[1:]:
+        ranks[0].merge(rank)
+    assert_allclose(ranks[0].epoch(A), ufm.measure(H, labels, A), rtol=1e-12)
+
+
+def test_first_passes_are_the_same_in_whatever_order_they_were_added_up():
+    H, labels = np.array([[0.1, 1], [0.2, 1], [-0.3, 2], [1, 0], [1, 2], [1, 3]]), np.repeat([0, 1], 3)
+    ranks = [ufm.Recorder(2), ufm.Recorder(2)]
+    for rank, order in zip(ranks, ([0, 1, 2, 3, 4, 5], [1, 2, 0, 3, 4, 5]), strict=True):
+        for i in order:
+            rank.add(H[[i]], labels[[i]])
+    assert ranks[0].state()["sum_features"][0, 0] != ranks[1].state()["sum_features"][0, 0]  # zero, but for rounding
+    for rank, rows in zip(ranks, (slice(0, 2), slice(2, 6)), strict=True):
+        rank.revisit(H[rows], labels[rows], H[2:4])
+    assert_allclose(ranks[0].merge(ranks[1]).epoch(), ufm.measure(H, labels, H[2:4]), rtol=1e-12)
+
+
+def test_a_rank_of_nothing_but_ignored_samples_has_a_state_as_others():
+    H, labels = spectral(3, 4, 0.5, 10)
+    A, ranks = np.eye(3, 4), [ufm.Recorder(3, ignore=-100), ufm.Recorder(3, ignore=-100)]
+    given = (labels, np.full(len(H), -100))
+    for rank, of in zip(ranks, given, strict=True):
+        rank.add(H, of)
+    ranks = [summed(ranks), summed(ranks)]
+    for rank, of in zip(ranks, given, strict=True):
+        rank.revisit(H, of, A)
+    assert_allclose(summed(ranks).epoch(), ufm.measure(H, labels, A), rtol=1e-12)
+
+
+def test_ratios_to_training_means_that_are_all_equal_are_infinite_or_zero():
+    H, labels = spectral(3, 4, 0.5, 10)
+    away = ufm.measure(H, labels, means=np.ones((3, 4)))
+    assert (away.nc1, away.trace_ratio, away.shift) == (np.inf, np.inf, np.inf)
+    same = ufm.measure(np.ones((30, 4)), labels, means=np.ones((3, 4)))
+    assert (same.nc1, same.trace_ratio, same.shift) == (0, 0, 0)
+
+
 def test_a_saved_recorder_has_what_was_fed(tmp_path):
     H, labels, _, A, b, _ = with_absent_classes()
     H = H.astype(np.float32)
@@ -367,10 +427,6 @@ def test_states_of_other_kinds_are_refused():
     recorder.add(H, labels)
     other.add(2 * H, labels)
 
-    def total(*recorders):
-        states = [each.state() for each in recorders]
-        return ufm.Recorder.from_state({name: sum(state[name] for state in states) for name in states[0]})
-
     with pytest.raises(ValueError, match="num_classes is 4; 3 is needed"):
         recorder.merge(ufm.Recorder(4))
     with pytest.raises(ValueError, match="absent is 'drop'"):
@@ -380,16 +436,17 @@ def test_states_of_other_kinds_are_refused():
     with pytest.raises(ValueError, match="2 columns"):
         recorder.merge(fed(ufm.Recorder(3), H[:, :2], labels))
     with pytest.raises(ValueError, match="differ in what they have to share"):
-        total(ufm.Recorder(3), ufm.Recorder(4))
+        summed([ufm.Recorder(3), ufm.Recorder(4)])
     recorder.revisit(H, labels, A)
     other.revisit(2 * H, labels, A)
-    for of in (lambda: total(recorder, other), lambda: recorder.merge(other)):  # each was in a second pass of its own
+    for of in (lambda *both: summed(both), ufm.Recorder.merge):  # each was in a second pass of its own
         with pytest.raises(ValueError, match=r"first pass|have to share"):
-            of()
-    second = fed(ufm.Recorder(3), H, labels, 2 * A)
-    for of in (lambda: total(recorder, second), lambda: recorder.merge(second)):
-        with pytest.raises(ValueError, match="classifier"):
-            of()
+            of(recorder, other)
+    for size in (1.0, 1e4):  # of the features, beside which a classifier is small
+        recorder, second = (fed(ufm.Recorder(3), size * H, labels, classifier) for classifier in (A, 1.01 * A))
+        for of in (lambda *both: summed(both), ufm.Recorder.merge):
+            with pytest.raises(ValueError, match="classifier"):
+                of(recorder, second)
     kept = fed(ufm.Recorder(3), H, labels)
     with pytest.raises(ValueError, match="give the classifier A to revisit"):
         kept.state()

@@ -9,7 +9,7 @@ from ufm._core.arrays import silent
 from ufm._core.checks import doubles
 from ufm._core.repr import call
 from ufm.metrics.arguments import Batch, rounding_of
-from ufm.metrics.arithmetic import norm, over
+from ufm.metrics.arithmetic import norm, ratio
 from ufm.metrics.decisions import Rule
 from ufm.metrics.means import Means
 from ufm.metrics.rows import Totals, decisions_of, spreads_of
@@ -17,6 +17,8 @@ from ufm.metrics.rows import Totals, decisions_of, spreads_of
 
 class Evaluation(NamedTuple):
     """What other features are beside the class means of the training features; dimensionless.
+
+    Where all training means are equal, ratios to their spread are ∞, or 0 where what is measured is but rounding.
 
     Attributes:
         nc1: mean of ‖W(h − μ_y)‖² with training means μ_k and WᵀW = Cov_B†/K of them: on the training features
@@ -79,14 +81,16 @@ def evaluation(means: Means, batches: Iterable[Batch], A: Any = None, b: Any = N
     if not sums.known:
         raise ValueError("labels: no sample of a class that has a training mean")
     with silent():
-        between = np.mean(norm(means.about.centred, axis=1) ** 2)
+        about, within = means.about, sums.within / sums.known
+        between, noise = np.mean(norm(about.centred, axis=1) ** 2), about.rounding**2
+        apart = np.any(about.whitener)
         return Evaluation(
-            nc1=sums.whitened / sums.known,
-            trace_ratio=over(sums.within / sums.known, between)[()],
+            nc1=sums.whitened / sums.known if apart else ratio(within, np.float64(0.0), noise)[()],
+            trace_ratio=ratio(within, between, noise)[()],
             nc4=None if judges is None else sums.disagreements / sums.samples,
             accuracy=None if judges is None else sums.right / sums.samples,
             nearest_accuracy=sums.nearest_right / sums.samples,
-            shift=over(_shift(means, totals), np.sqrt(between))[()],
+            shift=ratio(_shift(means, totals), np.sqrt(between), about.rounding)[()],
         )
 
 

@@ -61,8 +61,6 @@ class Fed:
         if self._spreads is not None and not same(given, self._classifier):
             raise ValueError("A, b: another classifier than the second pass began with; one for all batches is needed")
         _check_known(first.count, samples.labels)
-        if not len(samples.labels):
-            return
         again = Totals(*first.features.shape) if self._again is None else self._again
         self.take_again(samples, given)
         again.add(samples.H, samples.labels)
@@ -171,8 +169,13 @@ class Fed:
         spreads = Spreads(*(sums.get(f"spread_{name}") for name in Spreads._fields))
         self._spreads = _rescaled(spreads, float(self.means().about.scale / shared["scale"]))
 
-    def merge(self, other: "Fed") -> None:
-        """Add what another was fed: both in the first pass, or both in the second after the same first one."""
+    def merge(self, other: "Fed", again: bool = False) -> None:
+        """Add what another was fed: both in the first pass, or both in the second after the same first one.
+
+        Args:
+            other: with the same options.
+            again: whether a second pass has begun of which neither knows yet.
+        """
         instance("other", other, Fed, "what was fed to another of the same kind")
         for name in ("num_classes", "absent", "ignore"):
             if getattr(self, name) != getattr(other, name):
@@ -183,7 +186,7 @@ class Fed:
             raise ValueError(
                 f"other: {other._first.features.shape[1]} columns; {self._first.features.shape[1]} are needed"
             )
-        elif self._again is None and other._again is None:
+        elif not again and self._again is None and other._again is None:
             self._first.join(other._first)
             self._rounding, self._means = self._rounding + other._rounding, None
         else:
@@ -198,7 +201,10 @@ class Fed:
 
     def _merge_second(self, other) -> None:
         mine, theirs = self.first_sums(), other.first_sums()
-        if not np.array_equal(mine.count, theirs.count) or not np.allclose(mine.features, theirs.features, SAME, 0.0):
+        size = np.abs(mine.features).max()  # for sums may cancel, and are rounded in the order they are added up in
+        if not np.array_equal(mine.count, theirs.count) or not np.allclose(
+            mine.features, theirs.features, SAME, SAME * size
+        ):
             raise ValueError(
                 "other: another first pass; before a second pass begins anywhere, merge all first passes, and give "
                 "each rank the result"

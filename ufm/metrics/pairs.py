@@ -13,6 +13,7 @@ from ufm._core.side_by_side import side_by_side
 from ufm.metrics.arithmetic import norm, over, ratio, root
 
 TILE = 256  # classes, so that a tile of pairs stays in a core's own cache
+CLOSE = 1e-6  # of squared lengths: nearer to one another than this, of a Gram too few digits are left
 
 
 class Pairs(NamedTuple):
@@ -54,20 +55,25 @@ def pairs_of(C: Float[Array, "groups d"], variances: Float[Array, " groups"] | N
     simplex = 0.5 * np.log(2 * K / (K - 1))  # log distances of a simplex, about which the others' moments are taken
     of_class = {"C": C, "inverse": inverse, "squares": norms**2, "present": (norms > 0).astype(C.dtype)}
     of_class |= {} if variances is None else {"variances": variances}
+    of_class |= {"M": M} if xp is np else {}
 
     def of_pairs(some, others):
         # (some k, others l): a Gram, from which are cosines and ‖c_k‖² + ‖c_l‖² − 2⟨c_k, c_l⟩
         def sums(name):
             return some[name][:, None] + others[name][None]
 
+        def apart(name, squares, products):
+            distances = xp.maximum(squares - 2.0 * products, 0.0)
+            return _close_anew(distances, squares, some[name], others[name]) if xp is np else distances
+
         gram = some["C"] @ others["C"].T
         cosines = gram * some["inverse"][:, None] * others["inverse"][None]
         found = {"deviations": (cosines - cosine) ** 2, "angles": xp.abs(cosines + 1.0 / (K - 1))}
         if variances is not None:
-            distances = xp.maximum(sums("squares") - 2.0 * gram, 0.0)
+            distances = apart("C", sums("squares"), gram)
             found["cdnv"] = 0.5 * ratio(sums("variances"), distances, 2.0 * noise)
         if xp is np:
-            logs = 0.5 * np.log(np.maximum(sums("present") - 2.0 * cosines, 0.0)) - simplex
+            logs = 0.5 * np.log(apart("M", sums("present"), cosines)) - simplex
             found |= {"logs": logs, "log_squares": logs**2}
         return found
 
@@ -78,6 +84,15 @@ def pairs_of(C: Float[Array, "groups d"], variances: Float[Array, " groups"] | N
     if xp is np:
         logs, spread = found["logs"] + simplex, root(found["log_squares"] - found["logs"] ** 2)
     return Pairs(cosine, root(found["deviations"]), found["angles"], logs, spread, found.get("cdnv"))
+
+
+def _close_anew(distances, squares, X, Y):
+    """Squared distances between rows of X and Y of which a Gram left few digits, from the rows' differences."""
+    close = distances < CLOSE * squares
+    for k in np.flatnonzero(close.any(axis=1)):
+        difference = Y[close[k]] - X[k]
+        distances[k, close[k]] = np.einsum("ij,ij->i", difference, difference)
+    return distances
 
 
 class Neighbours(NamedTuple):

@@ -190,7 +190,7 @@ class Recorder:
             ValueError: for another kind of recorder, dimension, first pass or classifier.
         """
         instance("other", other, Recorder, "a Recorder")
-        self._fed.merge(other._fed)
+        self._fed.merge(other._fed, again=bool(self._deferred or other._deferred))
         self._deferred += other._deferred
         return self
 

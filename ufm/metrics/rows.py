@@ -95,9 +95,9 @@ def added(spreads: Spreads, others: Spreads) -> Spreads:
 
 
 def _in_blocks(work: Callable, X: Any, labels: np.ndarray, rows: int) -> Iterator[Any]:
-    """`work` of blocks of rows and their labels, in order."""
+    """`work` of blocks of rows and their labels, in order; of none it is that of an empty block."""
     rows = max(rows, 1)
-    blocks = [slice(first, first + rows) for first in range(0, len(X), rows)]
+    blocks = [slice(first, first + rows) for first in range(0, max(len(X), 1), rows)]
     return side_by_side(lambda block: work(np.ascontiguousarray(np.asarray(X[block])), labels[block]), blocks)
 
 

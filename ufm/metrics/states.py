@@ -26,7 +26,7 @@ class State(NamedTuple):
 def packed(shared: Mapping[str, Any], sums: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """One flat dict, of one part."""
     arrays = {f"{SHARED}{name}": value for name, value in shared.items()}
-    squares = _squares(list(shared.values()))
+    squares = _squares(shared)
     arrays |= {PARTS: 1.0, SQUARES: squares, **{f"{SUM}{name}": value for name, value in sums.items()}}
     return {name: np.array(value, np.float64) for name, value in arrays.items()}
 
@@ -42,10 +42,12 @@ def unpacked(state: Any) -> State:
     arrays = {name: doubles(f"state[{name!r}]", array) for name, array in state.items()}
     if not {PARTS, SQUARES} <= arrays.keys() or not arrays[PARTS] >= 1:
         raise ValueError(f"state with keys {', '.join(map(str, state))}: {needed} is needed")
-    parts, squares = arrays.pop(PARTS), arrays.pop(SQUARES) / arrays.get(PARTS, state[PARTS])
+    parts = arrays.pop(PARTS)
+    squares = arrays.pop(SQUARES) / parts
     shared = {name.removeprefix(SHARED): array / parts for name, array in arrays.items() if name.startswith(SHARED)}
     # of different arrays the mean of squares is more than the square of the mean
-    if squares - _squares(list(shared.values())) > SAME * squares:
+    found = _squares(shared)
+    if squares.shape != found.shape or np.any(squares - found > SAME * squares):
         raise ValueError(
             "state: its parts differ in what they have to share: number of classes, options, and in a second pass the "
             "sums of the first and the classifier"
@@ -54,6 +56,6 @@ def unpacked(state: Any) -> State:
     return State(shared, sums)
 
 
-def _squares(arrays: list[Any]) -> float:
-    """The sum of squares, each array in proportion to its size, so that none is lost beside a larger one."""
-    return float(sum(np.vdot(array, array) for array in map(np.asarray, arrays)))
+def _squares(shared: Mapping[str, Any]) -> np.ndarray:
+    """Sums of squares, one for each array in the order of names, so that none is lost beside a larger one."""
+    return np.array([np.vdot(shared[name], shared[name]) for name in sorted(shared)], np.float64)
