@@ -153,6 +153,12 @@ def _as_rows(shape: tuple[int, ...], dim: int) -> str:
     return ""
 
 
+def given_as_numpy(A: Any, b: Any) -> tuple[Any, Any]:
+    """A classifier as NumPy has it, in whatever precision and shape; zeros for a bias where there is none."""
+    A = np.asarray(numeric("A", A))
+    return A, np.zeros(A.shape[:1]) if b is None else np.asarray(numeric("b", b))
+
+
 def number_of_classes(labels: Any, A: Any, num_classes: int | None = None, absent: str = "error") -> int:
     """K: the one that is given, else the rows of A, else the largest label plus one."""
     least = 0 if is_traced(labels) else int(labels.max()) + 1

@@ -20,11 +20,10 @@ EPS = float(np.finfo(np.float32).eps)
 class Coarse(NamedTuple):
     """A rule in float32, less what all rows and all offsets share, which no decision depends on.
 
-    Rows (K, d), offsets (K,), the largest norm of a row, and the largest offset.
+    Rows with their offsets (K, d + 1), the largest norm of a row, and the largest offset.
     """
 
     rows: Any
-    offsets: Any
     norm: float
     offset: float
 
@@ -40,8 +39,8 @@ class Rule(NamedTuple):
         """With what many calls in NumPy share."""
         rows, offsets = self.rows - self.rows.mean(axis=0), self.offsets - self.offsets.mean()
         norm, offset = np.sqrt(np.max(np.einsum("ij,ij->i", rows, rows))), np.max(np.abs(offsets))
-        coarse = Coarse(rows.astype(np.float32), offsets.astype(np.float32), float(norm), float(offset))
-        return self._replace(coarse=coarse)
+        beside = np.concatenate([rows, offsets[:, None]], axis=1, dtype=np.float32, casting="same_kind")
+        return self._replace(coarse=Coarse(beside, float(norm), float(offset)))
 
 
 def decide(rule: Rule, x: Float[Array, "d n"]) -> Int[Array, " n"]:
@@ -56,14 +55,15 @@ def _screened(rule: Rule, coarse: Coarse, x: np.ndarray) -> np.ndarray:
     order it is formed (Higham 2002, section 3.1); rounding rows, x and offsets adds some units, and a difference of two
     logits has both errors. What float32 can't hold is below 2⁻¹²⁶ a product.
     """
-    samples, d = x.T.astype(np.float32), len(x)
+    d, count = x.shape
+    samples = np.ones((count, d + 1), np.float32)
+    samples[:, :d] = x.T
     scores = samples @ coarse.rows.T
-    scores += coarse.offsets
-    rows, best = np.arange(len(samples)), np.argmax(scores, axis=1)
+    rows, best = np.arange(count), np.argmax(scores, axis=1)
     largest = scores[rows, best]
     scores[rows, best] = -np.inf
     size = coarse.norm * np.sqrt(np.einsum("ij,ij->i", samples, samples)) + coarse.offset
-    share = (d + 8) * EPS
+    share = (d + 9) * EPS
     allowance = share / (1 - share) * size + d * 2.0**-120 if share < 1 else np.inf
     clear = largest - np.max(scores, axis=1) > allowance
     best[~clear] = _decisions(rule, x[:, ~clear])

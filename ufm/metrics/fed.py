@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ufm._core.checks import choice, flag, instance, integer, room_for
-from ufm.metrics.arguments import ABSENT, Batch, absent_classes, batch, check_untraced, classifier
+from ufm.metrics.arguments import ABSENT, Batch, absent_classes, batch, check_untraced, classifier, given_as_numpy
 from ufm.metrics.classes import Measured, measured
 from ufm.metrics.labels import checked_ignore
 from ufm.metrics.means import Means, same
@@ -228,6 +228,8 @@ class Fed:
 
     def _checked_classifier(self, A, b, dim):
         check_untraced(A=A, b=b)
+        if A is not None and self._classifier[0] is not None and same(given_as_numpy(A, b), self._classifier):
+            return self._classifier  # as for every batch but the first, of which it need not be made again
         return classifier(A, b, self.num_classes, dim, np.float64)
 
 

@@ -84,4 +84,4 @@ class Means:
 
 def same(classifier: Any, other: Any) -> bool:
     """Whether two classifiers, or their absence, are the same."""
-    return all(map(np.array_equal, classifier, other))
+    return all(one is two or np.array_equal(one, two) for one, two in zip(classifier, other, strict=True))
