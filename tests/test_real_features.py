@@ -217,6 +217,7 @@ def test_many_blocks_of_rows_and_of_classes_are_the_definition():
     squares = np.sum((C[:, None] - C[None]) ** 2, axis=2)
     logs = 0.5 * np.log(np.sum((M[:, None] - M[None]) ** 2, axis=2)[distinct])
     uniform = found.uniformity
+    assert all(isinstance(each, float) for each in uniform)
     assert_allclose((uniform.cosine, uniform.cosine_spread), (cosines.mean(), cosines.std()), rtol=1e-9)
     assert_allclose((uniform.log_distance, uniform.log_distance_spread), (logs.mean(), logs.std()), rtol=1e-9)
     dual = np.sum(A_rows * M, axis=1)

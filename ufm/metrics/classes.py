@@ -133,9 +133,8 @@ def measured(means: Means, spreads: Spreads | None, A: Any, per_class: bool) -> 
         cosines = None if A is None else _alignment(about.centred, rows)
         duality = (None, None) if cosines is None else (cosines.mean(), cosines.std())
         found.rank, found.absent = int(np.count_nonzero(np.any(about.whitener != 0, axis=1))), means.absent
-        found.uniformity = Uniformity(
-            pairs.cosine, pairs.equiangular, pairs.log_distance, pairs.log_distance_spread, *duality
-        )
+        of_pairs = (pairs.cosine, found.equiangular, pairs.log_distance, pairs.log_distance_spread)
+        found.uniformity = Uniformity(*(None if each is None else each[()] for each in (*of_pairs, *duality)))
         found.classes = _classes(means, spreads, cosines) if per_class else None
     return found
 

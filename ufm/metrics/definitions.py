@@ -222,7 +222,8 @@ def _of_spreads(about: Centres, spreads: Spreads, pairs: Pairs) -> dict[str, Any
     if spreads.disagreements is None:
         return values
     counts = {"nc4": spreads.disagreements, "accuracy": spreads.right}
-    return values | {name: xp.sum(count) / samples for name, count in counts.items()}
+    known = ~xp.isnan(within)  # between NaNs an argmax takes the first
+    return values | {name: xp.where(known, xp.sum(count) / samples, xp.nan) for name, count in counts.items()}
 
 
 def _relative_spread(norms):
