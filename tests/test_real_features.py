@@ -7,6 +7,7 @@ import sys
 import jax
 import ml_dtypes
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +64,9 @@ def test_what_rounding_adds_to_a_subspace_is_no_direction():
         found = ufm.measure(H.astype(dtype), labels)
         assert found.rank == 3
         assert_allclose(found.nc1, exact[0], rtol=rounding)
+        for held in (list(H.astype(dtype)), pandas.DataFrame(H).astype(dtype)):  # whose type is their entries'
+            if dtype != ml_dtypes.bfloat16:
+                assert ufm.measure(held, labels) == found
 
 
 @pytest.mark.parametrize(("dtype", "sizes"), [(np.float32, (1e19, 1e-20)), (np.float64, (1e200, 1e-200))])

@@ -60,7 +60,7 @@ def batch(H: Any, labels: Any, ignore: Any = None, finite: bool = True) -> Batch
         finite: whether to refuse a NaN or an infinity.
     """
     check_untraced(**{"features H": H, "labels": labels})
-    unit = rounding_of(H)
+    unit = rounding_of("features H", H)
     H, labels = features_and_labels(H, labels, ignore)
     H = np.asarray(H)
     if finite and len(H) and not all_finite(H):
@@ -68,11 +68,12 @@ def batch(H: Any, labels: Any, ignore: Any = None, finite: bool = True) -> Batch
     return Batch(H, labels, unit)
 
 
-def rounding_of(array: Any) -> float:
-    """Half the spacing of numbers near 1 in the type that somebody's array has; float64's where it has none."""
-    name = str(getattr(array, "dtype", "float64")).rpartition(".")[2]
+def rounding_of(name: str, value: Any) -> float:
+    """Half the spacing of numbers near 1 in the type that somebody's array has; float64's of what isn't floating."""
+    array = value if hasattr(value, "dtype") else array_of(name, value)  # data frames, and lists of rows
+    kind = str(array.dtype).rpartition(".")[2]
     try:
-        return float(jnp.finfo(name).eps) / 2
+        return float(jnp.finfo(kind).eps) / 2
     except (TypeError, ValueError):  # integers, and types of other libraries
         return float(np.finfo(np.float64).eps) / 2
 

@@ -47,7 +47,7 @@ def means_given(means: Any, dim: int) -> Means:
     found = doubles("means", means, (None, dim), f"finite class means of shape (K, {dim})")
     if len(found) < 2:
         raise ValueError(f"means of shape {found.shape}: those of at least two classes are needed")
-    return Means.of(np.ones(len(found)), found, rounding_of(means), None, len(found))
+    return Means.of(np.ones(len(found)), found, rounding_of("means", means), None, len(found))
 
 
 class Counts(NamedTuple):
