@@ -93,9 +93,10 @@ def test_one_problem_is_timed_against_scipy_and_in_new_processes(benchmark, monk
 
 def test_streamed_gradients_are_timed_against_their_products(benchmark, monkeypatch):
     monkeypatch.setattr(blocks, "LOGITS_AT_ONCE", 100)
-    gradient, *memory = race.rows(benchmark.vocabulary(benchmark.Config(**SMALL)))
+    gradient, record, *memory = race.rows(benchmark.vocabulary(benchmark.Config(**SMALL)))
     assert "objective" in gradient.note
-    assert [row.what.split(",")[0] for row in memory] == ["a gradient", "training with a bar"]
+    assert "accuracy" in record.note
+    assert [row.what.split(",")[0] for row in memory] == ["a gradient", "training with a bar", "recording"]
     assert all("met" in row.note for row in memory)
 
 
