@@ -78,6 +78,7 @@ def test_measure_prints_uniformity_and_how_many_classes_are_absent(tmp_path, cap
         ("cosines of classifier and means", "duality"),
     ):
         assert f"{words} {getattr(found, name):.4g} ± {getattr(found, f'{name}_spread'):.4g}" in printed
+    assert f"directions of class means {ufm.measure(**arrays).rank}" in printed
     assert "absent" not in printed
     features(tmp_path / "f.npz", labels=np.arange(12) % 3 * 2, A=None)
     assert run("measure", tmp_path / "f.npz", "--absent", "drop") == 0

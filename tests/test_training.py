@@ -150,6 +150,8 @@ def test_what_an_optimiser_needs_and_there_is_not_is_said():
     offered = "value, grad, value_fn, obj_fn, grad_fn"
     with pytest.raises(ValueError, match=f"optimizer: .*'temperature'; what all of it can be given is {offered}"):
         ufm.train(problem(), optax.chain(optax.sgd(0.5), of(update)), steps=5)
+    with pytest.raises(ValueError, match="'hessian'; what all of it can be given is nothing"):
+        ufm.train(problem(), of(lambda updates, state, params=None, *, hessian: (updates, state)), steps=5)
     at_odds = optax.chain(optax.contrib.reduce_on_plateau(), sharpness_aware())
     said = pytest.raises(
         ValueError, match=r"optimizer: .*missing .*'value'; what all of it can be given is grad, value_fn"

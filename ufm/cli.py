@@ -401,13 +401,14 @@ def _all_of(metrics: Measured) -> dict[str, Any]:
     """Everything that was measured, by name."""
     uniformity = None if metrics.uniformity is None else metrics.uniformity._asdict()
     classes = None if metrics.classes is None else _columns(metrics.classes)
-    return {**metrics._asdict(), "absent": metrics.absent, "uniformity": uniformity, "classes": classes}
+    beside = {"rank": metrics.rank, "absent": metrics.absent, "uniformity": uniformity, "classes": classes}
+    return {**metrics._asdict(), **beside}
 
 
 def _rows_of(metrics: Measured) -> list[tuple[str, Any]]:
     """The same for a table, but for classes."""
     absent = [("absent classes", metrics.absent)] if metrics.absent else []
-    return [*metrics.known(), *absent, *_moments(metrics.uniformity)]
+    return [*metrics.known(), ("directions of class means", metrics.rank), *absent, *_moments(metrics.uniformity)]
 
 
 def _moments(uniformity: Uniformity | None) -> Iterator[tuple[str, str]]:

@@ -469,7 +469,8 @@ def _updated(update, given, offered):
         if refused is not None and refused[1] in offered:
             taken = {name: value for name, value in offered.items() if name != refused[1]}
         elif MISSING.search(str(error)):
-            raise ValueError(f"optimizer: {error}; what all of it can be given is {', '.join(offered)}") from error
+            shared = ", ".join(offered) or "nothing beside the parameters"
+            raise ValueError(f"optimizer: {error}; what all of it can be given is {shared}") from error
         else:
             raise
     return _updated(update, given, taken)
