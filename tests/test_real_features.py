@@ -69,6 +69,19 @@ def test_what_rounding_adds_to_a_subspace_is_no_direction():
                 assert ufm.measure(held, labels) == found
 
 
+def test_one_large_class_mean_does_not_drown_the_others():
+    # as of the first token of texts, whose features are a thousand times as large as all others
+    random, labels = np.random.default_rng(1), np.repeat(np.arange(1000), 3)
+    means = random.normal(size=(1000, 32))
+    means[7] *= 1000
+    held = (means[labels] + 0.3 * random.normal(size=(3000, 32))).astype(ml_dtypes.bfloat16)
+    found = ufm.measure(held, labels, per_class=True)
+    assert found.rank == 32
+    assert_allclose((found.nc1, found.nc2), defined(held, labels), rtol=1e-9)
+    assert np.all(found.classes.norm > 0)
+    assert np.isfinite(found.cdnv)
+
+
 @pytest.mark.parametrize(("dtype", "sizes"), [(np.float32, (1e19, 1e-20)), (np.float64, (1e200, 1e-200))])
 def test_no_size_of_features_changes_a_metric(dtype, sizes):
     H, labels = spectral(6, 8, 0.5, 20)

@@ -38,7 +38,7 @@ class Centres(NamedTuple):
     """What the first pass gives the second.
 
     Samples of each class (groups,), means (groups, d), and in coordinates (h − origin) · scale the centred means C
-    (groups, d), W (r, d) with WᵀW = (CᵀC)†, and the rounding of C's rows, a length.
+    (groups, d), W (r, d) with WᵀW = (CᵀC)†, and the most that C's rows are rounded by, a length.
     """
 
     count: Any
@@ -107,12 +107,13 @@ def centres(
     C, sizes = M - middle[None], norm(M + offset[None] * shrink, axis=1)
     stretch = power_of_two(C)
     arithmetic, sizes = 4 * eps * norm(M) * stretch, sizes * stretch
-    rounding = xp.maximum(arithmetic, unit * xp.max(sizes))
-    C = xp.where(norm(C * stretch, axis=1)[:, None] <= rounding, 0.0, C * stretch)
+    # of a mean and of the mean of all, so that one that is large doesn't drown the others
+    rounding = xp.maximum(arithmetic, 0.5 * unit * (sizes + xp.mean(sizes)))
+    C = xp.where((norm(C * stretch, axis=1) <= rounding)[:, None], 0.0, C * stretch)
     # a random matrix of entries of size s has norm s (√groups + √d)
     noise = 0.5 * unit * norm(sizes) * float(groups**-0.5 + d**-0.5)
     W = _whitener(C, xp.maximum(arithmetic, noise))
-    return Centres(count, means, middle / shrink, shrink * stretch, C, W, rounding)
+    return Centres(count, means, middle / shrink, shrink * stretch, C, W, xp.max(rounding))
 
 
 def nearest_centre(about: Centres) -> Rule:
