@@ -439,6 +439,23 @@ def test_a_saved_recorder_has_what_was_fed(tmp_path):
         assert (recorder.absent, recorder.ignore) == ("drop", -1)
 
 
+@pytest.mark.parametrize("ranks", [3, 7, 8])
+def test_a_sum_over_ranks_goes_on_with_their_classifier(ranks):
+    # the sum of so many equal numbers, over their number, is another one by its rounding
+    H, labels = spectral(3, 4, 0.5, 16)
+    random = np.random.default_rng(0)
+    A, b, ignore = random.normal(size=(3, 4)), random.normal(size=3), 2**63 - 1
+    first = ufm.Recorder(3, ignore=ignore)
+    first.add(H, labels)
+    parts = [ufm.Recorder.from_state(first.state()) for _ in range(ranks)]
+    for part, rows in zip(parts, np.array_split(np.arange(40), ranks), strict=True):
+        part.revisit(H[rows], labels[rows], A, b)
+    whole = summed(parts)
+    assert whole.ignore == ignore
+    whole.revisit(H[40:], labels[40:], A, b)
+    assert_allclose(whole.epoch(A, b), ufm.measure(H, labels, A, b), rtol=1e-12)
+
+
 def test_states_of_other_kinds_are_refused():
     H, labels = spectral(3, 4, 0.5, 10)
     A, recorder, other = np.eye(3, 4), ufm.Recorder(3), ufm.Recorder(3)

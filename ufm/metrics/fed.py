@@ -14,6 +14,7 @@ from ufm.metrics.passes import Spreads
 from ufm.metrics.rows import Totals, added, spreads_of
 from ufm.metrics.states import SAME, packed, unpacked
 
+HALF = 2**32  # of an integer of 64 bits, which float64 doesn't hold whole
 DRIFT = 1e-2  # of the features between two passes, relative; bfloat16 rounds at 2⁻⁸ and may do so anew at each pass
 
 
@@ -130,7 +131,7 @@ class Fed:
     def state(self) -> dict[str, np.ndarray]:
         """What was fed so far, as a flat dict of float64 arrays that add up over ranks (see `ufm.Recorder.state`)."""
         shared: dict[str, Any] = {"num_classes": self.num_classes, "drop": self.absent == "drop"}
-        shared |= {} if self.ignore is None else {"ignore": self.ignore}
+        shared |= {} if self.ignore is None else {"ignore": divmod(self.ignore, HALF)}
         first = {} if self._first is None else {**vars(self._first), "rounding": self._rounding}
         if self._again is None or self._spreads is None:
             return packed(shared, first)
@@ -149,7 +150,7 @@ class Fed:
         """
         shared, sums = unpacked(state)
         try:
-            ignore = int(shared["ignore"]) if "ignore" in shared else None
+            ignore = int(np.dot(shared["ignore"].astype(int), (HALF, 1))) if "ignore" in shared else None
             found = cls(int(shared["num_classes"]), absent=ABSENT[int(shared["drop"])], ignore=ignore)
             second = "count" in shared
             first = shared if second else sums
