@@ -456,6 +456,25 @@ def test_a_sum_over_ranks_goes_on_with_their_classifier(ranks):
     assert_allclose(whole.epoch(A, b), ufm.measure(H, labels, A, b), rtol=1e-12)
 
 
+def test_a_batch_that_was_interrupted_and_fed_again_is_not_counted_twice(monkeypatch):
+    H, labels = spectral(3, 4, 0.5, 10)
+    recorder = ufm.Recorder(3)
+    recorder.add(H, labels)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ufm.metrics.fed.Totals.add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.revisit(H, labels, np.eye(3, 4))
+    recorder.revisit(H, labels, np.eye(3, 4))
+    with pytest.raises(ValueError, match="interrupted"):
+        recorder.epoch()
+    recorder.discard()
+    assert_allclose(fed(recorder, H, labels, np.eye(3, 4)).epoch(), ufm.measure(H, labels, np.eye(3, 4)), rtol=1e-12)
+
+
 def test_states_of_other_kinds_are_refused():
     H, labels = spectral(3, 4, 0.5, 10)
     A, recorder, other = np.eye(3, 4), ufm.Recorder(3), ufm.Recorder(3)

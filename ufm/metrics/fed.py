@@ -254,6 +254,8 @@ def _check_same_features(first: Totals, again: Totals, spreads: Any, means: Mean
             f"revisited {again.count.sum():.0f} samples, added {first.count.sum():.0f} "
             f"(of class {k} {again.count[k]:.0f} and {first.count[k]:.0f}): the same are needed"
         )
+    if not np.array_equal(means.of_rows(again.count), spreads.count):
+        raise ValueError("features H of the second pass: a batch was interrupted, and counted by halves; start anew")
     # independent errors of relative size r in each sample give r here, whatever the number of samples
     about = means.about
     squares = np.sum(spreads.within) + np.sum(about.count[:, None] * (about.means * about.scale) ** 2)
