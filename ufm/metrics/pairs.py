@@ -104,17 +104,15 @@ class Neighbours(NamedTuple):
 
 def neighbours(C: Float[np.ndarray, "K d"]) -> Neighbours:
     """The nearest other mean of each; in NumPy."""
-    K = len(C)
     squares = np.einsum("ij,ij->i", C, C)
 
-    def step(found, first, new):
-        rows = first + np.arange(len(new))
+    def nearest_of(rows):
         distances = squares[rows, None] + squares - 2.0 * (C[rows] @ C.T)
         distances[np.arange(len(rows)), rows] = np.inf
-        found[rows] = np.argmin(distances, axis=1)
-        return found
+        return np.argmin(distances, axis=1)
 
-    nearest = scan_blocks(step, np.zeros(K, np.int64), K, K)
+    blocks = np.split(np.arange(len(C)), range(TILE, len(C), TILE))
+    nearest = np.concatenate(list(side_by_side(nearest_of, blocks)))
     return Neighbours(nearest, norm(C - C[nearest], axis=1))
 
 
