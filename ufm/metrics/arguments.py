@@ -50,20 +50,19 @@ def check_untraced(**arrays: Any) -> None:
             )
 
 
-def batch(H: Any, labels: Any, ignore: Any = None, finite: bool = True) -> Batch:
+def batch(H: Any, labels: Any, ignore: Any = None) -> Batch:
     """Samples with values, less those to be ignored, of which there may be none left; or the ValueError that says why.
 
     Args:
         H: (n, d) features.
         labels: (n,).
         ignore: the label of samples to leave out.
-        finite: whether to refuse a NaN or an infinity.
     """
     check_untraced(**{"features H": H, "labels": labels})
     unit = rounding_of("features H", H)
     H, labels = features_and_labels(H, labels, ignore)
     H = np.asarray(H)
-    if finite and len(H) and not all_finite(H):
+    if not all_finite(H):
         raise ValueError("features H: a NaN or an infinity among them; finite ones are needed")
     return Batch(H, labels, unit)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from ufm._core.arrays import silent
 from ufm._core.blas import one_thread
 from ufm.metrics.definitions import judges_of
-from ufm.metrics.passes import Centres, Judges, Rule, centres
+from ufm.metrics.passes import Centres, Judges, Rule, centres, nearest_centre
 
 MEAN_ROUNDED = 1e-12  # relative, of a sum over machines by their number
 
@@ -81,7 +81,7 @@ class Means:
 
     def nearest(self) -> Rule:
         """The nearest class centre, which decides for a row of the means."""
-        return judges_of(self.about, self.about.centred, np.zeros(len(self.about.means))).nearest.prepared()
+        return nearest_centre(self.about).prepared()
 
 
 def same(classifier: Any, other: Any) -> bool:

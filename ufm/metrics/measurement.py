@@ -19,6 +19,7 @@ from ufm.metrics.arguments import (
     classifier,
     given,
     number_of_classes,
+    rounding_of,
 )
 from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics, of_columns
@@ -140,7 +141,8 @@ def evaluate(
         y, *classifier = jax.tree.map(jnp.asarray, (y, A, b))
         return of_columns(X.T, y, K, *classifier)
     A, b = (None if each is None else np.asarray(each, np.float64) for each in (A, b))
-    found = _measured(batch(H, labels, finite=False), A, b, K, "error", False)
+    samples = Batch(np.asarray(X), y, rounding_of("features H", H))
+    found = _measured(samples, A, b, K, "error", False)
     return Metrics(*(None if value is None else value.astype(X.dtype) for value in found))
 
 

@@ -145,15 +145,9 @@ def verdicts(H: Float[Array, "d n"], labels: Int[Array, " n"], about: Centres, j
     """Of each sample (n,): whether the classifier disagrees with the nearest centre, and whether it is right."""
     places = (H - about.origin[:, None]) * about.scale
     nearest, decision = decide(judges.nearest, places), decide(judges.given, places)
-    names = judges.names
-    return (
-        (decision != nearest, decision == labels)
-        if names is None
-        else (
-            decision != names[nearest],
-            decision == names[labels],
-        )
-    )
+    if judges.names is not None:
+        nearest, labels = judges.names[nearest], judges.names[labels]
+    return decision != nearest, decision == labels
 
 
 @custom_jvp

@@ -46,7 +46,7 @@ class Totals:
 
     def add(self, X: Any, labels: Int[np.ndarray, " n"]) -> None:
         """Another batch of rows (n, d), which are finite."""
-        for part in _in_blocks(_part_of, X, labels, ROWS_SUMMED):
+        for part in _in_blocks(_part_of, ROWS_SUMMED, X, labels):
             self.count[part.classes] += part.counts
             self.features[part.classes] += part.features
 
@@ -62,31 +62,28 @@ class Totals:
 
 def spreads_of(X: Any, labels: Int[np.ndarray, " n"], about: Centres, judges: Judges | None) -> Spreads:
     """The second pass over rows (n, d), whose labels name rows of the means."""
-    outputs = 1 if judges is None else len(judges.given.rows)
-    rows = min(NUMBERS_AT_ONCE // X.shape[1], LOGITS_AT_ONCE // outputs)
+    rows = _rows_for(X, 1 if judges is None else len(judges.given.rows))
 
     def spreads(block, labels):
         return second_pass(block.T, labels, about, judges)
 
-    return ft.reduce(added, _in_blocks(spreads, X, labels, rows))
+    return ft.reduce(added, _in_blocks(spreads, rows, X, labels))
 
 
 def decisions_of(X: Any, about: Centres, rules: tuple[Rule, ...]) -> list[Int[np.ndarray, " n"]]:
     """What each rule decides at rows (n, d)."""
-    outputs = max(len(rule.rows) for rule in rules)
-    rows = min(NUMBERS_AT_ONCE // X.shape[1], LOGITS_AT_ONCE // outputs)
 
-    def decided(block, _):
+    def decided(block):
         places = ((block - about.origin) * about.scale).T
         return [decide(rule, places) for rule in rules]
 
-    found = _in_blocks(decided, X, np.zeros(len(X), np.int32), rows)
+    found = _in_blocks(decided, _rows_for(X, max(len(rule.rows) for rule in rules)), X)
     return [np.concatenate(of_blocks) for of_blocks in zip(*found, strict=True)]
 
 
 def all_finite(X: Any) -> bool:
     """Whether no entry of rows is a NaN or an infinity."""
-    return all(_in_blocks(lambda block, _: bool(np.all(np.isfinite(block))), X, np.zeros(len(X), int), ROWS_SUMMED))
+    return all(_in_blocks(lambda block: bool(np.all(np.isfinite(block))), ROWS_SUMMED, X))
 
 
 def added(spreads: Spreads, others: Spreads) -> Spreads:
@@ -94,11 +91,15 @@ def added(spreads: Spreads, others: Spreads) -> Spreads:
     return Spreads(*(None if one is None else one + other for one, other in zip(spreads, others, strict=True)))
 
 
-def _in_blocks(work: Callable, X: Any, labels: np.ndarray, rows: int) -> Iterator[Any]:
-    """`work` of blocks of rows and their labels, in order; of none it is that of an empty block."""
-    rows = max(rows, 1)
-    blocks = [slice(first, first + rows) for first in range(0, max(len(X), 1), rows)]
-    return side_by_side(lambda block: work(np.ascontiguousarray(np.asarray(X[block])), labels[block]), blocks)
+def _rows_for(X: Any, outputs: int) -> int:
+    """How many rows a block has of which logits of so many outputs are formed."""
+    return max(1, min(NUMBERS_AT_ONCE // X.shape[1], LOGITS_AT_ONCE // outputs))
+
+
+def _in_blocks(work: Callable, rows: int, *arrays: Any) -> Iterator[Any]:
+    """`work` of blocks of so many rows of arrays, in order; of no rows it is that of an empty block."""
+    blocks = [slice(first, first + rows) for first in range(0, max(len(arrays[0]), 1), rows)]
+    return side_by_side(lambda block: work(*(np.ascontiguousarray(array[block]) for array in arrays)), blocks)
 
 
 def _part_of(X: np.ndarray, labels: np.ndarray) -> Part:
