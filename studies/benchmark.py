@@ -103,6 +103,26 @@ def spheres(config: Config) -> Rows:
         yield Comparison(f"minimize on spheres, {name}", at_most(3.0), minima(held), peers, **words)
 
 
+def targets(config: Config) -> Rows:
+    """Certified minima of soft labels, per problem, against class labels; regression against its moments in NumPy."""
+    groups, many = config.soft_groups, problems.decays(config, problems.counts(config)["long-tailed"])
+    words = {"problems": config.batch, "agreement": problems.largest_gap, "repeats": config.repeats}
+    for count in (config.num_classes, groups):
+        soft, peers = problems.soft(config, count), {"classes": minima(many)}
+        goal = at_most(3.0 * count / config.num_classes)
+        yield Comparison(f"minimize, soft labels of {count} groups: classes", goal, minima(soft), peers, **words)
+    Y, regression = problems.regression(config)
+    yield Comparison(
+        f"minimize, regression (N = {config.regressed[0]:,}, K = {config.regressed[1]}): NumPy",
+        at_most(2.0),
+        ft.partial(ufm.minimize, regression),
+        {"moments": ft.partial(scipy_and_numpy.thresholded, Y, regression)},
+        agreement=problems.same_minimum,
+        repeats=config.repeats,
+        peers_compile=False,
+    )
+
+
 def sweeps(config: Config) -> Rows:
     """A grid of certified points, per point: against one batch, without store and bar, a small grid; and imports."""
     problem, over = problems.posed(config, config.per_class), problems.grid(config)
@@ -173,6 +193,7 @@ GROUPS: dict[str, Callable[[Config], Rows]] = {
     "alone": alone,
     "spheres": spheres,
     "growth": growth,
+    "targets": targets,
     "sweeps": sweeps,
     "vocabulary": vocabulary,
 }

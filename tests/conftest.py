@@ -72,6 +72,17 @@ def study():
 
 
 @pytest.fixture
+def registered():
+    """The theorems known, and these only once more when the test is over."""
+    from ufm.theory.registry import THEOREMS
+
+    known = dict(THEOREMS)
+    yield known
+    THEOREMS.clear()
+    THEOREMS.update(known)
+
+
+@pytest.fixture
 def loaded_again():
     """A study by name, loaded once more."""
     return load

@@ -67,6 +67,7 @@ RECORDS = (
     "Metrics",
     "Optimum",
     "Params",
+    "RegressionMetrics",
     "Report",
     "Run",
     "Status",
@@ -120,13 +121,18 @@ TABLE = {
     "Problem": Call(
         ufm.Problem,
         {"num_classes": 3, "dim": 4, "per_class": 5, "loss": ufm.CrossEntropy(), "lambda_A": 1e-2, "lambda_H": 1e-2}
-        | {"lambda_b": 0.0, "bias": True, "class_weights": None, **FREE},
-        dict.fromkeys(("lambda_A", "lambda_H", "lambda_b"), AT_LEAST_0) | {"bias": TRUE, "class_weights": NONE},
+        | {"lambda_b": 0.0, "bias": True, "class_weights": None, "targets": None, **FREE},
+        dict.fromkeys(("lambda_A", "lambda_H", "lambda_b"), AT_LEAST_0)
+        | {"bias": TRUE, "class_weights": NONE, "targets": NONE},
     ),
     "Problem.init": Call(problem().init, {"seed": 0, "scale": 1.0}, {"seed": SEED, "scale": AT_LEAST_0}),
     "Problem.objective": Call(problem().objective, {"params": PARAMS}),
     "Problem.check_params": Call(problem().check_params, {"params": PARAMS}),
     "Problem.finite_params": Call(problem().finite_params, {"params": PARAMS}),
+    "Targets": Call(
+        ufm.Targets, {"rows": [[1, 2, 3]], "counts": [2], "weights": [1.0]}, {"rows": NESTED, "weights": NONE}
+    ),
+    "Targets.save": Call(ufm.Targets([[1, 2]], 1).save, {"path": "file"}, {"path": NAME}),
     "Sphere": Call(ufm.Sphere, {"radius": 1.0}, {"radius": POSITIVE}),
     "Ball": Call(ufm.Ball, {"radius": 1.0}, {"radius": POSITIVE}),
     "MeanBall": Call(ufm.MeanBall, {"radius": 1.0}, {"radius": POSITIVE}),
@@ -173,6 +179,9 @@ TABLE = {
         {"H": H, **BATCH, **CLASSIFIER, "means": None, "absent": "drop", "ignore": None, "per_class": False},
         {"b": NONE, "means": NONE, "per_class": TRUE, "ignore": IGNORED},
     ),
+    "measure_regression": Call(
+        ufm.measure_regression, {"H": H, "Y": H, "A": np.eye(2), "gamma": None}, {"gamma": AT_LEAST_0 | NONE}
+    ),
     "metrics.evaluate": Call(
         ufm.metrics.evaluate, {"H": H, **BATCH, **CLASSIFIER, "num_classes": 3}, {"b": NONE, "num_classes": NONE}
     ),
@@ -199,6 +208,17 @@ TABLE = {
     ),
     "Recorder.figure": Call(ufm.Recorder(3, HISTORY).figure, {"name": "a"}, {"name": TEXT}),
     "Recorder.save": Call(ufm.Recorder(3, HISTORY).save, {"path": "file"}, {"path": NAME}),
+    "targets.classes": Call(ufm.targets.classes, {"num_classes": 3, "per_class": 2}),
+    "targets.noisy": Call(
+        ufm.targets.noisy, {"num_classes": 3, "confusion": 0.2, "per_class": [1, 2, 3]}, {"confusion": {"0"}}
+    ),
+    "targets.multilabel": Call(ufm.targets.multilabel, {"num_classes": 3, "samples": {1: 2}}),
+    "targets.mixup": Call(ufm.targets.mixup, {"num_classes": 3, "samples": {0.5: 2}, "per_class": 2}),
+    "targets.beta": Call(ufm.targets.beta, {"a": 1.0, "samples": 9, "points": 4}, {"a": {"1.5"}}),
+    "targets.next_token": Call(
+        ufm.targets.next_token, {"counts": [[1, 2]], "per_context": False}, {"counts": NESTED, "per_context": TRUE}
+    ),
+    "targets.of_samples": Call(ufm.targets.of_samples, {"Y": [[1.0]]}, {"Y": NESTED}),
     "geometry.simplex_etf": Call(ufm.geometry.simplex_etf, FRAME, FRAMED),
     "geometry.orthogonal_frame": Call(
         ufm.geometry.orthogonal_frame, {**FRAME, "centred": False}, FRAMED | {"centred": TRUE}
@@ -243,8 +263,9 @@ TABLE = {
     ),
     "theory.registry.theorem": Call(
         register,
-        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len},
-        dict.fromkeys(("name", "paper", "assumes"), NAME) | {"applies": FUNCTION, "checks": FUNCTION},
+        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len, "any_targets": False},
+        dict.fromkeys(("name", "paper", "assumes"), NAME)
+        | {"applies": FUNCTION, "checks": FUNCTION, "any_targets": TRUE},
     ),
 }
 
@@ -268,7 +289,7 @@ def public():
             kind = classmethod if of_arrays else (classmethod | type(public))
             if isinstance(function, kind) and not method.startswith("_"):
                 yield f"{name}.{method}", parameters(getattr(thing, method))
-    for module in (ufm.console, ufm.geometry, ufm.plot):
+    for module in (ufm.console, ufm.geometry, ufm.plot, ufm.targets):
         for name, thing in vars(module).items():
             if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
                 yield f"{module.__name__.removeprefix('ufm.')}.{name}", parameters(thing)

@@ -312,3 +312,52 @@ def test_grids_are_written_in_four_ways():
     for text in ("lambda_A", "lambda_A=log:1:2", "dim=four", "seed=0:x"):
         with pytest.raises(ValueError, match="NAME=VALUE,VALUE"):
             ufm.cli._over(text)
+
+
+SOFT = np.array([[0.7, 0.3, 0.0], [0.1, 0.2, 0.7], [0.0, 0.5, 0.5]])
+DECAYS = ("--lambda-A", 0.01, "--lambda-H", 0.01)
+
+
+def test_targets_of_a_file_are_verified_however_they_were_written(tmp_path, capsys):
+    targets = ufm.Targets(SOFT, [3, 1, 2], weights=[1.0, 2.0, 1.0])
+    targets.save(tmp_path / "saved")
+    np.savez(tmp_path / "arrays.npz", rows=SOFT, counts=[3, 1, 2], weights=[1.0, 2.0, 1.0])
+    best = ufm.minimize(ufm.Problem(targets=targets, dim=4, lambda_A=0.01, lambda_H=0.01))
+    for name in ("saved", "arrays.npz"):
+        assert run("verify", "--targets", tmp_path / name, "--dim", 4, *DECAYS) == 0
+        assert f"value {best.value:.10g}" in capsys.readouterr().out
+    np.savez(tmp_path / "arrays.npz", rows=SOFT, counts=2)  # one count for all, no weights
+    fixed = ("--classifier", "etf", "--lambda-H", 0.01)
+    assert run("verify", "--targets", tmp_path / "arrays.npz", "--dim", 4, *fixed) == 0
+
+
+def npy(array):
+    """One array as a file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: None, "there is no such file"),
+        (lambda path: np.savez(path, rows=SOFT), "it has rows"),
+        (lambda path: np.savez(path), "it has nothing"),
+        (lambda path: path.write_text("rows"), "is needed"),
+        (lambda path: path.write_bytes(b""), "is needed"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "is needed"),
+        (lambda path: path.write_bytes(npy(SOFT)), "it is one array without a name"),
+        (lambda path: np.savez(path, rows=SOFT, counts=np.array([object()] * 3)), "is needed"),
+        (lambda path: ufm.Recorder(3).save(path), "it holds a Recorder"),
+    ],
+)
+def test_a_file_of_no_targets_is_refused_with_what_is_needed(write, said, tmp_path, capsys, nothing_computed):
+    write(tmp_path / "file.npz")
+    assert_refused(capsys, said, "verify", "--targets", tmp_path / "file.npz")
+
+
+def test_classes_beside_targets_are_refused(tmp_path, capsys, nothing_computed):
+    np.savez(tmp_path / "good.npz", rows=SOFT, counts=[3, 1, 2])
+    said = "num_classes = 3 beside targets"
+    assert_refused(capsys, said, "verify", "--targets", tmp_path / "good.npz", "--num-classes", 3)

@@ -10,9 +10,11 @@ from test_symmetry import BIASES, LOSSES, blocks, problems, whole
 
 import ufm
 from ufm._core.status import Status
+from ufm.minima.block_bound import value_and_bound
+from ufm.minima.blocks import BlockPoint, objective, risk, with_bias
 from ufm.minima.proximal_newton import solve
 from ufm.minima.sectors import lifted
-from ufm.minima.symmetry import BlockPoint, blocks_of, objective, risk, sectors_of, value_and_bound, with_bias
+from ufm.minima.symmetry import blocks_of, sectors_of
 
 CE, SMOOTH, SE = LOSSES
 FEW, MANY = np.sqrt(1e-4 * 1e-8), np.sqrt(1e-4 * 1e-6)

@@ -4,9 +4,10 @@ from numpy.testing import assert_allclose
 
 import ufm
 from ufm.minima import proximal_newton, quadrature
+from ufm.minima.block_bound import value_and_bound
+from ufm.minima.blocks import BlockPoint, Blocks
 from ufm.minima.gauss import Rule
 from ufm.minima.quadrature import extended, fewer_sizes, on_nodes, pays, rule_of, thresholds
-from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
 
 def blocks_of(counts, price, bias_kind="free", **words):

@@ -14,7 +14,7 @@ LEVELS = (
     ("cli",),
     ("sweeps",),
     ("verification",),
-    ("minima", "training", "hessian", "theory"),
+    ("minima", "training", "hessian", "theory", "targets"),
     ("model", "metrics"),
     ("geometry", "plot", "console"),
     ("_core",),

@@ -17,9 +17,12 @@ from ufm.model.losses import Loss
 from ufm.theory import registry
 
 # which functions return, and people don't make
-RECORDS = ("Claim", "Metrics", "Optimum", "Report", "Run", "Status", "Verdict")
-# arrays that always come together, in an order that everybody knows: H, labels, A, b
-ARRAYS = {"Params", "measure", "Stream.revisit", "Recorder.revisit", "Recorder.evaluate"}
+RECORDS = ("Claim", "Metrics", "Optimum", "RegressionMetrics", "Report", "Run", "Status", "Verdict")
+# what always comes together, in an order that everybody knows: H, labels, A, b; and classes, what they become, samples
+TOGETHER = {
+    **dict.fromkeys(("Params", "measure", "Stream.revisit", "Recorder.revisit", "Recorder.evaluate"), 4),
+    **dict.fromkeys(("measure_regression", "targets.noisy", "targets.mixup"), 3),
+}
 # values of any type, which is what is meant
 ANYTHING = {
     "Problem": ("loss",),  # any callable of logits and labels
@@ -36,7 +39,7 @@ def functions():
             yield name, thing
         if inspect.isclass(thing):
             yield from ((f"{name}.{method}", function) for method, function in methods(thing))
-    for module in (ufm.console, ufm.geometry, ufm.plot, registry):
+    for module in (ufm.console, ufm.geometry, ufm.plot, ufm.targets, registry):
         for name, thing in vars(module).items():
             if inspect.isfunction(thing) and thing.__module__ == module.__name__ and public(module.__name__, name):
                 yield f"{module.__name__.removeprefix('ufm.')}.{name}", thing
@@ -66,7 +69,7 @@ def says_something(annotation):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_at_most_two_arguments_go_by_position(name):
     by_position = [each.name for each in taken(FUNCTIONS[name]) if each.kind is each.POSITIONAL_OR_KEYWORD]
-    assert len(by_position) <= (4 if name in ARRAYS else 2), by_position
+    assert len(by_position) <= TOGETHER.get(name, 2), by_position
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

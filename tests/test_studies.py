@@ -4,6 +4,7 @@ import pathlib
 import re
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,13 +12,13 @@ import ufm
 import ufm.plot
 import ufm.training
 from ufm.minima import solver
-from ufm.theory import landscape
+from ufm.theory import landscape, next_tokens, regression, symmetric_designs
 
 STUDIES = pathlib.Path(__file__).parents[1] / "studies"
 FILES = sorted(STUDIES.rglob("*.py"))
 # modules whose names without underscore are for everybody
-PUBLIC = (ufm, ufm.console, ufm.geometry, ufm.metrics, ufm.plot, ufm.sweeps, ufm.theory, ufm.training)
-PUBLIC = {module.__name__ for module in (*PUBLIC, landscape, solver)}
+PUBLIC = (ufm, ufm.console, ufm.geometry, ufm.metrics, ufm.plot, ufm.sweeps, ufm.targets, ufm.theory, ufm.training)
+PUBLIC = {module.__name__ for module in (*PUBLIC, landscape, next_tokens, regression, symmetric_designs, solver)}
 INTERNAL = {"products.py"}  # times what is internal
 SHARED = {"handwriting", "networks", "benchmark"}
 
@@ -182,3 +183,116 @@ def test_every_seed_reaches_the_minimum_and_every_other_critical_point_has_a_way
     out, arrays = written(module, table)
     assert "2 seeds end within" in out
     assert {"minimum", "lower_bound", "step"} <= set(arrays)
+
+
+def test_features_of_sets_are_those_of_their_labels_unless_counts_within_a_size_differ(study, written):
+    multilabel = study("multilabel")
+    table = multilabel.data(
+        multilabel.Config(num_classes=5, samples=(2, 1, 1), dim=6, smallest=1e-2, points=3, ratios=2)
+    )
+    for name in ("factor", "norm", "cosine", "stray"):
+        np.testing.assert_allclose(table[name], table[f"predicted/{name}"], rtol=1e-7)
+    assert int(table.claims_held.sum()) == int(table.claims.sum()) > 0
+    designs, others = table.triples.values[:2], table.triples.values[2]
+    for kind in ("inside", "outside"):  # 35 triples and the seven lines of the Fano plane have two cosines, others more
+        found = table[kind].sel(triples=designs).values
+        np.testing.assert_allclose(found[np.isfinite(found)], float(table[f"predicted/{kind}"]), atol=1e-7)
+        assert np.ptp(table[kind].sel(triples=others).dropna(f"{kind}_index").values) > 1e-2
+    np.testing.assert_allclose(table.eigenvalue.sel(triples=designs), 1.0, atol=1e-7)
+    assert float(table.eigenvalue.sel(triples=others).max()) > 1.2
+    equal, unequal = table.distance.sel(ratio=1), table.distance.sel(ratio=100)
+    assert (equal < 1e-7).all()
+    assert list(unequal > 1e-2) == [True, True, False]  # labels, one pair; and all labels against all pairs
+    out, _ = written(multilabel, table)
+    assert "probability outside" in out
+
+
+def test_the_fano_plane_is_a_design_and_neighbours_are_none(study):
+    multilabel = study("multilabel")
+    for sets, shared in ((multilabel.LINES, {1}), (multilabel.NEIGHBOURS, {0, 1, 2})):
+        rows = np.array([[k in triple for k in range(7)] for triple in sets], int)
+        assert set((rows.T @ rows)[~np.eye(7, dtype=bool)]) == shared  # sets that two labels share
+
+
+@pytest.mark.parametrize("samples", [(), (2, 1, 1)])
+def test_sets_of_all_labels_or_of_none_are_refused(study, samples):
+    with pytest.raises(ValueError, match=r"samples = .*num_classes = 3"):
+        study("multilabel").Config(num_classes=3, samples=samples)
+
+
+def test_mixed_features_lie_in_a_channel_or_on_the_segment(study, written):
+    mixup = study("mixup")
+    table = mixup.data(mixup.Config(num_classes=3, mixed=(0.5, 0.9), dim=6, smallest=0.03, points=3, drawn=2))
+    assert int(table.claims_held.sum()) == int(table.claims.sum()) > 0
+    np.testing.assert_allclose(np.sort(table.lam), [0, 0.1, 0.5, 0.9, 1], atol=1e-15)
+    for name in ("along", "across", "difference"):  # theory's curves are fine enough to be read between their points
+        curves = table[f"predicted/{name}"].interp(curve=table.lam[1:-1].values).values
+        np.testing.assert_allclose(table[name].isel(lam=slice(1, -1)), curves, atol=1e-3)
+    assert mixup.off_segment(table.sel(loss="squared error")) < 1e-7
+    middle = (table.across.sel(lam=0.5) / (2 * table.across.isel(lam=-1))).sel(loss="cross-entropy")
+    assert np.all(np.diff(middle) < 0)
+    assert 0.5 < float(middle[-1]) < float(middle[0]) < 1
+    assert float(table["further/across"].max()) > float(table.across.max())
+    out, _ = written(mixup, table)
+    assert "distance from the segment" in out
+
+
+@pytest.mark.parametrize("changes", [{"num_classes": 2}, {"mixed": (0.4,)}, {"mixed": (1.0,)}, {"mixed": ()}])
+def test_mixtures_without_a_plane_or_of_one_class_are_refused(study, changes):
+    with pytest.raises(ValueError, match="at least 3 classes, and λ from ½"):
+        study("mixup").Config(**changes)
+
+
+def test_a_perceptron_regresses_as_the_model_does(study, written):
+    module = study("regression")
+    config = module.Config(dim=6, points=5, trained=(0.1, 0.6), widths=(64, 64), steps=6000, snapshots=4)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes its counts with floats
+        table = module.data(config)
+    assert int(table.claims_held) == int(table.claims) > 0
+    np.testing.assert_allclose(table.eigenvalue, table["predicted/eigenvalue"], atol=1e-10)
+    np.testing.assert_allclose(table.residual, table["predicted/residual"], rtol=1e-8)
+    end = table.isel(step=-1)
+    assert (end.objective > table.minimum * (1 - 1e-9)).all()
+    assert (end.objective < table.minimum * (1 + 1e-5)).all()
+    for name in ("nrc1", "nrc2", "nrc3"):
+        assert (end[name] < 1e-4).all()
+    expected = np.maximum(table.deviation - table.trained, 0.0).transpose("trained", "direction")
+    assert list((expected > 0).sum("direction")) == [3, 2]
+    np.testing.assert_allclose(table.trained_eigenvalue, expected, atol=1e-3)
+    out, _ = written(module, table)
+    assert "excess over the minimum" in out
+
+
+def test_next_tokens_have_the_texts_odds_and_rare_ones_merge(study, written):
+    module = study("next_token")
+    table = module.data(module.Config(smallest=0.1, points=2, near=4))
+    assert int(table.claims_held) == int(table.claims) > 0
+    assert (table.distance <= table.price * (1 + 1e-6)).all()
+    assert np.all(np.diff(table.direction) > 0)  # ĉ ascends
+    assert_merging(module, table)
+    out, _ = written(module, table)
+    assert "rare nouns merge" in out
+
+
+def test_tokens_merge_alike_where_the_features_of_each_occurrence_decay(study):
+    module = study("next_token")
+    config = module.Config(near=4)
+    counts = module.bigrams(module.text(config), module.vocabulary())
+    assert_merging(module, module.where_tokens_merge(config, ufm.targets.next_token(counts)))
+
+
+def assert_merging(module, table):
+    """Differences of probabilities are theory's, and rare nouns merge at less decay."""
+    assert float(table.merging.sel(standing="rare")) < float(table.merging.sel(standing="common"))
+    for standing in module.PAIRS:
+        at = table.sel(standing=standing)
+        np.testing.assert_allclose(at.surplus, module.predicted_surplus(at, table.near.values), atol=1e-6)
+
+
+def test_bigrams_are_those_of_a_text_in_a_circle_whatever_its_order(study):
+    module = study("next_token")
+    counts = module.bigrams(["a", "b", "a", "a", "c"], ["a", "b", "c"])
+    assert counts.tolist() == [[1, 1, 1], [1, 0, 0], [1, 0, 0]]
+    first, other = (module.bigrams(module.text(module.Config(seed=seed)), module.vocabulary()) for seed in (0, 1))
+    assert np.array_equal(first, other)
+    assert np.array_equal(first.sum(axis=0), first.sum(axis=1))

@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 import ufm
 from ufm._core.linalg import operator_norm
 from ufm._core.precision import float64
-from ufm.minima.symmetry import (
-    BlockPoint,
-    Blocks,
-    at_sectors,
-    blocks_of,
-    curvature,
-    objective,
-    risk,
-    sectors_of,
-    symmetric,
-    value_and_bound,
-    with_bias,
-)
+from ufm.minima.block_bound import value_and_bound
+from ufm.minima.blocks import BlockPoint, Blocks, curvature, objective, risk, with_bias
+from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
 from ufm.model.losses import ON_SIZES, declares
 
 LOSSES = (ufm.CrossEntropy(), ufm.LabelSmoothing(0.1), ufm.SquaredError())

@@ -37,3 +37,13 @@ def test_cells_in_brackets_are_not_markup(capsys):
 def test_html_is_escaped():
     drawn = html(["<a>"], [["<b>"], [0.5], [3]], "<c>\n& more")
     assert all(word in drawn for word in ("&lt;a&gt;", "&lt;b&gt;", "&lt;c&gt;\n&amp; more", ">0.5<", ">3<"))
+
+
+def test_what_is_long_makes_way_for_what_is_short():
+    words = [f"word{index}" for index in range(40)]
+    rows = [[f"  {' '.join(words)}", "holds"]]
+    first, *rest = text(table(["claim", "verdict"], rows, whole=slice(1, None))).splitlines()[3:]
+    assert first.startswith("    word0")
+    assert first.endswith("holds")
+    assert [word for line in (first, *rest) for word in line.removesuffix("holds").split()] == words
+    assert {len(line) - len(line.lstrip()) for line in (first, *rest) if line} == {4}

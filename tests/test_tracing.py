@@ -37,6 +37,8 @@ TRACED |= {
 
 UNTRACED = {
     "ufm.Problem": lambda q: problem(lambda_A=jnp.mean(q.H)),
+    "ufm.Targets": lambda q: ufm.Targets(q.A, 1),
+    "ufm.measure_regression": lambda q: ufm.measure_regression(q.H, q.H[:, :3], q.A),
     "ufm.measure": lambda q: ufm.measure(q.H, LABELS, q.A, q.b),
     "ufm.Stream": lambda q: ufm.Stream(3).add(q.H, LABELS),
     "ufm.Recorder": lambda q: ufm.Recorder(3).add(q.H, LABELS),
@@ -101,11 +103,19 @@ def test_what_traces_has_its_derivatives_by_grad(name):
 
 
 def test_numbers_of_a_problem_and_of_a_loss_have_derivatives():
+    soft = ufm.Problem(targets=ufm.Targets(np.full((3, 3), 1 / 3), [7, 3, 5], weights=[1.0, 2.0, 0.5]), dim=4)
     with jax.enable_x64(True):
         of_problem = jax.grad(lambda p: p.objective(Q))(P)
+        of_targets = jax.grad(lambda p: p.objective(Q))(soft).targets
         of_loss = jax.grad(lambda loss: loss(Q.H @ Q.A.T, LABELS).sum())(ufm.LabelSmoothing(0.1))
     assert_allclose(of_problem.lambda_A, np.sum(Q.A**2) / 2, rtol=1e-12)
     assert_allclose(of_problem.lambda_H, np.sum(Q.H**2) / 2, rtol=1e-12)
+    # the loss is lse(z) Σ_k T_k − T·z
+    logits = Q.H @ Q.A.T
+    slopes = np.log(np.sum(np.exp(logits), axis=1, keepdims=True)) - logits
+    each = np.add.reduceat(slopes, [0, 7, 10]) / 15
+    assert_allclose(of_targets.rows, soft.targets.weights[:, None] * each, rtol=1e-10)
+    assert_allclose(of_targets.weights, np.mean(each, axis=1), rtol=1e-10)
     # label smoothing is (1 − α) ce(label) + α mean over k of ce(k)
     cross_entropies = [np.asarray(ufm.CrossEntropy()(Q.H @ Q.A.T, np.full(15, k))) for k in range(3)]
     expected = np.mean(cross_entropies, axis=0) - np.choose(LABELS, cross_entropies)

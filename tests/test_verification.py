@@ -3,7 +3,6 @@ import importlib
 import json
 import pathlib
 import pickle
-import re
 import sys
 import tracemalloc
 
@@ -20,7 +19,6 @@ from ufm.theory.landscape import escape_curvature, zero_point
 from ufm.theory.registry import THEOREMS, Check, Prediction, Theorem, theorem
 from ufm.verification import _claim, _merged
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
 ORDERED = ufm.theorems()
 FILES = sorted(pathlib.Path(ufm.theory.__file__).parent.glob("*.py"))
 
@@ -196,22 +194,6 @@ def test_where_no_theorem_applies_the_report_says_so():
     for text in (str(report), repr(report), report._repr_html_()):
         assert "no theorem known here speaks of it" in " ".join(text.split())
     assert not report.holds
-
-
-@pytest.fixture
-def registered():
-    """The theorems known, and these only once more when the test is over."""
-    known = dict(THEOREMS)
-    yield known
-    THEOREMS.clear()
-    THEOREMS.update(known)
-
-
-def test_a_theorem_of_ones_own_as_the_readme_has_it(capsys, registered):
-    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README.read_text(), re.DOTALL)
-    ((block, printed),) = (each for each in blocks if "@theorem" in each[0])
-    exec(block, {})
-    assert capsys.readouterr().out == printed
 
 
 MINE = '''

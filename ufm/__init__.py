@@ -4,12 +4,16 @@ from importlib.metadata import version as _version
 
 from ufm import console as console
 from ufm import geometry as geometry
+from ufm import metrics as metrics
+from ufm import targets as targets
 from ufm._core.archive import load as load
 from ufm._core.status import Status as Status
 from ufm.hessian import curvature as curvature
 from ufm.metrics.definitions import Metrics as Metrics
 from ufm.metrics.measurement import measure as measure
 from ufm.metrics.recorder import Recorder as Recorder
+from ufm.metrics.regression import RegressionMetrics as RegressionMetrics
+from ufm.metrics.regression import measure_regression as measure_regression
 from ufm.metrics.stream import Stream as Stream
 from ufm.minima.certificate import dual_bound as dual_bound
 from ufm.minima.certificate import lower_bound as lower_bound
@@ -28,6 +32,7 @@ from ufm.model.losses import LabelSmoothing as LabelSmoothing
 from ufm.model.losses import SquaredError as SquaredError
 from ufm.model.params import Params as Params
 from ufm.model.problem import Problem as Problem
+from ufm.model.targets import Targets as Targets
 from ufm.sweeps.grid import sweep as sweep
 from ufm.sweeps.trainer import Training as Training
 from ufm.theory import theorems as theorems

@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeAlias
 
@@ -61,12 +62,15 @@ else:
 class ProblemFlags:
     """An unconstrained features model."""
 
-    num_classes: int = 10
-    """K, number of classes."""
+    num_classes: int | None = None
+    """K, number of classes; 10 where neither it nor targets are given."""
     dim: int = 64
     """d, dimension of the features."""
-    per_class: tuple[int, ...] = (100,)
-    """Samples of each class: one number, or K of them."""
+    per_class: tuple[int, ...] | None = None
+    """Samples of each class: one number, or K of them; 100 where neither it nor targets are given."""
+    targets: pathlib.Path | None = None
+    """An .npz of rows (M, K), counts (M,) and, where they aren't ones, weights (M,), instead of classes; or what a
+    `ufm.Targets` saved."""
     loss: LossName = "cross-entropy"
     """What a prediction costs."""
     alpha: float = 0.1
@@ -98,9 +102,8 @@ class ProblemFlags:
         features = self._constraint("features", self.features, "feature_radius")
         classifier = self._constraint("classifier", self.classifier, "classifier_radius")
         return ufm.Problem(
-            num_classes=self.num_classes,
+            **self._samples(),
             dim=self.dim,
-            per_class=self.per_class[0] if len(self.per_class) == 1 else self.per_class,
             loss=loss(**{name: getattr(self, name) for name in _numbers(loss)}),
             lambda_A=self._decay("lambda_A", classifier),
             lambda_H=self._decay("lambda_H", features),
@@ -110,6 +113,14 @@ class ProblemFlags:
             classifier=classifier,
         )
 
+    def _samples(self) -> dict[str, Any]:
+        """Classes and their counts, or targets; a problem refuses both."""
+        per_class = self.per_class[0] if self.per_class is not None and len(self.per_class) == 1 else self.per_class
+        if self.targets is not None:
+            return {"targets": _targets(self.targets), "num_classes": self.num_classes, "per_class": per_class}
+        K = 10 if self.num_classes is None else self.num_classes
+        return {"num_classes": K, "per_class": 100 if per_class is None else per_class}
+
     def _decay(self, name: str, constraint: Any) -> float:
         given = getattr(self, name)
         return given if given is not None else USUAL[name] if constraint.decays else 0.0
@@ -117,7 +128,8 @@ class ProblemFlags:
     def _constraint(self, name: str, kind: str, radius_name: str) -> Any:
         radius = getattr(self, radius_name)
         if kind == ETF:
-            return ufm.Fixed.etf(self.num_classes, self.dim, radius=1.0 if radius is None else radius)
+            K = _targets(self.targets).num_outputs if self.targets is not None else self._samples()["num_classes"]
+            return ufm.Fixed.etf(K, self.dim, radius=1.0 if radius is None else radius)
         if radius is not None and not _numbers(CONSTRAINTS[kind]):
             raise ValueError(
                 f"{radius_name} = {radius}: --{name} {kind} has none; a sphere, a ball or an etf has a radius"
@@ -432,6 +444,38 @@ def _show_classes(classes: Classes) -> None:
     show(["class", *columns], rows, caption="each class, the largest nc1 first")
     if len(order) > CLASSES_SHOWN:
         print(f"and {len(order) - CLASSES_SHOWN:,} classes more; --json has all of them")
+
+
+def _targets(file: pathlib.Path) -> ufm.Targets:
+    """Targets of a file: arrays by name, or as they were saved."""
+    form = f"{file}: an .npz of rows, counts and weights is needed, as np.savez({file.name!r}, rows=…, counts=…) writes"
+    if not file.is_file():
+        raise ValueError(f"{form}; there is no such file")
+    arrays = _arrays(file, form)
+    if "__tree__" in arrays:
+        return _saved_targets(file, form)
+    if not {"rows", "counts"} <= arrays.keys():
+        raise ValueError(f"{form}; it has {', '.join(arrays) or 'nothing'}")
+    return ufm.Targets(arrays["rows"], arrays["counts"], weights=arrays.get("weights"))
+
+
+def _arrays(file: pathlib.Path, form: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, of which none is a pickle; what is wrong follows the form that is needed."""
+    try:
+        with file.open("rb") as opened:  # NumPy leaves a file open that is no archive
+            found = np.load(opened, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                raise ValueError("it is one array without a name")
+            return dict(found)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{form} ({' '.join(str(error).split())})") from error
+
+
+def _saved_targets(file: pathlib.Path, form: str) -> ufm.Targets:
+    saved = ufm.load(file)
+    if not isinstance(saved, ufm.Targets):
+        raise ValueError(f"{form}; it holds a {type(saved).__name__}")
+    return saved
 
 
 def _grid(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -95,7 +95,10 @@ def _coordinates(problem: Problem, params: Params) -> _Coordinates:
     free: Any = {"features": Free(), "classifier": Free(), "lambda_H": 0.0}
     if len(H) < problem.num_samples:  # the mean is over groups instead
         weights = problem.group_weights * counts * (problem.num_groups / problem.num_samples)
-        free |= {"per_class": 1, "class_weights": weights}
+        if problem.targets is None:
+            free |= {"per_class": 1, "class_weights": weights}
+        else:
+            free |= {"targets": dataclasses.replace(problem.targets, counts=1, weights=weights)}
     groups, sizes = dataclasses.replace(problem, dim=len(basis), **free), np.sqrt(counts)
     within = _turned(problem, params._replace(H=sizes[:, None] * H), basis.T)
     return _Coordinates(groups, sizes, labels, basis, _packed(groups, within))

@@ -26,9 +26,10 @@ from ufm._core.provenance import as_json, command, flags, listed, versions
 from ufm._core.repr import brief
 from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics, of_columns
+from ufm.metrics.groups import of_group_columns
 from ufm.metrics.history import CHIEF, History, known_snapshots, news
 from ufm.model.params import Columns, Params, columns, rows
-from ufm.model.problem import Problem, along_constraints, feasible, risk, with_values
+from ufm.model.problem import Problem, along_constraints, as_classes, feasible, risk, with_values
 
 if TYPE_CHECKING:
     import optax
@@ -333,6 +334,12 @@ def _given(problem, params, seed, batched) -> Columns:
     return columns(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
+class _Groups(NamedTuple):
+    """That groups are no classes, and the probabilities (M, K) that their samples are told, where these are such."""
+
+    told: Any
+
+
 def _drive(problem, optimizer, carry, batched, steps, looks, progress):
     """Run from look to look, while a second thread measures what the first has left behind.
 
@@ -340,7 +347,8 @@ def _drive(problem, optimizer, carry, batched, steps, looks, progress):
     """
     size = sum(leaf.size for leaf in jax.tree.leaves(carry.params))
     advance, losses, metrics = _compiled(size < SINGLE_THREAD_BELOW)
-    kind = problem.num_groups, np.asarray(problem.labels, np.int32), np.bool_(problem.bias)
+    groups = None if as_classes(problem).targets is None else _Groups(problem.probabilities)
+    kind = problem.num_groups, np.asarray(problem.labels, np.int32), np.bool_(problem.bias), groups
     group, pace = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size)), Pace(FIRST_STEPS)
 
     def measured(params, count):
@@ -481,12 +489,16 @@ def _losses(problem, batched, params, count):
     return _of_each(lambda params: risk(problem, params), batched, params, count)
 
 
-def _metrics(batched, num_groups, labels, biased, params, count):
+def _metrics(batched, num_groups, labels, biased, groups, params, count):
     """Metrics of the first `count` of a group of parameters: (group, fields) or (group, fields, seeds)."""
 
     def one(params):
         b = jnp.where(biased, params.b, jnp.zeros_like(params.b))
-        return jnp.stack(of_columns(params.H, labels, num_groups, params.A, b))
+        if groups is None:
+            return jnp.stack(of_columns(params.H, labels, num_groups, params.A, b))
+        told = None if groups.told is None else groups.told.T[:, labels].astype(params.H.dtype)
+        found = of_group_columns(params.H, labels, num_groups, params.A, b, told)
+        return jnp.stack([jnp.full((), jnp.nan, params.H.dtype) if value is None else value for value in found])
 
     return _of_each(one, batched, params, count)
 

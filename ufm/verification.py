@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ufm._core.arrays import silent
 from ufm._core.blas import one_thread
 from ufm._core.checks import instance, shown
 from ufm._core.interrupts import interruptible
 from ufm._core.progress import says
 from ufm.hessian import dense_curvature
+from ufm.metrics.definitions import Metrics, numbers
+from ufm.metrics.groups import of_group_columns
 from ufm.metrics.measurement import measure
 from ufm.minima.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.minima.optimum import Optimum, minimize
 from ufm.model.params import Params
-from ufm.model.problem import Problem, class_means, with_values
+from ufm.model.problem import Problem, as_classes, class_means, told, with_values
 from ufm.theory import applicable
 from ufm.theory.formulas import distance_to_gram
 from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, Quantity, Theorem
@@ -123,7 +126,7 @@ class Report:
     def __rich__(self) -> "Table | str":
         from ufm._core.tables import table
 
-        return table(COLUMNS, self._rows(), self._title(), wrap=False) if self.claims else self._nothing()
+        return table(COLUMNS, self._rows(), self._title(), whole=slice(3, None)) if self.claims else self._nothing()
 
     def __str__(self) -> str:
         from ufm._core.tables import text
@@ -168,14 +171,14 @@ def verify(subject: Optimum | Run | Problem) -> Report:
     given = instance("subject", subject, kinds, "what ufm.minimize or ufm.train returned, or a ufm.Problem,")
     given = minimize(given) if isinstance(given, Problem) else given
     found = _of_optimum(given) if isinstance(given, Optimum) else _of_run(given)
-    problem = given.problem
+    problem = as_classes(given.problem)
     with one_thread():
         claims = tuple(
             _claim(theorem, check)
             for theorem, prediction in applicable(problem)
             for check in (*_predicted(prediction, problem, found), *_checked(theorem, problem, found))
         )
-    return Report(problem, claims, found.value, found.lower_bound)
+    return Report(given.problem, claims, found.value, found.lower_bound)
 
 
 def predict(problem: Problem) -> Prediction:
@@ -188,7 +191,7 @@ def predict(problem: Problem) -> Prediction:
     """
     merged: dict[str, Any] = {}
     with one_thread():
-        predictions = applicable(with_values(problem))
+        predictions = applicable(as_classes(with_values(problem)))
     for _, prediction in predictions:
         for field in dataclasses.fields(Prediction):
             value = getattr(prediction, field.name)
@@ -232,12 +235,22 @@ def _of_run(run: Run) -> Found:
         lower_bound=bound,
         relative_gap=gap,
         certified=gap <= VALUE,
-        metrics=measure(params.H, problem.labels, params.A, params.b),
+        metrics=_measured(problem, params),
         history=run.history,
         lift=lambda: params,
         curve=lambda: _smallest_curvature(problem, params),
         minimum=_minimum,
     )
+
+
+def _measured(problem: Problem, params: Params) -> Metrics:
+    """Metrics of samples by their groups; where these are no classes, the classifier is another matter."""
+    if as_classes(problem).targets is None:
+        return measure(params.H, problem.labels, params.A, params.b)
+    labels, bias = problem.labels, params.b if problem.bias else np.zeros_like(params.b)
+    wanted = None if problem.probabilities is None else np.asarray(told(problem, labels))
+    with silent(), one_thread():
+        return numbers(of_group_columns(params.H.T, labels, problem.num_groups, params.A, bias, wanted))
 
 
 def _minimum(problem: Problem) -> Found:

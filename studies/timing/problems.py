@@ -50,6 +50,10 @@ class Config:
     """Problems of the certified group, decays λ_A log-spaced over [1e-5, 1e-2]."""
     peer_problems: int = 3
     """How many of them the peers solve, once."""
+    soft_groups: int = 30
+    """Groups of the problems with soft labels, beside as many as classes."""
+    regressed: tuple[int, int] = (1_000_000, 20)
+    """Samples and outputs of the regression."""
     sweep_side: int = 64
     """Values of each decay of the swept grid, λ_A over [1e-5, 1e-2] and λ_H over [5e-7, 5e-5]."""
     repeats_sweeps: int = 3
@@ -101,6 +105,31 @@ def on_spheres(config: Config, per_class: Any) -> list[ufm.Problem]:
     held: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}
     radii = np.sqrt(np.geomspace(1.0, 30.0, config.batch)).tolist()
     return [posed(config, per_class, features=ufm.Sphere(r), classifier=ufm.Sphere(r), **held) for r in radii]
+
+
+def soft(config: Config, groups: int) -> list[ufm.Problem]:
+    """A batch of problems whose groups have soft labels of their own, at one price."""
+    random = np.random.default_rng(0)
+    rows = random.dirichlet(np.full(config.num_classes, 0.5), (config.batch, groups))
+    counts = random.integers(1, 20, (config.batch, groups))
+    made = [ufm.Targets(*each) for each in zip(rows, counts, strict=True)]
+    words: dict[str, Any] = {"dim": config.dim, "lambda_A": 1e-3}
+    return [ufm.Problem(targets=each, **words, lambda_H=1e-3 / each.num_samples) for each in made]
+
+
+def regression(config: Config) -> tuple[np.ndarray, ufm.Problem]:
+    """Correlated real targets (N, K), and the problem that regresses them."""
+    (N, K), random = config.regressed, np.random.default_rng(0)
+    Y = random.standard_normal((N, K)) @ random.standard_normal((K, K))
+    words: dict[str, Any] = {"loss": ufm.SquaredError(), "lambda_A": 1e-2, "lambda_H": 1e-2 / N}
+    return Y, ufm.Problem(targets=ufm.targets.of_samples(Y), dim=config.dim, **words)
+
+
+def same_minimum(timed: dict[str, Timed]) -> str:
+    """A note that the certified minimum is the peer's."""
+    best = timed[OURS].result
+    assert best.certified
+    return same("value", best.value, timed["moments"].result[0])
 
 
 def grid(config: Config) -> dict[Any, list[float]]:

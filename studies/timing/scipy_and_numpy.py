@@ -21,6 +21,19 @@ def pseudoinverse_nc1(H: np.ndarray, labels: np.ndarray) -> float:
     return float(np.trace(within @ np.linalg.pinv(between, rcond=1e-5)) / K)
 
 
+def thresholded(Y: np.ndarray, problem: ufm.Problem) -> tuple[float, np.ndarray, np.ndarray]:
+    """The minimum of a regression, features (N, K) and classifier (K, K), from an eigendecomposition of cov Y.
+
+    With eigenvalues s² and ĉ = √(N λ_A λ_H) it is Σ ĉ s − ĉ²/2 over s > ĉ, and Σ s²/2 over the others.
+    """
+    squares, V = np.linalg.eigh(np.cov(Y.T, bias=True))
+    s, decay_H = np.sqrt(squares), len(Y) * problem.lambda_H
+    price = np.sqrt(problem.lambda_A * decay_H)
+    left, ratio = np.maximum(s - price, 0.0), np.sqrt(decay_H / problem.lambda_A)
+    H = (Y - Y.mean(axis=0)) @ (V * (np.sqrt(left / ratio) / s))
+    return float(np.sum(np.where(s > price, price * s - price**2 / 2, squares / 2))), H, V * np.sqrt(left * ratio)
+
+
 def objective_of(problem: ufm.Problem, whole: bool) -> tuple[Callable, np.ndarray, Callable]:
     """Value and gradient in NumPy, a start and a reader of its vectors: all samples, or class means with weights.
 

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.arrays import either
+from ufm._core.arrays import either, namespace
+
+ROWS_AT_ONCE = 4096  # of a long matrix
 
 
 def in_turn(decompose: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -52,9 +54,17 @@ def _largest_singular_value(W):
     return size * np.sqrt(np.linalg.eigvalsh((W / size) @ (W / size).T)[-1])
 
 
+def triangle(X: Any) -> Any:
+    """R of X = Q R; of many rows, first of blocks of them, which stay in a cache, and then of all blocks' R."""
+    xp, rows = namespace(X), max(ROWS_AT_ONCE, 4 * X.shape[1])
+    if xp is np and len(X) > 2 * rows:
+        X = np.concatenate([np.linalg.qr(X[first : first + rows], mode="r") for first in range(0, len(X), rows)])
+    return xp.linalg.qr(X, mode="r")
+
+
 def _right_svd(xp, X):
     """S (r,) and Vᵀ (r, d) of X = U S Vᵀ, without U where it is long."""
-    X = xp.linalg.qr(X, mode="r") if X.shape[0] >= 2 * X.shape[1] else X
+    X = triangle(X) if X.shape[0] >= 2 * X.shape[1] else X
     return tuple(xp.linalg.svd(X, full_matrices=False)[1:])
 
 

@@ -1,6 +1,7 @@
 """Frozen dataclasses that JAX sees through: static structure on one side, traced numbers on the other."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -53,10 +54,20 @@ def check_flags(name: str, node: Any, flags: dict[str, Any]) -> None:
     Raises:
         ValueError: naming the fact, with what is needed.
     """
-    without_leaves = jax.tree.map(lambda _: None, node)
     for fact, value in flags.items():
         flag(f"{name}.{fact}", value)
-        if getattr(without_leaves, fact, value) is None:
+    check_static(name, node, flags)
+
+
+def check_static(name: str, node: Any, facts: Iterable[str]) -> None:
+    """Refuse facts by name that are leaves of `node`.
+
+    Raises:
+        ValueError: naming the fact, with what is needed.
+    """
+    without_leaves = jax.tree.map(lambda _: None, node)
+    for fact in facts:
+        if getattr(node, fact, None) is not None and getattr(without_leaves, fact, node) is None:
             needed = "a class attribute, or a field that JAX is told to be static, is needed"
             raise ValueError(f"{name}.{fact} is a leaf, which JAX traces: {needed}")
 

@@ -10,17 +10,23 @@ from ufm._core.repr import brief
 WIDTH = 128  # of a table that goes to a file, a pipe or a string
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, wrap: bool = True) -> Any:
-    """A rich table: the first column to the left, numbers to the right; long cells wrap, if they may."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, whole: slice = slice(1)
+) -> Any:
+    """A rich table: the first column to the left, numbers to the right; cells wrap where the columns aren't `whole`.
+
+    So whatever is long makes way for what is short, and a line's indent is that of the lines that it goes on in.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=None if title is None else Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    unbroken = range(len(header))[whole]
     for index, name in enumerate(header):
-        made.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=index == 0 or not wrap)
+        made.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=index in unbroken)
     for row in rows:
-        made.add_row(*(Text(_cell(value)) for value in row))  # as Text, since [nan nan] would be a tag of rich's
+        made.add_row(*map(_drawn, row))
     return made
 
 
@@ -56,6 +62,15 @@ def _line(tag: str, texts: Iterable[str]) -> str:
     styles = ("text-align: left; white-space: pre", "text-align: right")
     cells = (f'<{tag} style="{styles[index > 0]}">{escape(text)}</{tag}>' for index, text in enumerate(texts))
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _drawn(value: Any) -> Any:
+    """A cell of a rich table: as Text, since [nan nan] would be a tag of rich's."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    cell = _cell(value)
+    return Padding(Text(cell.lstrip()), (0, 0, 0, len(cell) - len(cell.lstrip())))
 
 
 def _cell(value: Any) -> str:

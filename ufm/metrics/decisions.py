@@ -8,7 +8,7 @@ are too close for it. So decisions are those of float64, whatever the precision 
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ufm._core.arrays import Array, namespace
 from ufm._core.blocks import cut, fits, put, scan_blocks
@@ -46,6 +46,18 @@ class Rule(NamedTuple):
 def decide(rule: Rule, x: Float[Array, "d n"]) -> Int[Array, " n"]:
     """The rule's decision at each column of x."""
     return _decisions(rule, x) if rule.coarse is None else _screened(rule, rule.coarse, x)
+
+
+def hits(logits: Float[Array, "K n"], rows: Float[Array, "K n"]) -> Bool[Array, " n"]:
+    """Of each sample, whether its logits say what its targets do.
+
+    Where all targets that are not zero are equal they are a set, and its members' logits must be the largest ones;
+    else the largest logit must be of one of the largest targets.
+    """
+    xp, top = namespace(logits, rows), rows == rows.max(axis=0)[None]
+    least, most = (xp.where(top, logits, xp.inf).min(axis=0), xp.where(top, -xp.inf, logits).max(axis=0))
+    among = xp.take_along_axis(top, xp.argmax(logits, axis=0)[None], axis=0)[0]
+    return xp.where((rows > 0).sum(axis=0) == top.sum(axis=0), least > most, among)
 
 
 def _screened(rule: Rule, coarse: Coarse, x: np.ndarray) -> np.ndarray:

@@ -122,7 +122,19 @@ def of_columns(
     A: Float[Array, "K d"] | None,
     b: Float[Array, " K"] | None,
 ) -> Metrics:
-    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable.
+    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable."""
+    about, spreads = passes_of_columns(H, labels, num_groups, A, b)
+    return summary(about, spreads, A, pairs_of(about.centred, spreads.within / about.count, about.rounding**2))
+
+
+def passes_of_columns(
+    H: Float[Array, "d N"],
+    labels: Int[Array, " N"],
+    num_groups: int,
+    A: Float[Array, "K d"] | None,
+    b: Float[Array, " K"] | None,
+) -> tuple[Centres, Spreads]:
+    """Both passes over features in columns, with a classifier that has a row for each group.
 
     Features are moved near to zero and to size 1 before anything is added up; no metric and no derivative depends on
     where to, nor on how large they were.
@@ -139,8 +151,7 @@ def of_columns(
         size = power_of_two(A)
         b = (xp.zeros_like(A[:, 0]) if b is None else b * size) + (A * size) @ offset
         judges = judges_of(about, A * size, b * scale)
-    spreads = second_pass(H * scale, labels, about, judges)
-    return summary(about, spreads, A, pairs_of(about.centred, spreads.within / about.count, about.rounding**2))
+    return about, second_pass(H * scale, labels, about, judges)
 
 
 def of_means(
@@ -154,6 +165,17 @@ def of_means(
         judged = verdicts(means.T, xp.arange(len(count), dtype=np.int32), about, judges)
         wrong, right = (xp.where(verdict, count, 0.0) for verdict in judged)
     return summary(about, Spreads(count, zeros, zeros, wrong, right), A, pairs_of(about.centred, zeros))
+
+
+def of_groups(about: Centres, spreads: Spreads, A: Float[Array, "K d"], accuracy: Any) -> Metrics:
+    """Metrics of groups that are no classes, in time linear in their number.
+
+    What is about a simplex, about pairs of groups, or pairs a group with an output is None.
+    """
+    norms, A = norm(about.centred, axis=1), A * power_of_two(A)
+    spread = {name: value for name, value in _of_spreads(about, spreads, None).items() if value is not None}
+    values = {"equinorm": relative_spread(norms), "equinorm_A": relative_spread(norm(A, axis=1)), **spread}
+    return Metrics(**{**dict.fromkeys(Metrics._fields), **values, "accuracy": accuracy})
 
 
 def judges_of(about: Centres, A: Float[Array, "K d"], b: Float[Array, " K"], names: Any = None) -> Judges:
@@ -173,7 +195,7 @@ def summary(about: Centres, spreads: Spreads | None, A: Any, pairs: Pairs) -> Me
     values = dict.fromkeys(Metrics._fields) | _of_centres(about, pairs)
     if A is not None:
         A = A * power_of_two(A)
-        values["equinorm_A"] = _relative_spread(norm(A, axis=1))
+        values["equinorm_A"] = relative_spread(norm(A, axis=1))
         if len(A) == len(about.centred):
             values |= _of_both(about, A)
     if spreads is not None:
@@ -192,7 +214,7 @@ def _of_centres(about: Centres, pairs: Pairs) -> dict[str, Any]:
     M = over(about.centred, norms[:, None])
     return {
         "nc2": _simplex_distance(M, M),
-        "equinorm": _relative_spread(norms),
+        "equinorm": relative_spread(norms),
         "equiangular": pairs.equiangular,
         "simplex_angle": pairs.simplex_angle,
     }
@@ -207,7 +229,7 @@ def _of_both(about: Centres, A) -> dict[str, Any]:
     }
 
 
-def _of_spreads(about: Centres, spreads: Spreads, pairs: Pairs) -> dict[str, Any]:
+def _of_spreads(about: Centres, spreads: Spreads, pairs: Pairs | None) -> dict[str, Any]:
     """What samples about their means say, and how often the classifier agrees with them."""
     xp, noise, samples = namespace_of(about, spreads), about.rounding**2, spreads.count.sum()
     within = xp.sum(spreads.within) / samples  # Tr Cov_W
@@ -217,7 +239,7 @@ def _of_spreads(about: Centres, spreads: Spreads, pairs: Pairs) -> dict[str, Any
         # with WᵀW = (CᵀC)† = Cov_B†/K, (1/K) Tr(Cov_W Cov_B†) is the mean over samples of ‖W(h − μ_y)‖²
         "nc1": xp.where(apart, xp.sum(spreads.whitened) / samples, ratio(within, xp.zeros_like(within), noise)),
         "trace_ratio": ratio(within, between, noise),
-        "cdnv": pairs.cdnv,
+        "cdnv": None if pairs is None else pairs.cdnv,
     }
     if spreads.disagreements is None:
         return values
@@ -226,7 +248,8 @@ def _of_spreads(about: Centres, spreads: Spreads, pairs: Pairs) -> dict[str, Any
     return values | {name: xp.where(known, xp.sum(count) / samples, xp.nan) for name, count in counts.items()}
 
 
-def _relative_spread(norms):
+def relative_spread(norms: Any) -> Any:
+    """Standard deviation over mean, 0 where that is."""
     xp = namespace(norms)
     return over(root(xp.var(norms)), xp.mean(norms))
 

@@ -21,17 +21,11 @@ def biases_at_zero(reduced: Reduced) -> Any:
     K, weights, xp = reduced.num_classes, reduced.weights, namespace(reduced.weights)
     if reduced.bias_kind == "none":
         return zeros(reduced, K)
-    shares = weights if reduced.groups_are_classes else _of_label(reduced) @ weights
+    shares = weights if reduced.groups_are_classes else (reduced.target_rows * weights[:, None]).sum(axis=0)
     # a class without samples has the logarithm of rounding's worth of a share
     logs = xp.log(xp.maximum(shares, np.finfo(shares.dtype).eps * weights.sum(axis=0)[None]))
     products = zeros(reduced, K, reduced.num_groups)
     return by_lane(best_bias, reduced, products, logs - logs.mean(axis=0)[None])
-
-
-def _of_label(reduced):
-    """(K, M) of ones where a group has a label, in the precision of the weights."""
-    xp = namespace(reduced.weights)
-    return (xp.arange(reduced.num_classes)[:, None] == reduced.targets[None]).astype(reduced.weights.dtype)
 
 
 @custom_jvp

@@ -16,10 +16,20 @@ from ufm._core.programs import kept, plain
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.focal_bound import declares_line, focal_bound
 from ufm.minima.lane_objective import is_closed
-from ufm.minima.reduction import LaneParams, Reduced, by_lane, lane_of, least_dim, reduce, row_space, without_lanes
+from ufm.minima.reduction import (
+    LaneParams,
+    Reduced,
+    by_lane,
+    group_means,
+    lane_of,
+    least_dim,
+    reduce,
+    row_space,
+    without_lanes,
+)
 from ufm.model.losses import closed, fact_of, facts_of, per_sample
 from ufm.model.params import Params
-from ufm.model.problem import Problem, as_problem, class_means, with_values
+from ufm.model.problem import Problem, as_problem, with_values
 
 LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
 LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up underflow, and digits are lost
@@ -69,7 +79,7 @@ def _height_of_zero(problem: Problem) -> float:
 @kept
 def _losses_of_zero(loss, targets, zero):
     """Loss of each group's target at zero logits (K, 1), one after the other."""
-    return mapped(lambda target: per_sample(loss, zero, target[None])[0], targets)
+    return mapped(lambda target: per_sample(loss, zero, target[..., None])[0], targets.T)
 
 
 @interruptible
@@ -93,7 +103,7 @@ def lower_bound(problem: Problem, params: Params) -> float:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = with_values(problem).finite_params(params)
-    means, A = class_means(problem, params.H), params.A
+    means, A = group_means(problem, params.H), params.A
     if problem.classifier.fixed:
         axes = row_space(problem)
         means, A = means @ axes.T, problem.classifier.matrix @ axes.T

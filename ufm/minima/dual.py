@@ -144,7 +144,7 @@ def _fixed_price(features, pull, decays):
     return 0.5 * (pull**2 / decays[:, None]).sum()
 
 
-def _conjugates(lane, scale, slopes, logits, labels, infima):
+def _conjugates(lane, scale, slopes, logits, targets, infima):
     """Upper bounds (M,) on ℓ_m*(s g_m) at g_m = ∇ℓ_m(z_m), and how large the numbers are that they add up.
 
     Where no conjugate is known, convexity of ℓ* between g and 0 gives s ℓ*(g) − (1 − s) inf ℓ, and Fenchel's equality
@@ -153,14 +153,15 @@ def _conjugates(lane, scale, slopes, logits, labels, infima):
     """
     xp, loss = namespace(slopes, scale), lane.loss
     if declares(loss, "conjugate"):
-        found = per_sample_conjugate(loss, scale * slopes, labels)
+        found = per_sample_conjugate(loss, scale * slopes, targets)
     elif lane.bias_kind == "free":
-        found = xp.full(labels.shape, xp.inf, slopes.dtype)
+        found = xp.full(slopes.shape[1:], xp.inf, slopes.dtype)
     else:
-        at_slope = (slopes * logits).sum(axis=0) - per_sample(loss, logits, labels)
+        at_slope = (slopes * logits).sum(axis=0) - per_sample(loss, logits, targets)
         between = scale * at_slope - (1.0 - scale) * infima
         found = xp.where(scale <= 1.0, between, xp.inf)
     sizes = xp.abs(found) + scale * (xp.abs(slopes) * (1.0 + xp.abs(logits))).sum(axis=0)
-    if facts_of(loss).keeps_digits:
+    facts, rows = facts_of(loss), lane.group_labels is None
+    if facts.keeps_digits and not (rows and facts.conjugate_on_simplex):  # a row's own entropy has digits of order one
         return found, sizes
     return found, sizes + 1.0 + xp.abs(logits).max(axis=0)

@@ -121,7 +121,9 @@ def slopes(logits: Float[Array, "K M L"], reduced: Reduced) -> Float[Array, "K M
 
 
 def _labels(logits, reduced):
-    """(M, L) targets."""
+    """Targets of each lane: labels (M, L), or columns (K, M, L)."""
+    if reduced.group_labels is None:
+        return reduced.targets
     return namespace(logits, reduced.targets).broadcast_to(reduced.targets[:, None], logits.shape[1:])
 
 

@@ -22,19 +22,23 @@ from ufm._core.programs import kept
 from ufm._core.progress import working
 from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
-from ufm.metrics.definitions import Metrics
-from ufm.minima import quadrature, solver
+from ufm.metrics.definitions import Metrics, numbers
+from ufm.metrics.groups import of_group_means
+from ufm.minima import proximal_newton, quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
 from ufm.minima.lane_objective import objective, plain_objective, unfold
-from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, reduce, shape_key, zeros
+from ufm.minima.moments import thresholded
+from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, zeros
+from ufm.minima.rows import factors_of, params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
-from ufm.minima.ways import RANDOM_STARTS, Way, way_in_lanes, way_of
+from ufm.minima.ways import RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
+from ufm.model.losses import facts_of
 from ufm.model.params import Params
-from ufm.model.problem import Problem, with_values
+from ufm.model.problem import Problem, as_classes, with_values
 
 BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
 HELD_IN_BATCH = 2**20  # numbers of a factor
@@ -111,7 +115,8 @@ class Optimum:
     @property
     def means(self) -> np.ndarray:
         """(M, r) group means of the features in the reduced dimension r: with class labels the class means."""
-        return self._dense.H
+        H = self._dense.H
+        return H if len(H) == self.problem.num_groups else H[merged_groups(self.problem)[1]]
 
     @property
     def A(self) -> np.ndarray:
@@ -188,7 +193,7 @@ def minimize(
         _check_bounded(with_values(one))
     found: dict[int, Optimum] = {}
     with working() as say:
-        for batch in batches([shape_key(one) for one in problems], lambda first: batch_size(problems[first])):
+        for batch in batches([batch_key(one) for one in problems], lambda first: batch_size(problems[first])):
             together, seeds = [problems[index] for index in batch], [seed] * len(batch)
             ended = minimize_all(together, seeds, tol, max_steps, lambda ended: say("minimising"))
             found.update(zip(batch, ended, strict=True))
@@ -218,25 +223,29 @@ def minimize_all(
     advanced: Any = None,
     places: Any = None,
 ) -> list[Optimum]:
-    """`minimize` of many problems of one `shape_key`, side by side, on the solver's `places`."""
+    """`minimize` of many problems of one `batch_key`, side by side, on the solver's `places`."""
     seeds = [integer("seed", seed, least=0) for seed in seeds]
     tol = real("tol", tol, above=0.0)
     max_steps = integer("max_steps", max_steps, least=2, most=MOST_STEPS)
+    posed, problems = problems, [as_classes(problem) for problem in problems]
     for problem in problems:
         _check_bounded(problem)
-    if len({shape_key(problem) for problem in problems}) != 1:
+    if len({batch_key(problem) for problem in problems}) != 1:
         raise ValueError("problems: all of one shape and kind are needed")
     heard = advanced or (lambda ended: None)
     found: list[Optimum | None] = [None] * len(problems)
-    if way_of(problems[0], len(problems)) is Way.ON_SIZES:
+    ways = {Way.ON_SIZES: _on_sizes, Way.ON_MOMENTS: _on_moments, Way.ON_ROWS: _on_rows}
+    alone = ways.get(way_of(problems[0], len(problems)))
+    if alone is not None:
         for index, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
-            found[index] = _on_sizes(problem, seed, tol, max_steps)
+            found[index] = alone(problem, seed, tol, max_steps)
             heard(index + 1)
     left = [index for index, best in enumerate(found) if best is None]
     if left:
         ended = _in_lanes([problems[i] for i in left], [seeds[i] for i in left], tol, max_steps, heard, places)
         found = [best or ended.pop(0) for best in found]
-    return found  # pyright: ignore[reportReturnType]
+    pairs: Any = zip(found, posed, strict=True)
+    return [best if best.problem is problem else dataclasses.replace(best, problem=problem) for best, problem in pairs]
 
 
 def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
@@ -246,31 +255,89 @@ def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimu
     """
     check()
     blocks, size_of = blocks_of(problem)
+
+    def solved():
+        found = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
+        return found, *sectors_of(problem, blocks, size_of, found.point)
+
+    def finished(sectors):
+        return sectors, metrics_of(sectors, problem.group_counts.astype(np.float64))
+
+    return _in_logits(problem, seed, tol, blocks, solved, finished)
+
+
+def _on_rows(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
+    """The same of targets, group by group."""
+    check()
+    blocks = rows_of(problem)
+
+    def solved():
+        found = proximal_newton.solve(blocks, tol=SOLVED * tol, max_steps=max_steps)
+        return found, *factors_of(problem, blocks, found.point)
+
+    def finished(factors):
+        params = params_of(problem, factors)
+        told = blocks.rows.T if facts_of(problem.loss).conjugate_on_simplex else None
+        return params, numbers(of_group_means(params.H, blocks.counts, params.A, params.b, told))
+
+    return _in_logits(problem, seed, tol, blocks, solved, finished)
+
+
+def _in_logits(problem, seed, tol, blocks, solved, finished) -> Optimum | None:
+    """The optimum that a point of a problem in logits gives.
+
+    `solved()` gives how its minimisation ended, the point's factors and their rank; `finished(factors)` solution and
+    metrics.
+    """
     with one_thread(), silent():
         try:
-            solved = quadrature.solve(blocks, tol=SOLVED * tol, enough=0.1 * tol, max_steps=max_steps)
-            sectors, rank = sectors_of(problem, blocks, size_of, solved.point)
+            ended, factors, rank = solved()
         except np.linalg.LinAlgError:  # of numbers too far apart
             return None
-        value, grad_norm = at_sectors(problem, blocks, sectors)
-        gap = relative_gap(problem, value, solved.lower_bound)
+        value, grad_norm = at_sectors(problem, blocks, factors)
+        gap = relative_gap(problem, value, ended.lower_bound)
         if rank > problem.dim or not gap <= max(tol, ROUNDED):
             return None
-        measured = metrics_of(sectors, problem.group_counts.astype(np.float64))
+        solution, measured = finished(factors)
     return Optimum(
         problem=problem,
         value=value,
-        lower_bound=solved.lower_bound,
+        lower_bound=ended.lower_bound,
         grad_norm=grad_norm,
-        steps=solved.steps,
-        status=Status.CONVERGED if gap <= tol else solved.status,
+        steps=ended.steps,
+        status=Status.CONVERGED if gap <= tol else ended.status,
         certified=gap <= tol,
         degenerate=rank == 0,
         metrics=measured,
         starts=1,
         agreed=1,
         seed=seed,
-        solution=sectors,
+        solution=solution,
+    )
+
+
+def _on_moments(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum:
+    """The minimum of a squared error by mean and covariance of its targets."""
+    check()
+    with one_thread(), silent():
+        found = thresholded(problem)
+        counts = problem.group_counts.astype(np.float64)
+        measured = numbers(of_group_means(found.params.H, counts, found.params.A, found.params.b, None))
+    certified = relative_gap(problem, found.value, found.lower_bound) <= tol
+    return Optimum(
+        problem=problem,
+        value=found.value,
+        lower_bound=found.lower_bound,
+        grad_norm=found.grad_norm,
+        steps=0,
+        status=Status.CONVERGED,
+        certified=certified,
+        degenerate=found.alive == 0,
+        metrics=measured,
+        starts=1,
+        agreed=1,
+        seed=seed,
+        solution=found.params,
     )
 
 
@@ -322,7 +389,11 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, places, compiled, adva
     degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
     best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)
     grad_norm = by_batches(_gradient_norm, best.params, reduced, **how)
-    measured = by_batches(_measured, best.params, reduced.counts, **how)
+    if reduced.group_labels is None:
+        told = reduced.targets if facts_of(reduced.loss).conjugate_on_simplex else None
+        measured = by_batches(_measured_groups, best.params, reduced.counts, told, **how)
+    else:
+        measured = by_batches(_measured, best.params, reduced.counts, **how)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
@@ -371,6 +442,12 @@ def _measured(params, counts):
     return each(metrics.of_means, params.H, counts, params.A, params.b)
 
 
+@kept
+def _measured_groups(params, counts, told):
+    """The same of groups that are no classes."""
+    return each(of_group_means, params.H, counts, params.A, params.b, told)
+
+
 def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
     """More starts, at random, for the lanes whose first solution is not known to be global."""
     products = reduced.num_groups * reduced.num_classes * reduced.dim
@@ -401,7 +478,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         status=solved.status[lane],
         certified=relative_gap(problem, value, bound) <= tol,
         degenerate=bool(solved.degenerate[lane]),
-        metrics=Metrics(*(entry[lane] for entry in solved.metrics)),
+        metrics=Metrics(*(None if entry is None else entry[lane] for entry in solved.metrics)),
         starts=len(candidates),
         agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,

@@ -29,11 +29,10 @@ from ufm._core.interrupts import check
 from ufm._core.linalg import operator_norm
 from ufm._core.precision import allowance
 from ufm._core.status import Status
-from ufm.minima.symmetry import (
-    RANK_CUT,
+from ufm.minima.block_bound import RANK_CUT, lower_bound, subgradient
+from ufm.minima.blocks import (
     BlockPoint,
     Blocks,
-    Curvature,
     Risk,
     along_shift,
     best_bias,
@@ -41,21 +40,18 @@ from ufm.minima.symmetry import (
     bias_slope,
     curvature,
     decay,
-    lower_bound,
     objective,
     risk,
     slopes,
-    subgradient,
     with_bias,
 )
+from ufm.minima.newton_equation import Equation, Frame, Price
 
 KINK = 5  # halvings of a step, after which another kind of step is tried too
 SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must bring
 HALVINGS, SHORTER = 16, 8.0  # of a step, and how much shorter proximal ones become
 LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
-DENSE_UP_TO = 81  # unknowns, whose Newton equation is solved directly
-MOST_INNER = 150  # conjugate gradients of a Newton step
-DENSE_AT_MOST = 1600  # unknowns, for which it is solved directly where they don't do
+THIN = 1.5  # times as many rows as columns, from which those beyond pairs are kept apart
 LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
 TINY = float(np.finfo(np.float64).tiny)
 ROUNDED = 1e-15  # relative, of a singular value that shrinks to zero but for rounding
@@ -77,74 +73,11 @@ class Solved(NamedTuple):
     gap: float
 
 
-class _Frame(NamedTuple):
-    """Y in its singular basis, X diag(τ) Vᵀ with square τ: columns that one side lacks are zero.
-
-    The first `rank` directions live, σ > 0. Matrices E (k, k) in the basis, X E Vᵀ, are zero where both are dead.
-    """
-
-    X: np.ndarray
-    V: np.ndarray
-    sigma: np.ndarray
-    psi: np.ndarray
-    rank: int
-
-    @property
-    def C(self):
-        return (self.X[:, : self.rank] * self.sigma[: self.rank]) @ self.V[:, : self.rank].T
-
-    @property
-    def few(self):
-        """Whether so few live that the products of the living alone are cheaper."""
-        return 2 * self.rank < len(self.sigma)
-
-    def whole(self, E):
-        """X E Vᵀ."""
-        X, V, r = self.X, self.V, self.rank
-        if not self.few:
-            return X @ E @ V.T
-        return X[:, :r] @ (E[:r] @ V.T) + (X[:, r:] @ E[r:, :r]) @ V[:, :r].T
-
-    def within(self, Z):
-        """Xᵀ Z V where one of both lives."""
-        X, V, r = self.X, self.V, self.rank
-        if not self.few:
-            found = X.T @ Z @ V
-            found[r:, r:] = 0.0
-            return found
-        found = np.zeros((len(self.sigma), len(self.sigma)))
-        found[:r] = (X[:, :r].T @ Z) @ V
-        found[r:, :r] = X[:, r:].T @ (Z @ V[:, :r])
-        return found
-
-
-class _Price(NamedTuple):
-    """P, the second derivative of the nuclear norm's price: E ↦ straight ∘ E + crossed ∘ Eᵀ.
-
-    `both` is the determinant of each pair's 2 × 2 block, the product of its antisymmetric and symmetric eigenvalues.
-    """
-
-    straight: np.ndarray
-    crossed: np.ndarray
-    both: np.ndarray
-
-    @classmethod
-    def of(cls, antisymmetric, symmetric):
-        """From the eigenvalues; an entry on the diagonal is its own pair, symmetric alone."""
-        straight, crossed = 0.5 * (antisymmetric + symmetric), 0.5 * (symmetric - antisymmetric)
-        np.fill_diagonal(straight, symmetric.diagonal())
-        np.fill_diagonal(crossed, 0.0)
-        return cls(straight, crossed, antisymmetric * symmetric)
-
-    def __matmul__(self, E):
-        return self.straight * E + self.crossed * E.T
-
-
 class _State(NamedTuple):
     """A point with what is known of it."""
 
     Y: np.ndarray
-    frame: _Frame
+    frame: Frame
     C: np.ndarray
     u: np.ndarray
     beta: np.ndarray
@@ -185,10 +118,8 @@ def solve(blocks: Blocks, start: BlockPoint | None = None, *, tol: float = 1e-11
 
 def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
     """C = u = 0 with the best bias."""
-    G = blocks.num_sizes
-    logs = np.log(blocks.omega)
-    b = logs - blocks.multiplicities @ logs / np.sum(blocks.multiplicities)
-    zero = BlockPoint(np.zeros((G, G)), np.zeros(G), b if blocks.bias_kind != "none" else np.zeros(G))
+    G, E = blocks.scale.shape
+    zero = BlockPoint(np.zeros((G, E)), np.zeros(G), blocks.first_bias if blocks.bias_kind != "none" else np.zeros(E))
     if blocks.bias_kind == "none":
         return zero, risk(blocks, zero.C, zero.u)
     b, here = best_bias(blocks, zero)
@@ -197,22 +128,22 @@ def _zero_point(blocks: Blocks) -> tuple[BlockPoint, Risk]:
 
 def _collapsed(blocks: Blocks, here: Risk) -> bool:
     """Whether the zero point is the optimum."""
-    most = blocks.price * (1.0 + blocks.num_sizes * allowance())
+    most = blocks.price * (1.0 + max(here.along_C.shape) * allowance())
     return bool(np.max(np.abs(here.along_u)) <= most and operator_norm(here.along_C) <= most)
 
 
 def _dual_start(blocks: Blocks, here: Risk, at_zero: Any) -> BlockPoint:
     """The logits whose slopes are the zero point's with singular values clipped at c."""
-    X, tau, Vt = np.linalg.svd(here.along_C)
+    X, tau, Vt = np.linalg.svd(here.along_C, full_matrices=False)
     along_C = (X * np.minimum(tau, blocks.price)) @ Vt
     along_u = np.clip(here.along_u, -blocks.price, blocks.price)
-    found = blocks.loss.conjugate_on_sizes(*slopes(blocks, along_C, along_u), blocks.alike)
+    found = blocks.conjugates(*slopes(blocks, along_C, along_u))
     right, wrong = found.right, found.wrong
     if blocks.ignores_shift:
         wrong = np.maximum(wrong, _least_logits(blocks, wrong)[:, None])
-    u = np.where(np.abs(here.along_u) > blocks.price, right - wrong.diagonal(), 0.0)
+    u = np.where(np.abs(here.along_u) > blocks.price, right - wrong[blocks.own], 0.0)
     B = wrong.copy()
-    np.fill_diagonal(B, np.where(blocks.several, wrong.diagonal() + u / blocks.multiplicities, right))
+    B[blocks.own] = np.where(blocks.several, wrong[blocks.own] + u / blocks.alone, right)
     return _split(blocks, B, u, at_zero)
 
 
@@ -230,9 +161,9 @@ def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
     A regularised one's slope along β is that of the risk along y, no more than c.
     """
     if blocks.ignores_shift:
-        B = B - (B @ blocks.multiplicities / np.sum(blocks.multiplicities))[:, None]
+        B = B - (B @ blocks.outputs / np.sum(blocks.outputs))[:, None]
     if blocks.bias_kind == "none":
-        return BlockPoint(blocks.scale * B, u, np.zeros(len(u)))
+        return BlockPoint(blocks.scale * B, u, np.zeros(B.shape[1]))
     mean = blocks.counts * blocks.multiplicities @ B / blocks.total
     if blocks.bias_kind == "free":
         return BlockPoint(blocks.scale * (B - mean), u, mean)
@@ -316,18 +247,21 @@ class _Newton:
         value = here.value + decay(blocks, frame.sigma.sum(), u, blocks.bias(beta))
         return _State(Y, frame, C, u, beta, here, value)
 
-    def frame(self, Y) -> _Frame:
+    def frame(self, Y) -> Frame:
         """Singular vectors of Y, without the directions that neither C nor the gradient has."""
         if self.left is not None:
             Y = _reflected(self.left, Y)[1:]
         if self.right is not None:
             Y = _reflected(self.right, Y.T)[1:].T
-        k = max(Y.shape)
-        X, tau, Vt = np.linalg.svd(Y) if min(Y.shape) else (np.eye(len(Y)), np.zeros(0), np.eye(Y.shape[1]))
+        thin = len(Y) > THIN * Y.shape[1] > 0
+        k = Y.shape[1] if thin else max(Y.shape)
+        whole = min(Y.shape) > 0
+        X, tau, Vt = np.linalg.svd(Y, not thin) if whole else (np.eye(len(Y)), np.zeros(0), np.eye(Y.shape[1]))
         X, V = _embedded(self.left, X, k), _embedded(self.right, Vt.T, k)
         tau = np.concatenate([tau, np.zeros(k - len(tau))])
         sigma = np.where(tau > self.c * (1.0 + ROUNDED), tau - self.c, 0.0) / self.h
-        return _Frame(X, V, sigma, np.minimum(tau / self.c, 1.0), int(np.count_nonzero(sigma)))
+        axis = None if self.left is None else self.blocks.bias_axis
+        return Frame(X, V, sigma, np.minimum(tau / self.c, 1.0), int(np.count_nonzero(sigma)), thin, axis)
 
     def residual(self, state: _State) -> _Residual:
         """What is left of the optimality conditions."""
@@ -337,7 +271,7 @@ class _Newton:
         pushed = np.where(np.abs(here.along_u) > self.c * (1.0 + allowance()), -np.sign(here.along_u), 0.0)
         sign = np.where(state.u != 0, np.sign(state.u), pushed)
         along_u = np.where(sign != 0, -here.along_u - self.c * sign, 0.0)
-        along_b = -bias_slope(blocks, here, state.beta) if self.with_bias else np.zeros(len(sign))
+        along_b = -bias_slope(blocks, here, state.beta) if self.with_bias else np.zeros_like(state.beta)
         return _Residual(along_C, along_u, along_b, sign)
 
     def slack(self, state: _State, residual: _Residual) -> float:
@@ -403,12 +337,12 @@ class _Newton:
         units, prices = np.where(alive, hessian.u_units, 1.0), blocks.others * np.sqrt(blocks.counts)
         ahead = np.where(alive, prices * along_u / units, 0.0)  # of u in its units, at the present C
         of_rows = R - hessian.R * ahead[:, None]
-        beta = np.zeros(len(units))
+        beta = np.zeros_like(state.beta)
         inverse = bias_inverse(blocks, hessian) if self.with_bias else None
         if inverse is not None:
             beta = inverse @ (along_b - axis @ (hessian.R * ahead[:, None]))
             of_rows = of_rows - hessian.of_outer(axis, beta)
-        equation = _Equation(frame, hessian, axis, inverse, self.price(frame))
+        equation = Equation(frame, hessian, axis, inverse, self.price(frame), blocks.own)
         E = equation.solve(frame.within(of_rows), CAREFUL if raised is not None else self.enough(slack))
         C = F = frame.whole(E)
         if inverse is not None:
@@ -420,9 +354,7 @@ class _Newton:
         # Y moves by (h + P) ΔC where C does, and by what the gradient does where all is dead
         Y = frame.whole(self.h * E + equation.price @ E)
         if frame.rank < len(frame.sigma):
-            Xd, Vd = frame.X[:, frame.rank :], frame.V[:, frame.rank :]
-            left = R - hessian @ F - hessian.R * ahead[:, None]
-            Y = Y + Xd @ (Xd.T @ left @ Vd) @ Vd.T
+            Y = Y + frame.dead(R - hessian @ F - hessian.R * ahead[:, None])
         return _Move(Y, u, beta, float(slope), float(largest))
 
     def enough(self, slack: float) -> float:
@@ -437,125 +369,21 @@ class _Newton:
         blocks, at = self.blocks, state.here.at
         along_u = np.where(residual.sign != 0, -self.c * residual.sign, state.here.along_u)
         right, wrong = slopes(blocks, residual.along_C + state.here.along_C, along_u)
-        there = blocks.loss.conjugate_on_sizes(right, wrong, blocks.alike).wrong
-        here = blocks.loss.conjugate_on_sizes(at.right, at.wrong, blocks.alike).wrong
+        there = blocks.conjugates(right, wrong).wrong
+        here = blocks.conjugates(at.right, at.wrong).wrong
         far = np.abs(there - here) > 1.0
         secant = np.where(far, (wrong - at.wrong) / np.where(far, there - here, 1.0), 0.0)
         return np.where((secant > at.diagonal) & (blocks.alike > 0), secant - at.diagonal, 0.0)
 
-    def price(self, frame: _Frame) -> _Price:
+    def price(self, frame: Frame) -> Price:
         """P at a point."""
         sigma, psi = frame.sigma, frame.psi
         sums, differences = sigma[:, None] + sigma, np.abs(sigma[:, None] - sigma)
         antisymmetric = self.c * (psi[:, None] + psi) / np.where(sums > 0, sums, 1.0)
         symmetric = self.c * np.abs(psi[:, None] - psi) / np.where(differences > 0, differences, 1.0)
         antisymmetric[frame.rank :, frame.rank :] = symmetric[frame.rank :, frame.rank :] = 0.0
-        return _Price.of(antisymmetric, symmetric)
-
-
-class _Inner(NamedTuple):
-    """What conjugate gradients found, and whether it is as close as was asked."""
-
-    E: np.ndarray
-    reached: bool
-
-
-class _Equation(NamedTuple):
-    """(Ĥ + P) E = R in the singular basis, u being eliminated from Ĥ, and the bias where it has an inverse."""
-
-    frame: _Frame
-    hessian: Curvature
-    axis: np.ndarray
-    inverse: Any
-    price: _Price
-
-    def solve(self, R, tol):
-        """E, to a residual of tol times R's norm."""
-        k = len(R)
-        if self.frame.rank == 0 or k == 0:
-            return np.zeros((k, k))
-        found = None if k * k <= DENSE_UP_TO else self.by_conjugate_gradients(R, tol)
-        if found is not None and (found.reached or k * k > DENSE_AT_MOST):
-            return found.E
-        return self.solved_directly(R)
-
-    def __matmul__(self, E):
-        """(Ĥ + P) E."""
-        moved = self.hessian @ self.frame.whole(E)
-        if self.inverse is not None:
-            moved -= self.hessian.of_outer(self.axis, self.inverse @ (self.axis @ moved))
-        return self.frame.within(moved) + self.price @ E
-
-    def by_conjugate_gradients(self, R, tol):
-        """Preconditioned by P and the mean second derivative of each pair's directions."""
-        straight, crossed = self.preconditioner()
-        E, left = np.zeros_like(R), R.copy()
-        step = toward = straight * left + crossed * left.T
-        product, enough = np.vdot(left, toward), tol**2 * np.vdot(R, R)
-        for _ in range(MOST_INNER):
-            check()
-            if not np.vdot(left, left) > enough:
-                return _Inner(E, True)
-            moved = self @ step
-            length = product / np.vdot(step, moved)
-            E += length * step
-            left -= length * moved
-            toward = straight * left + crossed * left.T
-            before, product = product, np.vdot(left, toward)
-            step = toward + (product / before) * step
-        return _Inner(E, False)
-
-    def preconditioner(self):
-        """The inverse of P + mean second derivatives, 2 × 2 blocks of (i, j), (j, i): what multiplies E, and Eᵀ."""
-        frame, D, price = self.frame, self.hessian.D.copy(), self.price
-        # the own class's is stiff along few directions only: the row's mean stands for it
-        np.fill_diagonal(D, 0.0)
-        np.fill_diagonal(D, np.sum(D, axis=1) / (len(D) - 1))
-        mean = (frame.X**2).T @ D @ frame.V**2
-        mean = np.where(mean > 0, mean, 1.0)  # of directions that one side lacks
-        straight, crossed, both = price
-        # without the cancellation of squares
-        determinant = mean * mean.T + (mean + mean.T) * straight + both
-        np.fill_diagonal(determinant, (mean.diagonal() + straight.diagonal()) ** 2)
-        return (straight + mean).T / determinant, -crossed / determinant
-
-    def solved_directly(self, R):
-        """By the matrix of all unknowns."""
-        frame, hessian, k = self.frame, self.hessian, len(R)
-        X, V = frame.X, frame.V
-        halves = [factor @ V for factor in hessian.factors]
-        rows = (hessian.D[:, None, :] * V.T) @ V
-        for half in halves:
-            rows -= half[:, :, None] * half[:, None, :]
-        pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), -1)
-        matrix = (pairs.T @ rows.reshape(len(X), -1)).reshape(k, k, k, k).transpose(0, 2, 1, 3).reshape(k * k, k * k)
-        if self.inverse is not None:
-            # of entry (i, j) with β_h, Σ_g X_gi y_g (Vᵀ Ĥ_g)_jh
-            mixed = V.T * hessian.D[:, None, :]
-            for half, factor in zip(halves, hessian.factors, strict=True):
-                mixed -= half[:, :, None] * factor[:, None, :]
-            weighted = (X * self.axis[:, None]).T
-            mixed = (weighted @ mixed.reshape(len(X), -1)).reshape(k * k, -1)
-            matrix -= mixed @ self.inverse @ mixed.T
-        index = np.arange(k * k).reshape(k, k)
-        matrix[index, index] += self.price.straight
-        matrix[index, index.T] += self.price.crossed
-        some = np.logical_and(frame.X.any(axis=0, keepdims=True).T, frame.V.any(axis=0, keepdims=True))
-        some[frame.rank :, frame.rank :] = False
-        kept = np.flatnonzero(some)
-        E = np.zeros(k * k)
-        E[kept] = _of_system(matrix[np.ix_(kept, kept)], R.ravel()[kept])
-        return E.reshape(k, k)
-
-
-def _of_system(matrix, right):
-    """The solution; the least of them where rounding leaves none, and NaN where something is not finite."""
-    if not np.all(np.isfinite(matrix)):
-        return np.full_like(right, np.nan)
-    try:
-        return np.linalg.solve(matrix, right)
-    except np.linalg.LinAlgError:
-        return np.linalg.lstsq(matrix, right, rcond=None)[0]
+        beyond = np.where(sigma > 0, self.c * psi / np.where(sigma > 0, sigma, 1.0), 0.0)
+        return Price.of(antisymmetric, symmetric, np.tile(beyond, (frame.beyond, 1)))
 
 
 def _embedded(reflector, vectors, k):

@@ -16,10 +16,11 @@ from jaxtyping import Float
 
 from ufm._core.status import Status
 from ufm.minima import proximal_newton
+from ufm.minima.block_bound import value_and_bound
+from ufm.minima.blocks import BlockPoint, Blocks
 from ufm.minima.clusters import median_cuts, radial
 from ufm.minima.gauss import Rule, rule
 from ufm.minima.proximal_newton import Solved
-from ufm.minima.symmetry import BlockPoint, Blocks, value_and_bound
 
 MANY = 48  # sizes from which a rule is tried
 SHRINKS = 0.8  # the share of the sizes that nodes may be

@@ -33,10 +33,11 @@ from jaxtyping import Float
 from ufm._core.archive import storable
 from ufm._core.arrays import Array, namespace
 from ufm._core.lanes import each
+from ufm._core.precision import is_traced
 from ufm._core.pytree import pytree, static
-from ufm.model.losses import facts_of, infimum
+from ufm.model.losses import facts_of, infima, infimum
 from ufm.model.params import Params
-from ufm.model.problem import Problem, classes_in_order
+from ufm.model.problem import Problem, class_means, classes_in_order
 
 KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hold numbers of their own
 
@@ -106,29 +107,41 @@ class Reduced:
     classifier: Any
     counts: Any
     weights: Any
+    rows: Any  # (M, K, L) targets of the groups; None where these are labels
     lambda_A: Any
     lambda_H: Any
     lambda_b: Any
     bias_scale: Any  # (K, L) of what the solver moves a bias by, from the start
     bias_at_zero: Any  # (K, L) best where H = A = 0, from the start
     num_classes: int = static()
-    group_labels: range | tuple[int, ...] = static()
+    group_labels: range | tuple[int, ...] | None = static()  # where targets are labels
     dim: int = static()
     bias_kind: str = static()
 
     @property
     def num_groups(self) -> int:
         """M, groups of samples."""
-        return len(self.group_labels)
+        return np.shape(self.counts)[0]
 
     @property
     def targets(self) -> Any:
-        """(M,) what each group's samples are told: a label, from 0 to K − 1; the only place that says so.
+        """What each group's samples are told, as losses take it: labels (M,), or targets in columns (K, M, L).
 
         Where groups are the classes in order it is an iota, which XLA computes where another array would be read.
         """
         xp, labels = namespace(self.weights), self.group_labels
+        if labels is None:
+            return xp.swapaxes(self.rows, 0, 1)
         return xp.arange(len(labels)) if isinstance(labels, range) else xp.asarray(labels)
+
+    @property
+    def target_rows(self) -> Any:
+        """The same as rows (M, K, L) of targets; of labels (M, K, 1), one-hot."""
+        if self.group_labels is None:
+            return self.rows
+        xp = namespace(self.weights)
+        right = xp.arange(self.num_classes)[None] == self.targets[:, None]
+        return right.astype(self.weights.dtype)[:, :, None]
 
     @property
     def groups_are_classes(self) -> bool:
@@ -138,6 +151,8 @@ class Reduced:
     @property
     def infima(self) -> Float[Array, " M"]:
         """Greatest lower bound of the loss of each group's sample, in one lane."""
+        if self.group_labels is None:
+            return infima(self.loss, self.targets)
         bound = infimum(self.loss, self.num_classes)
         xp = namespace(self.weights, bound)
         return xp.broadcast_to(xp.asarray(bound, self.weights.dtype), (self.num_groups,))
@@ -164,8 +179,9 @@ def falls_exponentially(problem: Any) -> bool:
     Args:
         problem: a `Problem` or a `Reduced` one.
     """
+    labels = problem.targets is None if isinstance(problem, Problem) else problem.group_labels is not None
     bounded = all(factor.constraint.bounds for factor in problem.factors())
-    return facts_of(problem.loss).falls_exponentially and bounded
+    return labels and facts_of(problem.loss).falls_exponentially and bounded
 
 
 def least_dim(problem: Problem) -> int:
@@ -195,26 +211,54 @@ def row_space(problem: Problem) -> np.ndarray:
 def shape_key(problem: Problem) -> Any:
     """What two problems must share to be solved side by side."""
     kinds = jax.tree.structure((problem.loss, problem.features, problem.classifier))
-    return problem.num_classes, _labels(problem), least_dim(problem), problem.bias_kind, kinds
+    targets, _ = merged_groups(problem)
+    groups = problem.num_groups, None if targets is None else targets.num_groups
+    return groups, problem.num_classes, _labels(problem), least_dim(problem), problem.bias_kind, kinds
 
 
-def _labels(problem: Problem) -> range | tuple[int, ...]:
-    """The groups' labels as part of a structure: a range where they are the classes in order."""
+def _labels(problem: Problem) -> range | tuple[int, ...] | None:
+    """The groups' labels as part of a structure: a range where they are the classes in order, None of rows."""
+    if problem.targets is not None:
+        return None
     labels, classes = problem.group_labels, classes_in_order(problem.num_classes)
     in_order = labels is classes or np.array_equal(labels, classes)
     return range(problem.num_classes) if in_order else tuple(labels.tolist())
 
 
+def merged_groups(problem: Problem) -> tuple[Any, np.ndarray | None]:
+    """The targets in as few groups as they can be, and the merged group of each group; None where all stay apart.
+
+    What JAX traces stays as it is, since which rows are equal isn't known.
+    """
+    targets = problem.targets
+    if targets is None or is_traced(targets):
+        return targets, None
+    merged, index = targets.merged()
+    return merged, None if merged is targets else index
+
+
+def group_means(problem: Problem, H: Any) -> np.ndarray:
+    """(M, d) means of the features of each group of the reduced problem, in float64."""
+    means, (merged, index) = class_means(problem, H), merged_groups(problem)
+    if index is None:
+        return means
+    counts, sums = problem.group_counts, np.zeros((merged.num_groups, means.shape[1]))
+    np.add.at(sums, index, means * counts[:, None])
+    return sums / merged.group_counts[:, None]
+
+
 def lane_of(problem: Problem) -> Reduced:
     """The reduced problem of one problem, without an axis of lanes; its numbers may be traced."""
-    K, weights = problem.num_classes, problem.group_weights
-    counts = problem.group_counts.astype(weights.dtype)
+    targets, _ = merged_groups(problem)
+    K, weights = problem.num_classes, problem.group_weights if targets is None else targets.weights
+    counts = (problem.group_counts if targets is None else targets.group_counts).astype(weights.dtype)
     return Reduced(
         loss=problem.loss,
         features=problem.features,
         classifier=problem.classifier,
         counts=counts,
         weights=weights * counts / counts.sum(),
+        rows=None if targets is None else targets.rows,
         lambda_A=problem.lambda_A,
         lambda_H=problem.lambda_H,
         lambda_b=problem.lambda_b,

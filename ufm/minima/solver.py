@@ -29,6 +29,7 @@ from ufm.minima.newton import NEWTON_SIZE
 FIRST_ITERATIONS = 64  # of a batch, before its pace is known
 REFILL_AT = 2  # a batch stops for new problems when one lane in so many has finished
 SINGLE_THREAD_BELOW = 2**17  # numbers in a batch
+EARLY, EARLY_SIZE = 300, 200  # evaluations in NumPy after which Newton's method is tried, of so many variables
 UNBOUNDED = 1e30  # size of a value that no bounded problem has
 
 
@@ -59,7 +60,8 @@ def minimize(
         max_steps: evaluations of each lane.
         floor: of Σ|g_i x_i|, in the unit of the function: what its gradient's rounding cannot tell from zero.
         advanced: is told how many lanes have finished, often and in any of several threads.
-        polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor.
+        polish: whether Newton's method goes on where L-BFGS stops at `max_steps` or at its floor, and in NumPy is tried
+            on few variables before that.
         places: a device for each thread that may solve; `lanes.all_places()` where None.
         held: numbers of the largest arrays that `fun` makes in a lane, where these are more than its variables.
         at_once: evaluations of each lane for which NumPy goes through the iteration with all lanes at once, before JAX
@@ -68,22 +70,35 @@ def minimize(
     Returns:
         Solution in the order of the starting points. To be called within `jax.enable_x64(True)`.
     """
-    count = starts.shape[1]
+    n, count = starts.shape
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
     task = _Task(fun, args, tol, floor, max_steps, count, found, collections.deque(range(count)), advanced, False)
-    if at_once:
-        _run(task._replace(max_steps=min(at_once, max_steps)), places)
-        unfinished = np.array([status is Status.MAX_STEPS for status in found.status])
-        task.waiting.extend(np.flatnonzero(unfinished & (found.steps >= at_once) & (at_once < max_steps)).tolist())
+    held = max(held, n)
+
+    def polished(most, compiled):
+        for lane in range(count):
+            if polish and found.status[lane] is Status.MAX_STEPS and n <= most:
+                newton.polish(fun, found, lane, take(args, np.array([lane])), tol, floor, held, compiled)
+
+    used, at_once = 0, min(at_once, max_steps)
+    for until in (min(EARLY, at_once), at_once) if n <= EARLY_SIZE else (at_once,):
+        if until > used and task.waiting:
+            _run(task._replace(max_steps=until - used), places)
+            used = until
+            polished(EARLY_SIZE, False)
+            task.waiting.extend(_unfinished(found, used) if used < max_steps else ())
     compiled = bool(task.waiting)
     if compiled:
-        width = width_of(len(task.waiting), max(held, starts.shape[0]))
-        _run(task._replace(max_steps=max_steps - at_once, width=width, compiled=True), places)
-    for lane in range(count):
-        if polish and found.status[lane] is Status.MAX_STEPS and found.x.shape[0] <= NEWTON_SIZE:
-            of_lane = take(args, np.array([lane]))
-            newton.polish(fun, found, lane, of_lane, tol, floor, max(held, found.x.shape[0]), compiled)
+        width = width_of(len(task.waiting), held)
+        _run(task._replace(max_steps=max_steps - used, width=width, compiled=True), places)
+    polished(NEWTON_SIZE, compiled)
     return found
+
+
+def _unfinished(found: Solution, used: int) -> list[int]:
+    """Lanes that ended as they had no evaluation left."""
+    lanes = enumerate(zip(found.status, found.steps, strict=True))
+    return [lane for lane, (status, steps) in lanes if status is Status.MAX_STEPS and steps >= used]
 
 
 def _run(task: "_Task", places: Sequence[Any] | None) -> None:

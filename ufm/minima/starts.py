@@ -42,7 +42,7 @@ def informed_start(reduced: Reduced) -> Start:
     A line is known by D^{1/2} Fᵀ (M, K), D = diag n_m, of which a factorisation into equally large factors is the
     cheapest: its singular values are what decay prices.
 
-    1. F = T − J/K, T the targets' one-hot columns, treats classes alike, so that the solver need not find the symmetry
+    1. F = T − its mean over outputs, T the targets, treats classes alike, so that the solver need not find the symmetry
        that equal classes leave; b = 0.
     2. F = T, for losses to which the mean logit matters; b = 0.
     3. Where a proximal gradient step from the zero point leads: the gradient there, with its singular values lowered by
@@ -55,12 +55,13 @@ def informed_start(reduced: Reduced) -> Start:
     price = xp.sqrt(reduced.lambda_A * reduced.lambda_H)  # (L,) of a singular value
     best_b = biases_at_zero(reduced)  # (K, L)
 
-    right = xp.arange(reduced.num_classes)[None] == reduced.targets[:, None]  # (M, K)
-    targets = roots * right.astype(roots.dtype)[:, :, None]  # (M, K, L)
+    rows = reduced.target_rows
+    targets = roots * rows  # (M, K, L)
     at_zero = zeros(reduced, reduced.num_classes, reduced.num_groups) + best_b[:, None]  # (K, M, L)
     pull = -(reduced.weights[None] * slopes(at_zero, reduced)).swapaxes(0, 1) / roots  # (M, K, L)
 
-    frames = xp.stack([targets - roots / reduced.num_classes, targets, pull])  # (3, M, K, L)
+    centred = targets - roots * rows.sum(axis=1, keepdims=True) / reduced.num_classes
+    frames = xp.stack([centred, targets, pull])  # (3, M, K, L)
     lowered = xp.stack([xp.zeros_like(price), xp.zeros_like(price), price])  # (3, L)
     biases = xp.stack([xp.zeros_like(best_b), xp.zeros_like(best_b), best_b])  # (3, K, L)
 

@@ -158,7 +158,8 @@ def _over_blocks(lane, params, step, start):
     def one(carry, first, new):
         logits = params.A @ cut(params.H, first, new).T + params.b[:, None]
         own = jnp.where(new, cut(weights, first, new), 0.0)
-        return step(carry, _Block(logits, cut(targets, first, new), cut(infima, first, new), own, first, new))
+        told = cut(targets, first, new, targets.ndim - 1)
+        return step(carry, _Block(logits, told, cut(infima, first, new), own, first, new))
 
     return scan_blocks(one, start, lane.num_groups, lane.num_classes)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from ufm import geometry
 from ufm._core.archive import storable
@@ -390,7 +390,8 @@ class Fixed(Constraint):
 
     def unfold(self, X, decay):
         """The matrix."""
-        xp, matrix = namespace(X, self.matrix), self.matrix[0]  # pyright: ignore[reportIndexIssue]
+        stacked: Any = self.matrix
+        xp, matrix = namespace(X, stacked), stacked[0]
         return xp.broadcast_to(matrix, (*matrix.shape[:2], X.shape[2]))
 
     def fold(self, X, decay, slopes):

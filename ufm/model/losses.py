@@ -1,22 +1,26 @@
-"""What a prediction costs: a loss takes one sample's logits and its label, and JAX differentiates it.
+"""What a prediction costs: a loss takes one sample's logits and its target, and JAX differentiates it.
 
-A loss is a small frozen pytree with `__call__(logits, label)`. It may declare facts (`Facts`), from which rigorous
-lower bounds follow, and beside them
+A target is a label, a whole number, or a row of real numbers, one for each logit: soft labels, several labels, values
+to regress. A loss is a small frozen pytree with `__call__(logits, label)`, where `label` is a target of whichever kind
+the loss `takes`. It may declare facts (`Facts`), from which rigorous lower bounds follow, and beside them
 
 - `slope(logits, label)`, its gradient, where that is better known than derived;
 - `conjugate(slope, label)`, its Fenchel conjugate, from which tighter bounds follow;
 - `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
-- `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y;
+- `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y, or
+  the row;
 - `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on
   balanced classes (`Focal` says what they promise).
 
-Any function or object of one sample's (logits, label) serves too, with the same as attributes. Everything works without
-the optional parts; what cannot be certified then says so. Who inherits from a loss of ours and writes another formula
-inherits none of its facts and methods, which are of ours alone.
+Any function or object of one sample's (logits, label) serves too, with the same as attributes: one of (logits, row)
+where it says `takes = "row"`, or "both". Everything works without the optional parts; what cannot be certified then
+says so. Who inherits from a loss of ours and writes another formula inherits none of its facts and methods, which are
+of ours alone.
 
 Losses of ours are written against the namespace of their arguments: NumPy computes what JAX traces. Those that are
 convex and treat all wrong classes alike have a form in which one logit stands for several classes, `on_sizes` and
-`conjugate_on_sizes`; of a user's loss it is not used, since nothing would say that it is of the same loss.
+`conjugate_on_sizes`; and where they take rows the same for one class each, `on_rows`, the right class being that of the
+row's largest entry. Of a user's loss these are not used, since nothing would say that they are of the same loss.
 """
 
 import contextlib
@@ -32,10 +36,28 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm._core.archive import Absent, storable
-from ufm._core.arrays import Array, custom_jvp, mapped, namespace, silent
-from ufm._core.checks import Real, function, instance, number, real, shown
+from ufm._core.arrays import Array, mapped, namespace, silent
+from ufm._core.checks import Real, array_of, choice, function, instance, number, numeric, real, shown
 from ufm._core.precision import at_once, is_traced
-from ufm._core.pytree import check_flags, pytree, set_field, static
+from ufm._core.pytree import check_flags, check_static, pytree, set_field, static
+from ufm.model.entropies import (
+    Targets,
+    are_rows,
+    both_of_rows,
+    conjugate_of_rows,
+    cross_entropy,
+    cross_entropy_of_rows,
+    curvature_of_rows,
+    logits_of_rows,
+    logsumexp,
+    negative_entropy,
+    odds,
+    one_hot,
+    slope_of_rows,
+    softmax,
+    true_logit,
+    x_log_x,
+)
 
 ON_SIZES = "on_sizes", "conjugate_on_sizes"  # of classes that are alike
 OPTIONAL = (
@@ -48,25 +70,30 @@ OPTIONAL = (
     "steepest",
 )  # methods that a loss may have
 FORMULAS = "__call__", "of_columns"  # methods of which one computes a loss
+TAKES = "label", "row", "both"  # what a loss says of its targets
+NO_FLAGS = "takes", "infimum"  # facts that are no truth values
 DIFFERENCE = 5e-6  # of a logit, of which a curvature is a quotient where none is declared
-MASKED_CLASSES = 16  # up to which a mask over them is no slower in a gradient on a CPU than a gather
 
 
 class Facts(NamedTuple):
     """What a loss declares of itself; the defaults are those of a user's loss that declares nothing.
 
     Attributes:
+        takes: "label", "row" or "both", which targets it is of.
         convex: in the logits.
-        infimum: greatest lower bound of one sample's loss, a number or a function of the number of classes.
+        infimum: greatest lower bound of one sample's loss, a number or a function of the number of classes; of a row
+            it counts only where no conjugate tells that row's own (`infima`).
         attained: whether that is a minimum, as a square's is, so that a value may be it up to rounding.
         keeps_digits: whether loss and conjugate keep their relative accuracy where they vanish.
         falls_exponentially: whether it vanishes like exp(−margin), so that its logarithm is what can be minimised
             where all norms are bounded.
         ignores_shift: whether adding one number to all logits changes nothing.
         conjugate_on_simplex: whether the conjugate is finite exactly where slope + target is a probability vector; the
-            target is e_y unless a `soft_target` says otherwise.
+            target is e_y unless a `soft_target` says otherwise. Of a row: where it is not negative, and has the row's
+            sum. A row that itself is neither has no least loss, and is refused.
     """
 
+    takes: Any = "label"
     convex: Any = False
     infimum: Any = -np.inf
     attained: Any = False
@@ -165,9 +192,11 @@ class Loss:
 
     What is computed is written with classes first, so that softmax vectorises over samples: `of_columns`,
     `slope_of_columns` and `curvature_of_columns` take logits (K, ...) and labels (...), `conjugate_of_columns` slopes.
-    The attributes are those of `Facts`, with its defaults.
+    Where a loss takes rows, `label` is (K, ...) then, of the type of the logits. The attributes are those of `Facts`,
+    with its defaults.
     """
 
+    takes: str = "label"
     convex: bool = False
     infimum: Any = -np.inf
     attained: bool = False
@@ -177,15 +206,20 @@ class Loss:
     conjugate_on_simplex: bool = False
 
     def __call__(self, logits: ArrayLike, label: ArrayLike) -> Any:
-        """Loss (...) of each sample from logits (..., K) and labels (...); traceable, and in float64 where they are.
+        """Loss (...) of each sample from logits (..., K) and targets; traceable, and in float64 where logits are.
+
+        Args:
+            logits: (..., K).
+            label: labels (...), whole numbers from 0 to K − 1; or, of a loss that takes them, rows of real numbers
+                (..., K).
 
         Raises:
-            ValueError: where labels are no whole numbers, not one for each row of logits, or, as far as it is known,
-                not from 0 to K − 1.
+            ValueError: where the targets are neither, or, as far as their values are known, no labels from 0 to K − 1
+                or no rows that the loss is of.
         """
         return _classes_last(self, self.of_columns, logits, label)
 
-    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Loss of each sample, classes first."""
         raise NotImplementedError
 
@@ -197,11 +231,11 @@ class Loss:
         """
         return _classes_last(self, self.slope_of_columns, logits, label, out=-1)
 
-    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "K ..."]:
         """The gradient, classes first."""
         raise NotImplementedError
 
-    def both_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
         """Loss and gradient, which may share their work."""
         return self.of_columns(logits, label), self.slope_of_columns(logits, label)
 
@@ -212,15 +246,19 @@ class ConvexLoss(Loss):
     convex = True
 
     def conjugate(self, slope: ArrayLike, label: ArrayLike) -> Any:
-        """sup over z of ⟨slope, z⟩ − loss(z, label), (...) for slopes (..., K) and labels (...).
+        """sup over z of ⟨slope, z⟩ − loss(z, label), (...) for slopes (..., K) and targets.
 
         Raises:
             ValueError: as of the loss.
         """
         return _classes_last(self, self.conjugate_of_columns, slope, label)
 
-    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """The conjugate, classes first."""
+        raise NotImplementedError
+
+    def logits_of_columns(self, slope: Float[np.ndarray, "K ..."], rows: Float[np.ndarray, "K ..."]) -> np.ndarray:
+        """Logits at which the loss of rows has a slope, in NumPy: the conjugate's gradient; −∞ at its boundary."""
         raise NotImplementedError
 
     def curvature(self, logits: ArrayLike, label: ArrayLike) -> tuple[Any, Any]:
@@ -231,38 +269,78 @@ class ConvexLoss(Loss):
         """
         return _classes_last(self, self.curvature_of_columns, logits, label, out=-1)
 
-    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
         """Diagonal and vector, classes first."""
         raise NotImplementedError
 
 
+def _check_target(loss: Any, values: Any, target: Any) -> None:
+    """Refuse what is neither a label for each row of numbers (..., K), nor a row where the loss takes rows."""
+    shape, takes = jnp.shape(values), fact_of(loss, "takes")
+    if not are_rows(target) and takes != "row" and target.shape == shape[:-1] != shape:
+        _check_labels(target, shape[-1])
+    elif are_rows(target) and takes != "label" and target.shape == shape != ():
+        check_rows("label", loss, _known(target))
+    else:
+        raise ValueError(
+            f"label of shape {target.shape} and type {target.dtype}: {_needed(takes, shape)}, is needed; "
+            f"the numbers are of shape {shape}, (..., K)"
+        )
+
+
+def _needed(takes: str, shape: tuple[int, ...]) -> str:
+    """The targets that a loss takes beside numbers of a shape (..., K)."""
+    label = f"a whole number for each row of numbers, of shape {shape[:-1]}"
+    row = f"a row of floats for each, of shape {shape}"
+    alone = f"{label} (the loss takes labels alone)"
+    return {"label": alone, "row": f"{row} (the loss takes rows alone)", "both": f"{label}, or {row}"}[takes]
+
+
+def _known(target: Any) -> np.ndarray:
+    """Targets as an array with values; empty where JAX traces them."""
+    return np.zeros((0, 1)) if is_traced(target) else np.asarray(target)
+
+
 def _check_labels(label: Any, num_classes: int) -> None:
     """Refuse labels that are no class, where JAX doesn't trace them; what 32 bits can't hold would wrap to another."""
-    known = np.zeros(0, int) if is_traced(label) else np.asarray(label)
+    known = _known(label)
     if known.size and not 0 <= known.min() <= known.max() < num_classes:
         wrong = known.min() if known.min() < 0 else known.max()
         raise ValueError(f"label = {wrong}: a class from 0 to {num_classes - 1} is needed")
 
 
-def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out: Any = None) -> Any:
+def check_rows(name: str, loss: Any, rows: Float[np.ndarray, "... K"]) -> None:
+    """Refuse rows of targets whose loss has no least value, or is nothing.
+
+    Raises:
+        ValueError: naming a row that is not finite or, where the loss's conjugate is finite on a simplex about it, has
+            a negative entry or no positive one.
+    """
+    legal, needed = np.isfinite(rows).all(axis=-1), "finite numbers"
+    if fact_of(loss, "conjugate_on_simplex"):
+        legal &= (rows >= 0).all(axis=-1) & (rows > 0).any(axis=-1)
+        needed = "finite numbers of at least 0, one of them positive,"
+    if not legal.all():
+        raise ValueError(f"{name} with a row {shown(rows[~legal][0].tolist())}: {needed} are needed")
+
+
+def _classes_last(loss: Any, of_columns: Callable, values: Any, target: Any, out: Any = None) -> Any:
     """A loss's function of columns at rows (..., K): traced, or at once in the precision of what is given.
 
     Results keep their shape (...), or have classes (`out` = -1) last too.
     """
-    if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(values)[:-1] != jnp.shape(label):
-        raise ValueError(
-            f"label of shape {jnp.shape(label)} and type {jnp.result_type(label)}: a whole number for each row of "
-            f"numbers (..., K), which are of shape {jnp.shape(values)}, is needed"
-        )
-    _check_labels(label, jnp.shape(values)[-1])
-    values, label = (part if isinstance(part, jax.Array) else np.asarray(part) for part in (values, label))
-    traced = is_traced(loss, values, label)
+    values, target = array_of("logits", values), numeric("label", target)
+    _check_target(loss, values, target)
+    traced = is_traced(loss, values, target)
     xp = jnp if traced else np
     if not traced:
-        values, label = (np.asarray(part) for part in (values, label))
-        values = values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float32)
+        values, target = np.asarray(values), np.asarray(target)
+    if not xp.issubdtype(values.dtype, np.floating):
+        values = values.astype(np.float32)
     with contextlib.nullcontext() if traced else at_once(values), silent():
-        found = of_columns(xp.moveaxis(values, -1, 0), label)
+        if are_rows(target):
+            target = xp.moveaxis(target, -1, 0).astype(values.dtype)
+        found = of_columns(xp.moveaxis(values, -1, 0), target)
         found = found if out is None else jax.tree.map(lambda part: xp.moveaxis(part, 0, out), found)
         return found if traced else jax.tree.map(lambda part: np.asarray(part)[()], found)
 
@@ -270,40 +348,60 @@ def _classes_last(loss: Any, of_columns: Callable, values: Any, label: Any, out:
 @storable
 @pytree
 class CrossEntropy(ConvexLoss):
-    """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained)."""
+    """log Σ_j exp z_j − z_y. Dimensionless (nats), convex, infimum 0 (not attained).
 
+    Of a row T ≥ 0 of mass τ = Σ_k T_k it is −Σ_k T_k log p_k = τ log Σ_j exp z_j − ⟨T, z⟩, p the softmax: a mass is a
+    weight. Its infimum is then Σ_k T_k log(τ/T_k), the entropy where τ = 1.
+    """
+
+    takes = "both"
     infimum = 0.0
     keeps_digits = falls_exponentially = ignores_shift = conjugate_on_simplex = True
 
-    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Loss of each sample, with all its digits where it is small."""
-        return _cross_entropy(logits, label)
+        return cross_entropy_of_rows(logits, label) if are_rows(label) else cross_entropy(logits, label)
 
-    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
-        """Softmax less e_y, with all digits of both where the loss is small."""
-        return _softmax_less_target(logits, label)
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "K ..."]:
+        """Softmax less e_y, with all digits of both where the loss is small; of a row τ p − T."""
+        return slope_of_rows(logits, label) if are_rows(label) else odds(logits, label).slope
 
-    def both_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
         """Loss and gradient of the same exponentials."""
-        odds = _odds(logits, label)
-        return odds.value, odds.slope
+        if are_rows(label):
+            return both_of_rows(logits, label)
+        at_label = odds(logits, label)
+        return at_label.value, at_label.slope
 
-    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y."""
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
+        """Σ q log q at q = slope + e_y where q is a probability vector, elsewhere +∞; with all digits near q = e_y.
+
+        Of a row it is Σ q log(q/τ) at q = slope + T ≥ 0 of mass τ.
+        """
+        if are_rows(label):
+            return conjugate_of_rows(slope, label)
         right = true_logit(slope, label)
         xp = namespace(slope, label)
-        wrong = _negative_entropy(xp.where(one_hot(slope, label, bool), 0.0, slope))
+        wrong = negative_entropy(xp.where(one_hot(slope, label, bool), 0.0, slope))
         positive = xp.where(right > -1.0, right, 0.0)
         inside = xp.where(right > -1.0, (1.0 + positive) * xp.log1p(positive), 0.0)
         return wrong + xp.where(right < -1.0, xp.inf, inside)
 
-    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
-        """Twice the softmax p: ∇² = diag p − p pᵀ."""
-        return _softmax_curvature(logits)
+    def logits_of_columns(self, slope: Float[np.ndarray, "K ..."], rows: Float[np.ndarray, "K ..."]) -> np.ndarray:
+        """log q, q = slope + T."""
+        return logits_of_rows(slope, rows)
+
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
+        """Twice the softmax p: ∇² = diag p − p pᵀ; of a row τ p and √τ p."""
+        return curvature_of_rows(logits, label) if are_rows(label) else (softmax(logits),) * 2
 
     def on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeLoss:
         """With all digits where it is small, as the slopes are."""
         return _cross_entropy_on_sizes(right, wrong, alike)
+
+    def on_rows(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray, rows: np.ndarray) -> SizeLoss:
+        """A label's, and what is linear in the logits."""
+        return _cross_entropy_on_rows(right, wrong, alike, rows)
 
     def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
         """Σ q log q, with all digits near q = e_y."""
@@ -319,46 +417,72 @@ class CrossEntropy(ConvexLoss):
 class LabelSmoothing(ConvexLoss):
     """Cross-entropy to the targets (1−α) e_y + α/K (Szegedy et al. 2016). Convex; its infimum is their entropy.
 
+    Of a row T of mass τ it is cross-entropy to the row (1−α) T + α τ/K.
+
     Args:
         alpha: α in [0, 1), dimensionless.
     """
 
     alpha: Real = 0.1
+    takes = "both"
     ignores_shift = conjugate_on_simplex = True
 
     def __post_init__(self):
         set_field(self, "alpha", real("alpha", self.alpha, least=0.0, below=1.0))
 
-    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Loss of each sample."""
+        if are_rows(label):
+            return cross_entropy_of_rows(logits, self._smoothed(label))
         smooth, sharp = self._weights(logits)
         return logsumexp(logits) - sharp * true_logit(logits, label) - smooth * logits.sum(axis=0)
 
-    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "K ..."]:
         """Softmax less the targets."""
+        if are_rows(label):
+            return slope_of_rows(logits, self._smoothed(label))
         smooth, sharp = (_of_all_classes(number, logits) for number in self._weights(logits))
         return softmax(logits) - sharp * one_hot(logits, label) - smooth
 
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
+        """Loss and gradient, of rows of the same exponentials."""
+        if are_rows(label):
+            return both_of_rows(logits, self._smoothed(label))
+        return super().both_of_columns(logits, label)
+
     def infimum(self, num_classes: int) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Entropy of the targets, in nats."""
+        """Entropy of a label's targets, in nats."""
         smooth = self.alpha / num_classes
         right = 1.0 - self.alpha + smooth
-        return -_x_log_x(right) - (num_classes - 1) * _x_log_x(smooth)
+        return -x_log_x(right) - (num_classes - 1) * x_log_x(smooth)
 
-    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞."""
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
+        """Σ q log q at q = slope + target where q is a probability vector, elsewhere +∞; of rows as cross-entropy."""
+        if are_rows(label):
+            return conjugate_of_rows(slope, self._smoothed(label))
         smooth, sharp = self._weights(slope)
-        return _negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
+        return negative_entropy(slope + sharp * one_hot(slope, label) + smooth)
 
-    def soft_target(self, label: Int[Array, ""], num_classes: int) -> Any:
-        """(1−α) e_y + α/K, (K,) for one label."""
+    def logits_of_columns(self, slope: Float[np.ndarray, "K ..."], rows: Float[np.ndarray, "K ..."]) -> np.ndarray:
+        """As of cross-entropy."""
+        return logits_of_rows(slope, self._smoothed(rows))
+
+    def soft_target(self, label: Int[Array, ""] | Float[Array, " K"], num_classes: int) -> Any:
+        """(1−α) e_y + α/K, (K,) for one label; (1−α) T + α τ/K for one row."""
+        if np.ndim(label):
+            return self._smoothed(label)
         smooth = self.alpha / num_classes
         xp = namespace(label, smooth)
         return xp.where(xp.arange(num_classes) == label, 1.0 - self.alpha + smooth, smooth)
 
-    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
-        """Twice the softmax, as of cross-entropy: the targets are linear in the logits."""
-        return _softmax_curvature(logits)
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
+        """As of cross-entropy: the targets are linear in the logits."""
+        return CrossEntropy().curvature_of_columns(logits, label)
+
+    def _smoothed(self, rows):
+        """(1−α) T + α τ/K (K, ...)."""
+        smooth, sharp = (_of_all_classes(number, rows) for number in self._weights(rows))
+        return sharp * rows + smooth * rows.sum(axis=0)[None]
 
     def _weights(self, logits):
         alpha = namespace(logits, self.alpha).asarray(self.alpha, logits.dtype)
@@ -375,6 +499,10 @@ class LabelSmoothing(ConvexLoss):
             wrong=sharp.wrong - (alpha / K)[:, None],
         )
 
+    def on_rows(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray, rows: np.ndarray) -> SizeLoss:
+        """As of cross-entropy."""
+        return _cross_entropy_on_rows(right, wrong, alike, self._smoothed(rows.T).T)
+
     def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
         """Σ q log q."""
         smooth = self.alpha / (1.0 + np.sum(alike, axis=1))
@@ -387,7 +515,7 @@ class LabelSmoothing(ConvexLoss):
 @storable
 @pytree
 class Focal(Loss):
-    """−(1−p_y)^γ log p_y with p the softmax (Lin et al. 2017). Not convex for γ > 0; infimum 0.
+    """−(1−p_y)^γ log p_y with p the softmax (Lin et al. 2017). Not convex for γ > 0; infimum 0. Takes labels alone.
 
     Args:
         gamma: γ ≥ 0, dimensionless; 0 is cross-entropy.
@@ -400,22 +528,22 @@ class Focal(Loss):
     def __post_init__(self):
         set_field(self, "gamma", real("gamma", self.gamma, least=0.0))
 
-    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Loss of each sample."""
         surprise, log_wrong, _ = self._parts(logits, label)
         return namespace(logits, label).exp(self._gamma(logits) * log_wrong) * surprise
 
-    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "K ..."]:
         """(1−p_y)^γ (p − e_y − γ log p_y (q − p)), with q the softmax of the wrong classes alone."""
         return self.both_of_columns(logits, label)[1]
 
-    def both_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def both_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
         """Loss and gradient of the same logarithms."""
         surprise, log_wrong, wrong = self._parts(logits, label)
         xp, gamma, p = namespace(logits, label), self._gamma(logits), softmax(logits)
         along = (gamma * surprise)[None] * (softmax(wrong) - p)
         damping = xp.exp(gamma * log_wrong)
-        return damping * surprise, damping[None] * (_softmax_less_target(logits, label) + along)
+        return damping * surprise, damping[None] * (odds(logits, label).slope + along)
 
     def _parts(self, logits, label):
         """−log p_y, log(1 − p_y), and the logits with −∞ for the right one."""
@@ -449,24 +577,33 @@ class Focal(Loss):
 @storable
 @pytree
 class SquaredError(ConvexLoss):
-    """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours."""
+    """½‖z − e_y‖². Convex, infimum 0, attained; a library's mean over N·K entries is 2/K times ours.
 
+    Of a row T of any real numbers it is ½‖z − T‖².
+    """
+
+    takes = "both"
     infimum = 0.0
     attained = keeps_digits = True
 
-    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Loss of each sample."""
         return 0.5 * (self.slope_of_columns(logits, label) ** 2).sum(axis=0)
 
-    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
-        """Logits less e_y."""
-        return logits - one_hot(logits, label)
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "K ..."]:
+        """Logits less e_y, or the row."""
+        return logits - (label if are_rows(label) else one_hot(logits, label))
 
-    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-        """½‖slope‖² + slope_y."""
-        return 0.5 * (slope**2).sum(axis=0) + true_logit(slope, label)
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
+        """½‖slope‖² + slope_y; of a row ½‖slope‖² + ⟨slope, T⟩."""
+        along = (slope * label).sum(axis=0) if are_rows(label) else true_logit(slope, label)
+        return 0.5 * (slope**2).sum(axis=0) + along
 
-    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def logits_of_columns(self, slope: Float[np.ndarray, "K ..."], rows: Float[np.ndarray, "K ..."]) -> np.ndarray:
+        """The row itself, but for the slope."""
+        return slope + rows
+
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
         """Ones and zeros: ∇² is the identity."""
         xp = namespace(logits)
         return xp.ones_like(logits), xp.zeros_like(logits)
@@ -476,6 +613,13 @@ class SquaredError(ConvexLoss):
         missing, (one, none) = right - 1.0, (np.ones_like(wrong), np.zeros_like(wrong))
         value = 0.5 * (missing**2 + np.sum(alike * wrong**2, axis=1))
         return SizeLoss(value, missing, wrong, np.ones_like(right), one, np.zeros_like(right), none)
+
+    def on_rows(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray, rows: np.ndarray) -> SizeLoss:
+        """½‖z − T‖²."""
+        missed, own = alike * (wrong - rows), right - np.sum((1.0 - alike) * rows, axis=1)
+        value = 0.5 * (own**2 + np.sum(missed**2, axis=1))
+        one, none = np.ones_like(wrong), np.zeros_like(wrong)
+        return SizeLoss(value, own, missed, np.ones_like(own), one, np.zeros_like(own), none)
 
     def conjugate_on_sizes(self, right: np.ndarray, wrong: np.ndarray, alike: np.ndarray) -> SizeConjugate:
         """½‖slope‖² + slope_y."""
@@ -489,7 +633,7 @@ class DotRegression(ConvexLoss):
     """(z_y − target)²/(2 target): pulls the right logit to a target and sees no other (Yang et al. 2022).
 
     With a fixed ETF classifier of norms √E_A and features of norms √E_H the target is √(E_A E_H). Convex, infimum 0,
-    attained.
+    attained. Takes labels alone.
 
     Args:
         target: a positive number, in the unit of the logits.
@@ -502,23 +646,23 @@ class DotRegression(ConvexLoss):
     def __post_init__(self):
         set_field(self, "target", real("target", self.target, above=0.0))
 
-    def of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Loss of each sample."""
         target = self._target(logits)
         return (true_logit(logits, label) - target) ** 2 / (2 * target)
 
-    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "K ..."]:
+    def slope_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> Float[Array, "K ..."]:
         """e_y (z_y − target)/target."""
         target = self._target(logits)
         return one_hot(logits, label) * ((true_logit(logits, label) - target) / target)[None]
 
-    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
+    def conjugate_of_columns(self, slope: Float[Array, "K ..."], label: Targets) -> Float[Array, "..."]:
         """Target · (s + s²/2) at s = slope_y where all other slopes are zero, elsewhere +∞."""
         xp, target, right = namespace(slope, label), self._target(slope), true_logit(slope, label)
         elsewhere = xp.any((slope != 0) & ~one_hot(slope, label, bool), axis=0)
         return xp.where(elsewhere, xp.inf, target * (right + right**2 / 2))
 
-    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> tuple[Any, Any]:
+    def curvature_of_columns(self, logits: Float[Array, "K ..."], label: Targets) -> tuple[Any, Any]:
         """The right logit's alone: ∇² = e_y e_yᵀ/target."""
         return one_hot(logits, label) / self._target(logits), namespace(logits).zeros_like(logits)
 
@@ -529,14 +673,14 @@ class DotRegression(ConvexLoss):
 @storable
 @pytree
 class Custom:
-    """A user's loss that is no pytree of its own: a function, or any object, of one sample's (logits, label).
+    """A user's loss that is no pytree of its own: a function, or any object, of one sample's logits and target.
 
     Its facts, and what else it declares, are its own attributes where it has them.
     """
 
     function: Callable | Any = static()
 
-    def __call__(self, logits: Float[Array, " K"], label: Int[Array, ""]) -> Any:
+    def __call__(self, logits: Float[Array, " K"], label: Int[Array, ""] | Float[Array, " K"]) -> Any:
         """Loss of one sample."""
         return self.function(logits, label)
 
@@ -564,22 +708,32 @@ def as_loss(loss: Any) -> Any:
     return Custom(loss)
 
 
-def check_loss(loss: Any, num_classes: int) -> None:
+def check_loss(loss: Any, num_classes: int, *, rows: bool = False) -> None:
     """Try a user's loss on shapes, and what it declares; nothing is computed or compiled.
 
+    Args:
+        loss: as `as_loss` gives it.
+        num_classes: K.
+        rows: whether targets are rows, and not labels.
+
     Raises:
-        ValueError: where it isn't one number a sample that JAX can differentiate, or declares what can't be.
+        ValueError: where it takes the other kind of targets, isn't one number a sample that JAX can differentiate, or
+            declares what can't be.
     """
     written = loss.function if isinstance(loss, Custom) else loss
-    if type(loss) in OURS or isinstance(written, Absent):
+    if isinstance(written, Absent):
         return
+    _check_takes(loss, written, "row" if rows else "label")
+    if type(loss) in OURS:
+        return
+    check_static("loss", loss, ["takes"])
     leaves, structure = jax.tree.flatten(loss)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    fault = _fault(structure, shapes, num_classes, jnp.result_type(float))
+    fault = _fault(structure, shapes, num_classes, jnp.result_type(float), rows)
     if fault:
         raise ValueError(f"loss = {shown(written)}: {fault}")
     facts = facts_of(loss)
-    check_flags("loss", loss, {name: fact for name, fact in facts._asdict().items() if name != "infimum"})
+    check_flags("loss", loss, {name: fact for name, fact in facts._asdict().items() if name not in NO_FLAGS})
     bound = infimum(loss, num_classes)
     if isinstance(bound, Tracer):
         return
@@ -589,31 +743,43 @@ def check_loss(loss: Any, num_classes: int) -> None:
         raise ValueError("loss.attained = True: the infimum that is attained is needed as loss.infimum")
 
 
+def _check_takes(loss: Any, written: Any, kind: str) -> None:
+    """Refuse a loss that takes no targets of a kind."""
+    takes = choice("loss.takes", fact_of(loss, "takes"), TAKES)
+    if takes not in (kind, "both"):
+        given = {"label": "the targets are labels", "row": "the targets are rows"}[kind]
+        raise ValueError(
+            f"loss = {shown(written)}: it takes {takes}s alone, and {given}; another loss, or one that declares "
+            f'takes = "{kind}" or "both", is needed'
+        )
+
+
 @ft.lru_cache(maxsize=64)
-def _fault(structure, shapes, num_classes: int, dtype) -> str:
+def _fault(structure, shapes, num_classes: int, dtype, rows: bool) -> str:
     """What is wrong with a loss of these leaves; empty where nothing is."""
     count = num_classes + 1  # of samples: another number than that of classes
-    logits, labels = jax.ShapeDtypeStruct((num_classes, count), dtype), jax.ShapeDtypeStruct((count,), np.int32)
+    logits = jax.ShapeDtypeStruct((num_classes, count), dtype)
+    targets = logits if rows else jax.ShapeDtypeStruct((count,), np.int32)
 
     def of(evaluate):
-        return lambda logits, leaves, labels: evaluate(structure.unflatten(leaves), logits, labels)
+        return lambda logits, leaves, targets: evaluate(structure.unflatten(leaves), logits, targets)
 
     try:
-        told = {"it": jax.eval_shape(of(per_sample), logits, shapes, labels)}
+        told = {"it": jax.eval_shape(of(per_sample), logits, shapes, targets)}
         if declares(structure.unflatten(shapes), "conjugate"):
-            told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, labels)
+            told["its conjugate"] = jax.eval_shape(of(per_sample_conjugate), logits, shapes, targets)
         if declares(structure.unflatten(shapes), "slope"):
-            found = jax.eval_shape(of(per_sample_slope), logits, shapes, labels)
+            found = jax.eval_shape(of(per_sample_slope), logits, shapes, targets)
             if getattr(found, "shape", None) != logits.shape:
                 return f"of {count} samples its slope gives {found}; a vector of one entry a class is needed"
         if declares(structure.unflatten(shapes), "curvature"):
-            pair = jax.eval_shape(of(per_sample_curvature), logits, shapes, labels)
+            pair = jax.eval_shape(of(per_sample_curvature), logits, shapes, targets)
             if [getattr(part, "shape", None) for part in jax.tree.leaves(pair)] != [(num_classes, count)] * 2:
                 return f"of {count} samples its curvature gives {pair}; two vectors of one entry a class are needed"
         for name, found in told.items():
             if getattr(found, "shape", None) != (count,) or not jnp.issubdtype(found.dtype, np.floating):
                 return f"of {count} samples {name} gives {found}; one real number of each is needed"
-        jax.eval_shape(jax.grad(lambda *given: jnp.sum(of(per_sample)(*given))), logits, shapes, labels)
+        jax.eval_shape(jax.grad(lambda *given: jnp.sum(of(per_sample)(*given))), logits, shapes, targets)
     except Exception as error:  # whatever a user's code raises
         reason = " ".join(str(error).partition("\n\n")[0].split())
         return (
@@ -623,37 +789,45 @@ def _fault(structure, shapes, num_classes: int, dtype) -> str:
     return ""
 
 
-def per_sample(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> Any:
-    """Losses (N,) of N samples, whichever form the loss was written in; of any shape where it `takes_columns`."""
+def per_sample(loss: Any, logits: Float[Array, "K *N"], targets: Any) -> Any:
+    """Losses (N,) of N samples, whichever form the loss was written in; of any shape where it `takes_columns`.
+
+    Targets are labels (N,) or rows (K, N), classes first as the logits.
+    """
     of_columns = _of_columns(loss, "__call__", "of_columns")
-    return of_columns(logits, labels) if of_columns else jax.vmap(loss, in_axes=(1, 0))(logits, labels)
+    return of_columns(logits, targets) if of_columns else _of_each(loss, 0)(logits, targets)
 
 
-def per_sample_slope(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> Any:
+def per_sample_slope(loss: Any, logits: Float[Array, "K *N"], targets: Any) -> Any:
     """Gradients (K, N) in the logits: in closed form where a loss declares one, else JAX's; shapes as `per_sample`."""
     if not declares(loss, "slope"):
-        return jax.grad(lambda logits: jnp.sum(per_sample(loss, logits, labels)))(logits)
+        return jax.grad(lambda logits: jnp.sum(per_sample(loss, logits, targets)))(logits)
     of_columns = _of_columns(loss, "slope", "slope_of_columns")
-    return of_columns(logits, labels) if of_columns else jax.vmap(loss.slope, (1, 0), 1)(logits, labels)
+    return of_columns(logits, targets) if of_columns else _of_each(loss.slope, 1)(logits, targets)
 
 
-def per_sample_both(loss: Any, logits: Float[Array, "K *N"], labels: Any) -> tuple[Any, Any]:
+def per_sample_both(loss: Any, logits: Float[Array, "K *N"], targets: Any) -> tuple[Any, Any]:
     """`per_sample` and `per_sample_slope` at once."""
     if closed(loss):
-        return loss.both_of_columns(logits, labels)
-    return per_sample(loss, logits, labels), per_sample_slope(loss, logits, labels)
+        return loss.both_of_columns(logits, targets)
+    return per_sample(loss, logits, targets), per_sample_slope(loss, logits, targets)
 
 
-def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], labels: Any) -> Any:
+def per_sample_conjugate(loss: Any, slopes: Float[Array, "K N"], targets: Any) -> Any:
     """Conjugates (N,) of a loss that has one, whichever form it was written in."""
     of_columns = _of_columns(loss, "conjugate", "conjugate_of_columns")
-    return of_columns(slopes, labels) if of_columns else jax.vmap(loss.conjugate, in_axes=(1, 0))(slopes, labels)
+    return of_columns(slopes, targets) if of_columns else _of_each(loss.conjugate, 0)(slopes, targets)
 
 
-def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], labels: Any) -> Any:
+def per_sample_curvature(loss: Any, logits: Float[Array, "K N"], targets: Any) -> Any:
     """Diagonals and vectors (K, N) of a loss that declares its curvature, whichever form it was written in."""
     of_columns = _of_columns(loss, "curvature", "curvature_of_columns")
-    return of_columns(logits, labels) if of_columns else jax.vmap(loss.curvature, (1, 0), 1)(logits, labels)
+    return of_columns(logits, targets) if of_columns else _of_each(loss.curvature, 1)(logits, targets)
+
+
+def _of_each(function: Callable, out: int) -> Callable:
+    """A user's function of one sample, of columns of logits and of labels or columns of targets."""
+    return lambda values, targets: jax.vmap(function, (1, jnp.ndim(targets) - 1), out)(values, targets)
 
 
 def closed(loss: Any) -> bool:
@@ -673,14 +847,19 @@ def takes_columns(loss: Any) -> bool:
     return _of_columns(loss, "__call__", "of_columns") is not None
 
 
-def simplex_targets(loss: Any, slopes: Float[Array, "K N"], labels: Int[Array, " N"]) -> Float[Array, "K N"]:
-    """What is added to slopes to make probability vectors of them, for a loss with its conjugate on the simplex."""
+def simplex_targets(
+    loss: Any, slopes: Float[Array, "K N"], targets: Int[Array, " N"] | Float[Array, "K N"]
+) -> Float[Array, "K N"]:
+    """What is added to slopes to make probability vectors of them, for a loss with its conjugate on the simplex.
+
+    Of rows the sums are then the rows' own.
+    """
     if not declares(loss, "soft_target"):
-        return one_hot(slopes, labels)
+        return targets if are_rows(targets) else one_hot(slopes, targets)
     if namespace(slopes) is np:
-        return np.stack([loss.soft_target(label, slopes.shape[0]) for label in labels], axis=1)
-    of_label = jax.vmap(lambda label: loss.soft_target(label, slopes.shape[0]), out_axes=1)
-    return of_label(labels).astype(slopes.dtype)
+        return np.stack([loss.soft_target(target, slopes.shape[0]) for target in targets.T], axis=1)
+    of_target = jax.vmap(lambda target: loss.soft_target(target, slopes.shape[0]), jnp.ndim(targets) - 1, 1)
+    return of_target(targets).astype(slopes.dtype)
 
 
 def infimum(loss: Any, num_classes: int) -> Any:
@@ -689,143 +868,52 @@ def infimum(loss: Any, num_classes: int) -> Any:
     return bound(num_classes) if callable(bound) else bound
 
 
+def infima(loss: Any, rows: Float[Array, "K N"]) -> Any:
+    """Greatest lower bounds (N,) of the losses of rows: −ℓ*(0) where the conjugate is known, else what is declared."""
+    xp = namespace(rows)
+    if declares(loss, "conjugate"):
+        return -per_sample_conjugate(loss, xp.zeros_like(rows), rows)
+    return xp.broadcast_to(xp.asarray(infimum(loss, rows.shape[0]), rows.dtype), rows.shape[1:])
+
+
 def curvature_of_shifts(
-    loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
+    loss: Any, logits: Float[Array, "K N"], targets: Any, weights: Float[Array, " N"]
 ) -> Float[Array, "K K"]:
     """Σ_i w_i ∇²ℓ_i(z_i), the Hessian along what is added to all samples' logits; in memory of order K² + KN."""
     if declares(loss, "curvature"):
-        diagonal, factor = per_sample_curvature(loss, logits, labels)
+        diagonal, factor = per_sample_curvature(loss, logits, targets)
         return namespace(diagonal).diag(diagonal @ weights) - (factor * weights[None]) @ factor.T
     classes = namespace(logits).arange(logits.shape[0])
-    return mapped(lambda j: _along_class(loss, logits, labels, weights, j), classes)
+    return mapped(lambda j: _along_class(loss, logits, targets, weights, j), classes)
 
 
 def curvatures_of_shifts(
-    loss: Any, logits: Float[Array, "K N"], labels: Any, weights: Float[Array, " N"]
+    loss: Any, logits: Float[Array, "K N"], targets: Any, weights: Float[Array, " N"]
 ) -> Float[Array, " K"]:
     """The diagonal of `curvature_of_shifts`."""
     if declares(loss, "curvature"):
-        diagonal, factor = per_sample_curvature(loss, logits, labels)
+        diagonal, factor = per_sample_curvature(loss, logits, targets)
         return (diagonal - factor**2) @ weights
     classes = namespace(logits).arange(logits.shape[0])
-    return mapped(lambda j: _along_class(loss, logits, labels, weights, j)[j], classes)
+    return mapped(lambda j: _along_class(loss, logits, targets, weights, j)[j], classes)
 
 
-def _along_class(loss, logits, labels, weights, j):
+def _along_class(loss, logits, targets, weights, j):
     """A column (K,) of `curvature_of_shifts`; in NumPy a central difference, with half the digits."""
     xp = namespace(logits)
     direction = (xp.arange(logits.shape[0]) == j).astype(logits.dtype)
 
     def slope(shift):
-        return per_sample_slope(loss, logits + shift[:, None], labels) @ weights
+        return per_sample_slope(loss, logits + shift[:, None], targets) @ weights
 
     if xp is np:
         return (slope(DIFFERENCE * direction) - slope(-DIFFERENCE * direction)) / (2 * DIFFERENCE)
     return jax.jvp(slope, (xp.zeros_like(direction),), (direction,))[1]
 
 
-def one_hot(logits: Float[Array, "K ..."], label: Int[Array, "..."], dtype: Any = None) -> Array:
-    """e_y along the first axis, in the shape of `logits`."""
-    xp = namespace(logits, label)
-    classes = xp.arange(logits.shape[0], dtype=label.dtype).reshape(-1, *[1] * label.ndim)
-    return (classes == label[None]).astype(dtype or logits.dtype)
-
-
 def _of_all_classes(number, logits):
     """A loss's number, of however many lanes, in the rank of logits (K, ...)."""
     return number.reshape((1,) * (logits.ndim - number.ndim) + number.shape)
-
-
-def true_logit(logits: Float[Array, "K ..."], label: Int[Array, "..."]) -> Float[Array, "..."]:
-    """z_y; by a sum over a mask where classes are few, since that vectorises on a CPU, and a gather does not."""
-    xp = namespace(logits, label)
-    if logits.shape[0] > MASKED_CLASSES:
-        return xp.take_along_axis(logits, label[None], axis=0)[0]
-    return xp.where(one_hot(logits, label, bool), logits, 0.0).sum(axis=0)
-
-
-class _Odds(NamedTuple):
-    """What a cross-entropy and its gradient are made of.
-
-    Attributes:
-        right: (K, ...) whether a class is the right one.
-        wrong: (K, ...) e^{z_j − max z} of the wrong classes, and zero of the right one.
-        sum: (...) of these.
-        deficit: (...) max z − z_y ≥ 0.
-    """
-
-    right: Any
-    wrong: Any
-    sum: Any
-    deficit: Any
-
-    @property
-    def value(self):
-        """m + log(e^{−m} + Σ_{j≠y} e^{z_j − max z}) with the deficit m."""
-        xp = namespace(self.sum, self.deficit)
-        return self.deficit + xp.log1p(self.sum + xp.expm1(-self.deficit))
-
-    @property
-    def slope(self):
-        """Softmax less e_y; p_y − 1 as minus the others' sum, which doesn't cancel."""
-        xp = namespace(self.sum, self.deficit)
-        total = self.sum + xp.exp(-self.deficit)
-        return xp.where(self.right, -self.sum[None], self.wrong) / total[None]
-
-
-def _odds(logits, label) -> _Odds:
-    xp, top, right = namespace(logits, label), _largest(logits), one_hot(logits, label, bool)
-    wrong = xp.where(right, 0.0, xp.exp(logits - top[None]))
-    return _Odds(right, wrong, wrong.sum(axis=0), top - true_logit(logits, label))
-
-
-@custom_jvp
-def _cross_entropy(logits, label):
-    return _odds(logits, label).value
-
-
-@_cross_entropy.defjvp
-def _cross_entropy_jvp(primals, tangents):
-    return _cross_entropy(*primals), jnp.sum(_softmax_less_target(*primals) * tangents[0], axis=0)
-
-
-def _softmax_less_target(logits, label):
-    return _odds(logits, label).slope
-
-
-def _largest(logits):
-    """The largest logit of each sample, which derivatives take for a constant."""
-    top = logits.max(axis=0)
-    return jax.lax.stop_gradient(top) if isinstance(top, jax.Array) else top
-
-
-def logsumexp(logits: Float[Array, "K ..."]) -> Float[Array, "..."]:
-    """Log Σ_j exp z_j over the first axis, without overflow; an entry may be −∞, not all of them."""
-    xp, top = namespace(logits), _largest(logits)
-    return top + xp.log(xp.exp(logits - top[None]).sum(axis=0))
-
-
-def softmax(logits: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
-    """exp z_j/Σ exp z over the first axis; an entry may be −∞, not all of them."""
-    odds = namespace(logits).exp(logits - _largest(logits)[None])
-    return odds / odds.sum(axis=0)[None]
-
-
-def _softmax_curvature(logits):
-    probabilities = softmax(logits)
-    return probabilities, probabilities
-
-
-def _negative_entropy(q):
-    """Σ q log q over the first axis; +∞ off the simplex, whose sum is trusted to be kept by the caller."""
-    xp = namespace(q)
-    return xp.where(q < 0, xp.inf, _x_log_x(q)).sum(axis=0)
-
-
-def _x_log_x(x):
-    """x log x, 0 where x is not positive."""
-    xp = namespace(x)
-    return xp.where(x > 0, x * xp.log(xp.where(x > 0, x, 1.0)), 0.0)
 
 
 def _cross_entropy_on_sizes(right, wrong, alike) -> SizeLoss:
@@ -837,6 +925,21 @@ def _cross_entropy_on_sizes(right, wrong, alike) -> SizeLoss:
     p, hit, missed = odds / total[:, None], own / total, others / total
     value = deficit + np.log1p(others + np.expm1(-deficit))
     return SizeLoss(value, -missed, p, hit * missed, p, hit, p)
+
+
+def _cross_entropy_on_rows(right, wrong, alike, rows) -> SizeLoss:
+    """τ times a label's, that of the row's largest entry, and Σ T_k (z_y − z_k) over the others."""
+    at, rest, mass = _cross_entropy_on_sizes(right, wrong, alike), alike * rows, np.sum(rows, axis=1)
+    each, root = mass[:, None], np.sqrt(mass)
+    return SizeLoss(
+        value=mass * at.value + np.sum(rest * (right[:, None] - wrong), axis=1),
+        right=mass * at.right + np.sum(rest, axis=1),
+        wrong=each * at.wrong - rest,
+        curvature=mass * at.curvature,
+        diagonal=each * at.diagonal,
+        factor_right=root * at.factor_right,
+        factor=root[:, None] * at.factor,
+    )
 
 
 def _negative_entropy_on_sizes(q, alike):

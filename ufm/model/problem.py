@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools as ft
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from ufm._core.archive import storable
 from ufm._core.arrays import Array, namespace_of, silent
 from ufm._core.blas import one_thread
 from ufm._core.blocks import few, fits
-from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, listed, numeric, real, room_for, shown
+from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, numeric, real, room_for, shown
 from ufm._core.precision import at_once, float64, is_traced
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
@@ -27,8 +26,8 @@ from ufm.model.factors import Factor, squared_size
 from ufm.model.losses import CrossEntropy, as_loss, check_loss, closed, facts_of
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.streamed_loss import streamed_loss, weighted_losses
+from ufm.model.targets import Targets, as_targets, check_for, counts_of, is_one_number, weighted, weights_of
 
-MOST_SAMPLES = 2**53  # that a float64 counts
 SMALLEST_DECAY, LARGEST_DECAY = 1e-100, 1e100  # but for zero: squares of quotients stay finite
 
 
@@ -44,11 +43,12 @@ class Problem:
     Shapes, kinds of loss, constraint and bias are static; every number (λ, smoothing, gamma, radius, class
     weight) is traced, so that changing it never compiles again.
 
-    Samples that share a target and a weight are a group. Class labels make as many groups as classes; what solves and
-    measures asks for `num_groups`, `group_counts`, `group_weights` and `group_labels` all the same.
+    Samples that share a target and a weight are a group. Class labels make as many groups as classes, and `targets`
+    any: with them y_i is the group of sample i, w its weight, and the loss is told the group's row of targets. What
+    solves and measures asks for `num_groups`, `group_counts`, `group_weights` and `group_targets` all the same.
 
     Args:
-        num_classes: K ≥ 2.
+        num_classes: K ≥ 2; with `targets` it is their number of outputs, 1 or more.
         dim: d ≥ 1, the dimension of the features.
         per_class: samples of each class, one positive integer or K of them.
         loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
@@ -60,6 +60,8 @@ class Problem:
         lambda_b: weight decay λ_b ≥ 0 of the bias; 0 leaves it free.
         bias: whether there is one.
         class_weights: K positive numbers w_k; None, the default, becomes ones. They are not normalised.
+        targets: `ufm.Targets` instead of num_classes, per_class and class_weights: any rows of targets, how many
+            samples share each and what they weigh. The loss must take rows (see `ufm.model.losses`).
         features: where rows of H may be: `Free()`, `Sphere(radius)`, `Ball(radius)`, `MeanBall(radius)` or
             `Nonnegative()`.
         classifier: where rows of A may be: one of these, or `Fixed(matrix)`.
@@ -68,74 +70,111 @@ class Problem:
         ValueError: naming the argument, its value and what is legal.
     """
 
-    num_classes: Integer = static()
-    dim: Integer = static()
+    num_classes: Integer = static(default=None)  # left out where targets say it
+    dim: Integer = static(default=None)  # not to be left out, though what follows a default must have one
     _: dataclasses.KW_ONLY
-    per_class: Integer | Sequence[int] | np.ndarray = static()
+    per_class: Integer | Sequence[int] | np.ndarray | None = static(default=None)
     loss: Any = CrossEntropy()
     lambda_A: Real = 5e-4
     lambda_H: Real = 5e-4
     lambda_b: Real = 0.0
     bias: bool = static(default=True)
     class_weights: ArrayLike | None = None
+    targets: Targets | None = None
     features: Constraint = Free()
     classifier: Constraint = Free()
     bias_kind: str = static(default="", init=False)
 
     def __post_init__(self):
-        set_field(self, "num_classes", integer("num_classes", self.num_classes, least=2))
+        if self.targets is None:
+            set_field(self, "num_classes", integer("num_classes", self.num_classes, least=2))
+        else:
+            self._take_targets()
         set_field(self, "dim", integer("dim", self.dim, least=1))
         room_for(f"num_classes = {self.num_classes}, dim = {self.dim}: A (K, d)", self.num_classes * (self.dim + 1))
-        set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
+        if self.targets is None:
+            set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
+            set_field(self, "class_weights", weights_of("class_weights", self.class_weights, self.num_classes))
         set_field(self, "loss", as_loss(self.loss))
-        check_loss(self.loss, self.num_classes)
+        check_loss(self.loss, self.num_classes, rows=self.targets is not None)
         for name in ("lambda_A", "lambda_H", "lambda_b"):
             set_field(self, name, _decay(name, getattr(self, name)))
         set_field(self, "bias", flag("bias", self.bias))
         if self.lambda_b > 0 and not self.bias:
             raise ValueError(f"lambda_b = {self.lambda_b!r}: weight decay on a bias needs bias=True")
-        set_field(self, "class_weights", _class_weights(self.class_weights, self.num_classes))
         for factor in self.factors():
             _check_factor(factor)
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
+        if self.targets is not None:
+            check_for(self.targets, facts_of(self.loss), self.bias_kind)
+
+    def _take_targets(self) -> None:
+        """Outputs and samples from the targets, where nothing else names them."""
+        outputs = as_targets(self.targets).num_outputs
+        said = {name: getattr(self, name) for name in ("num_classes", "per_class", "class_weights")}
+        if isinstance(self.num_classes, _OfTargets):  # as a problem hands it over to one that replaces it
+            del said["num_classes"]
+        for name, value in said.items():
+            if value is not None:
+                raise ValueError(f"{name} = {shown(value)} beside targets, which say it: one of the two is needed")
+        set_field(self, "num_classes", _OfTargets(outputs))
 
     def __repr__(self) -> str:
         shown = unusual(self, always=("loss", "lambda_A", "lambda_H"))
-        return call("Problem", {k: v for k, v in shown.items() if k != "class_weights" or self._weighted()})
+        hidden = {"class_weights"} if self.targets is None and not weighted(self.class_weights) else set()
+        hidden |= {"num_classes"} if self.targets is not None else set()
+        return call("Problem", {k: v for k, v in shown.items() if k not in hidden})
 
     def _to_file(self) -> dict[str, Any]:
         """What a file or a store says; weights that are ones as none, as in those of earlier versions."""
-        return fields_of(self) | ({} if self._weighted() else {"class_weights": None})
-
-    def _weighted(self) -> bool:
-        """Whether a weight is, or may be, another than one."""
-        return not isinstance(self.class_weights, np.ndarray) or bool(np.any(self.class_weights != 1.0))
+        said = fields_of(self)
+        if self.targets is not None:
+            return said | {"num_classes": None}
+        del said["targets"]
+        return said | ({} if weighted(self.class_weights) else {"class_weights": None})
 
     @property
     def class_counts(self) -> np.ndarray:
-        """(K,) samples of each class."""
+        """(K,) samples of each class; a ValueError where groups are no classes."""
+        if self.targets is not None:
+            raise ValueError("class_counts of a problem with targets: group_counts are what it has")
         counts: Any = self.per_class  # which the constructor made a number or a tuple
         return _class_counts(counts, self.num_classes)
 
     @property
     def num_groups(self) -> int:
         """M, groups of samples that share a target and a weight: with class labels the classes."""
-        return self.num_classes
+        return self.num_classes if self.targets is None else self.targets.num_groups
 
     @property
     def group_counts(self) -> np.ndarray:
         """(M,) samples of each group."""
-        return self.class_counts
+        return self.class_counts if self.targets is None else self.targets.group_counts
 
     @property
     def group_weights(self) -> Any:
         """(M,) weight of each group's samples, traced."""
-        return self.class_weights
+        return self.class_weights if self.targets is None else self.targets.weights
 
     @property
     def group_labels(self) -> np.ndarray:
-        """(M,) int32 targets of the groups: labels, from 0 to K − 1."""
+        """(M,) int32 numbers of the groups, in order: with class labels the classes."""
         return classes_in_order(self.num_groups)
+
+    @property
+    def group_targets(self) -> Any:
+        """What a group's samples are told, as losses take it: labels (M,), or targets in columns (K, M), traced."""
+        if self.targets is None:
+            return self.group_labels
+        rows: Any = self.targets.rows
+        return rows.T
+
+    @property
+    def probabilities(self) -> Any:
+        """(M, K) rows of targets where the loss is told probabilities, or multiples of them; None elsewhere."""
+        if self.targets is None or not facts_of(self.loss).conjugate_on_simplex:
+            return None
+        return self.targets.rows
 
     @property
     def num_samples(self) -> int:
@@ -144,14 +183,14 @@ class Problem:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32 labels of samples: groups in order."""
+        """(N,) int32 groups of samples, in order: with class labels their labels."""
         room_for(f"labels of {self.num_samples} samples", self.num_samples, itemsize=4)
         return np.repeat(self.group_labels, self.group_counts)
 
     @property
     def balanced(self) -> bool:
-        """Whether all classes have equally many samples and one weight."""
-        return bool(np.ptp(self.class_counts) == 0 and np.ptp(self.group_weights) == 0)
+        """Whether all groups have equally many samples and one weight."""
+        return bool(np.ptp(self.group_counts) == 0 and np.ptp(self.group_weights) == 0)
 
     def factors(self) -> tuple[Factor, ...]:
         """The factors of the logits in the order in which they multiply, H … Aᵀ: shapes, constraints, decays."""
@@ -187,7 +226,8 @@ class Problem:
     def check_room(self) -> None:
         """Refuse features (N, d) that memory can't hold, before it is tried."""
         N, d = self.num_samples, self.dim
-        room_for(f"per_class = {shown(self.per_class)}, dim = {d}: features H of shape ({N}, {d})", N * d)
+        counts = "targets.counts" if self.targets is not None else f"per_class = {shown(self.per_class)}"
+        room_for(f"{counts}, dim = {d}: features H of shape ({N}, {d})", N * d)
 
     def objective(self, params: Params) -> Any:
         """F at the parameters, in nats (cross-entropies) or squared units (squared error).
@@ -241,6 +281,10 @@ class Problem:
         return checked._replace(**{name: doubles(f"params.{name}", getattr(checked, name)) for name in names})
 
 
+class _OfTargets(int):
+    """A number of outputs that targets said: handed over to another problem, it names nothing beside its targets."""
+
+
 @ft.lru_cache(maxsize=1024)  # asked for several times by each of a thousand problems
 def _class_counts(per_class: int | tuple[int, ...], num_classes: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(per_class), (num_classes,))
@@ -255,6 +299,15 @@ def classes_in_order(num_classes: int) -> np.ndarray:
 def as_problem(problem: Any) -> Problem:
     """`problem` where it is one, traced or not; else a ValueError."""
     return instance("problem", problem, Problem, "a ufm.Problem")
+
+
+def as_classes(problem: Problem) -> Problem:
+    """The problem with class labels that targets are, where these are one-hot in order; any other as it is."""
+    targets = problem.targets
+    if targets is None or is_traced(targets) or not targets.is_one_hot_in_order():
+        return problem
+    words = {"num_classes": targets.num_outputs, "per_class": targets.group_counts, "class_weights": targets.weights}
+    return dataclasses.replace(problem, targets=None, **words)
 
 
 def with_values(problem: Any) -> Problem:
@@ -317,13 +370,9 @@ def _compiled_risk(problem, params):
 
 
 def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
-    if isinstance(value, numbers.Number) or getattr(value, "ndim", None) == 0:
-        return integer("per_class", value, least=1, most=MOST_SAMPLES // num_classes)
-    needed = f"a positive integer, or {num_classes} of them,"
-    counts = listed("per_class", value, needed)
-    if len(counts) != num_classes:
-        raise ValueError(f"per_class = {shown(value)}: {needed} is needed")
-    return tuple(integer("per_class", count, least=1, most=MOST_SAMPLES // num_classes) for count in counts)
+    """One number as it is, so that a problem reads as it was written."""
+    counts = counts_of("per_class", value, num_classes)
+    return counts[0] if is_one_number(value) else counts
 
 
 def _decay(name: str, value: Any) -> float:
@@ -334,29 +383,19 @@ def _decay(name: str, value: Any) -> float:
     return decay
 
 
-def _class_weights(value: Any, num_classes: int) -> np.ndarray:
-    if value is None or _is_unsaid(value):
-        return np.broadcast_to(1.0, num_classes)
-    needed = f"{num_classes} positive, finite numbers"
-    weights = doubles("class_weights", value, (num_classes,), needed)
-    if not np.all(weights > 0):
-        raise ValueError(f"class_weights = {shown(value)}: {needed} are needed")
-    if np.all(weights == 1.0):
-        return np.broadcast_to(1.0, num_classes)
-    return weights.copy()  # what the caller's array becomes is none of the problem's business
-
-
-def _is_unsaid(weights: Any) -> bool:
-    """Whether these are the ones that None became: `dataclasses.replace` hands them over for other classes too."""
-    repeated = isinstance(weights, np.ndarray) and weights.size > 0 and weights.strides == (0,)
-    return repeated and bool(np.all(weights == 1.0))
-
-
 def relaxed_rank(problem: Problem) -> int:
     """Dimensions from which the convex relaxation over H Aᵀ is attained: d at least this, and no bad minimum exists."""
     facts = facts_of(problem.loss)
-    centred = (facts.convex and facts.ignores_shift) or problem.bias_kind == "free"
-    return problem.num_classes - bool(centred)
+    unshifted = facts.convex and facts.ignores_shift
+    of_outputs = problem.num_classes - bool(unshifted or problem.bias_kind == "free")
+    if problem.targets is None:
+        return of_outputs
+    return min(problem.num_groups - (problem.bias_kind == "free"), of_outputs)
+
+
+def told(problem: Problem, groups: Any) -> Any:
+    """What samples of these groups (n,) are told: labels (n,), or targets in columns (K, n)."""
+    return groups if problem.targets is None else problem.group_targets[:, groups]
 
 
 def class_means(problem: Problem, H: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from ufm._core.arrays import silent
 from ufm._core.blocks import few
 from ufm.model.losses import closed, declares, per_sample_curvature, per_sample_slope
 from ufm.model.params import Params
-from ufm.model.problem import Problem
+from ufm.model.problem import Problem, told
 
 
 def has_closed_hessian(problem: Problem) -> bool:
@@ -24,12 +24,12 @@ def hessian(problem: Problem, params: Params) -> Callable[[Params], Params]:
     dZ = dH Aᵀ + H dAᵀ + 1dbᵀ and the slopes by dG_i = ω_i (q_i ∘ dZ_i − p_i ⟨p_i, dZ_i⟩), so that the gradient
     (G A, Gᵀ H, Gᵀ 1) changes by (dG A + G dA, dGᵀ H + Gᵀ dH, dGᵀ 1), beside the decay.
     """
-    H, A, b, labels = params.H, params.A, params.b if problem.bias else 0.0, problem.labels
+    H, A, b, wanted = params.H, params.A, params.b if problem.bias else 0.0, told(problem, problem.labels)
     weights = np.repeat(problem.group_weights, problem.group_counts)[:, None] / problem.num_samples
     logits = (H @ A.T + b).T
     with silent():
-        G = weights * per_sample_slope(problem.loss, logits, labels).T
-        q, p = (part.T for part in per_sample_curvature(problem.loss, logits, labels))
+        G = weights * per_sample_slope(problem.loss, logits, wanted).T
+        q, p = (part.T for part in per_sample_curvature(problem.loss, logits, wanted))
 
     def product(move: Params) -> Params:
         dZ = move.H @ A.T + H @ np.swapaxes(move.A, -1, -2) + (move.b[..., None, :] if problem.bias else 0.0)

@@ -15,9 +15,18 @@ from ufm.model.params import Columns
 
 
 def weighted_losses(problem, params, labels):
-    """w_y loss of each sample (N,), for an H of columns."""
-    loss = per_sample(problem.loss, logits(problem, params), labels)
-    return loss * namespace(loss, problem.class_weights).asarray(problem.class_weights, loss.dtype)[labels]
+    """w_y loss of each sample (N,), for an H of columns and samples of these groups."""
+    loss = per_sample(problem.loss, logits(problem, params), _told(problem, labels, params))
+    weights = problem.group_weights
+    return loss * namespace(loss, weights).asarray(weights, loss.dtype)[labels]
+
+
+def _told(problem, labels, params):
+    """What samples of these groups are told, in the precision of what it meets."""
+    if problem.targets is None:
+        return labels
+    rows = problem.targets.rows
+    return namespace(params.A, rows).asarray(rows, params.A.dtype).T[:, labels]
 
 
 @jax.custom_jvp

@@ -30,7 +30,7 @@ from ufm.sweeps.workers import Workers
 if TYPE_CHECKING:
     import xarray
 
-PARTS = ("loss", "features", "classifier")  # fields of a problem with fields of their own
+PARTS = ("loss", "targets", "features", "classifier")  # fields of a problem with fields of their own
 COUNTS = ("num_classes", "dim", "per_class", "seed")  # what is swept over in whole numbers
 SENT_AHEAD = 1024  # batches that wait in an executor
 TOLD_EVERY = 0.25  # seconds, of points that have ended in unfinished batches

@@ -7,7 +7,7 @@ from typing import Any
 from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics
 from ufm.minima.optimum import Optimum, batch_size, minimize_all
-from ufm.minima.reduction import shape_key
+from ufm.minima.ways import batch_key
 from ufm.sweeps.points import Counted, Field, Point, param_fields, param_values
 
 
@@ -25,7 +25,7 @@ class Minimizing:
 
     def key(self, point: Point) -> Any:
         """What the points of a batch share."""
-        return shape_key(point.problem)
+        return batch_key(point.problem)
 
     def batch_size(self, point: Point) -> int:
         """Points of a batch."""

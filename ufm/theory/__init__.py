@@ -29,7 +29,7 @@ def applicable(problem: Problem) -> list[tuple[Theorem, Prediction]]:
     Raises:
         ValueError: where one predicts anything but a `Prediction`.
     """
-    return [(known, _prediction(known, problem)) for known in theorems() if known.applies(problem)]
+    return [(known, _prediction(known, problem)) for known in theorems() if known.speaks_of(problem)]
 
 
 def _prediction(known: Theorem, problem: Problem) -> Prediction:

@@ -7,7 +7,7 @@ import numpy as np
 from ufm.geometry import gram_distance
 from ufm.metrics.definitions import Metrics
 from ufm.model.constraints import Constraint, Free
-from ufm.model.losses import LabelSmoothing, is_one_of
+from ufm.model.losses import LabelSmoothing, facts_of, is_one_of
 from ufm.model.problem import Problem
 
 Kinds = type | tuple[type, ...]
@@ -101,6 +101,12 @@ def balanced_shape(problem: Problem, simplex: float, common: float = 0.0) -> dic
         "norms_H": np.full(K, shape["norm_H"] / np.sqrt(problem.num_samples)),
         "metrics": COLLAPSED | {"self_duality": float(np.sqrt(2 - 2 * cosine))},
     }
+
+
+def known_bias(problem: Problem, b: np.ndarray) -> dict[str, Any]:
+    """An optimal bias, as far as it is one number: a free one up to a shift, where the loss doesn't see it."""
+    centred = problem.bias_kind == "free" and facts_of(problem.loss).ignores_shift
+    return {} if problem.bias_kind == "none" else {"centred_bias": b - np.mean(b)} if centred else {"bias": b}
 
 
 def unused_bias(problem: Problem) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import numpy as np
 from ufm.model.losses import CrossEntropy, LabelSmoothing
 from ufm.model.problem import Problem
 from ufm.theory._scalar import newton
-from ufm.theory.formulas import TOTAL, WITHIN, decay_scale, factor_norms, is_plain, near, smoothing
+from ufm.theory._zero_point import at_zero, collapse
+from ufm.theory.formulas import TOTAL, WITHIN, decay_scale, factor_norms, is_plain, known_bias, near, smoothing
 from ufm.theory.registry import Prediction, theorem
 
 
@@ -41,10 +42,6 @@ def _rank(problem: Problem) -> int:
     return problem.num_classes - 1 - sum(len(kind) - 1 for kind in _merging(problem))
 
 
-def _bias(problem: Problem, b: np.ndarray) -> dict[str, Any]:
-    return {"none": {}, "free": {"centred_bias": b - np.mean(b)}, "regularised": {"bias": b}}[problem.bias_kind]
-
-
 def _is_smoothed(problem: Problem) -> bool:
     return is_plain(problem, CrossEntropy, LabelSmoothing)
 
@@ -63,37 +60,7 @@ def total_collapse(problem: Problem) -> Prediction:
     d. Without bias ‖U‖_op = √λ_max(PDP)/N; with a free one b = log of the mean target and, with equal weights,
     ‖U‖_op = (1−α)√λ_max(D − nnᵀ/N)/N. Trap: decided by the largest mode, long after minorities have died.
     """
-    value, b, reach = _zero_point(problem)
-    c, thresholds = decay_scale(problem), {TOTAL: reach}
-    if near(c, reach):
-        return Prediction(value=value if c >= reach else None, thresholds=thresholds)
-    if c < reach:
-        return Prediction(degenerate=False, thresholds=thresholds)
-    return Prediction(value=value, degenerate=True, thresholds=thresholds, **_bias(problem, b))
-
-
-def _zero_point(problem: Problem) -> tuple[float, np.ndarray, float]:
-    """Value, best bias and ‖U‖_op at A = H = 0."""
-    K, n, N, alpha = problem.num_classes, problem.class_counts, problem.num_samples, smoothing(problem)
-    mass = problem.group_weights * n / N
-    total = np.sum(mass)
-    mean_target = (1 - alpha) * mass / total + alpha / K
-
-    def risk(b: np.ndarray) -> tuple:
-        top = np.max(b)
-        p = np.exp(b - top)
-        value = total * (top + np.log(np.sum(p)) - mean_target @ b) + problem.lambda_b / 2 * b @ b
-        p /= np.sum(p)
-        slope = total * (p - mean_target) + problem.lambda_b * b
-        return value, slope, total * (np.diag(p) - np.outer(p, p)) + problem.lambda_b * np.eye(K)
-
-    b = np.zeros(K) if problem.bias_kind == "none" else np.log(mean_target)
-    if problem.bias_kind == "regularised":
-        b = newton(risk, b, np.full(K, 3.0), np.zeros(K, bool))
-    p = np.exp(b - np.max(b))
-    residual = (1 - alpha) * np.eye(K) + alpha / K - p / np.sum(p)
-    rows = (problem.group_weights * np.sqrt(n) / N)[:, None] * residual
-    return float(risk(b)[0]), b, float(np.linalg.norm(rows, 2))
+    return collapse(problem)
 
 
 @theorem(
@@ -115,7 +82,7 @@ def minority_collapse(problem: Problem) -> Prediction:
     the two; as ‖U‖_op ≤ c, that excludes it for most problems. The others are left open.
     """
     c, thresholds = decay_scale(problem), _merge_thresholds(problem)
-    reached_zero = _zero_point(problem)[2]
+    reached_zero = at_zero(problem).reach
     unclear = c >= reached_zero or near(c, reached_zero) or _may_die(problem)
     if unclear or any(near(c, reach) for reach in thresholds.values()):
         return Prediction(thresholds=thresholds)
@@ -158,11 +125,11 @@ def two_groups(problem: Problem) -> Prediction:
     x, clear = groups.solve()
     known: dict[str, Any] = {
         "value": float(groups.objective(x)),
-        "thresholds": {TOTAL: _zero_point(problem)[2], **_merge_thresholds(problem)},
+        "thresholds": {TOTAL: at_zero(problem).reach, **_merge_thresholds(problem)},
     }
     if not clear:
         return Prediction(**known)
-    known |= _bias(problem, x[4] * groups.e)
+    known |= known_bias(problem, x[4] * groups.e)
     shape = groups.shape(x)
     if not np.any(shape["gram_A"]):
         return Prediction(degenerate=True, **known)
@@ -195,8 +162,8 @@ class TwoGroups:
         apart, bias = np.eye(5)[:, :2][:, self.apart], int(self.problem.bias)
         start = np.ones(apart.shape[1])
         # first with α = 0, where only the bias tells the groups apart
-        at_zero = np.hstack([apart, np.array([[0.0], [0.0], [1.0], [-1.0], [1.0]])[:, :bias]])
-        x = at_zero @ self._minimum(at_zero, np.append(start, [0.0] * bias))
+        together = np.hstack([apart, np.array([[0.0], [0.0], [1.0], [-1.0], [1.0]])[:, :bias]])
+        x = together @ self._minimum(together, np.append(start, [0.0] * bias))
         pull = float(np.linalg.norm(self.smooth(x)[1][2:4] / self.stretch))
         price = self.c * self.g
         merges = any(near(self.c, float(reach)) for reach in self.reach[self.sizes > 1])

@@ -1,16 +1,13 @@
 """Strict saddles: every critical point that isn't global can be left along a known direction."""
 
 from collections.abc import Iterator
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from ufm._core.arrays import silent
-from ufm._core.precision import float64
-from ufm.model.losses import closed, facts_of, per_sample_slope
+from ufm.model.losses import facts_of
 from ufm.model.params import Params
 from ufm.model.problem import Problem, relaxed_rank
+from ufm.theory._groups import slopes
 from ufm.theory.formulas import is_plain
 from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, theorem
 
@@ -57,20 +54,13 @@ def _pull(problem: Problem, params: Params) -> np.ndarray:
     H, A, b = (np.asarray(x, np.float64) for x in params[:3])
     logits = H @ A.T + (b if problem.bias else 0.0)
     share = np.repeat(problem.group_weights, problem.group_counts) / problem.num_samples
-    return -share[:, None] * _slopes(problem.loss, logits, problem.labels)
-
-
-def _slopes(loss: Any, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """∇ℓ (n, K) at logits (n, K)."""
-    with float64(), silent():
-        given = (logits.T, labels) if closed(loss) else (jnp.asarray(logits.T), jnp.asarray(labels))
-        return np.asarray(per_sample_slope(loss, *given)).T
+    return -share[:, None] * slopes(problem, logits, problem.labels)
 
 
 def _squares_at_zero(problem: Problem) -> np.ndarray:
     """UᵀU (K, K) at the zero point, whose samples of a group are alike."""
-    labels, weights = problem.group_labels, problem.group_weights / problem.num_samples
-    U = weights[:, None] * _slopes(problem.loss, np.zeros((len(labels), problem.num_classes)), labels)
+    weights = problem.group_weights / problem.num_samples
+    U = weights[:, None] * slopes(problem, np.zeros((problem.num_groups, problem.num_classes)))
     return (U.T * problem.group_counts) @ U
 
 

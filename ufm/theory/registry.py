@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm._core.checks import function, shown
+from ufm._core.checks import flag, function, shown
 from ufm._core.repr import call, unusual
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.history import History
@@ -194,6 +194,7 @@ class Theorem:
         assumes: when it applies, in words.
         predicts: what it says, in words.
         applies: whether a problem meets the assumptions.
+        any_targets: whether it speaks of problems with `targets` too; others are of class labels alone.
         predict: what it says of that problem's optimum.
         checks: what else it says, of whatever was found for the problem, beside what was measured there.
     """
@@ -205,6 +206,11 @@ class Theorem:
     applies: Callable[[Problem], bool]
     predict: Predict
     checks: Checks = nothing_more
+    any_targets: bool = False
+
+    def speaks_of(self, problem: Problem) -> bool:
+        """Whether it says something of a problem."""
+        return (self.any_targets or problem.targets is None) and self.applies(problem)
 
     def __repr__(self) -> str:
         return f"{self.name} ({self.paper}): {self.predicts}"
@@ -217,6 +223,7 @@ def theorem(
     assumes: str,
     applies: Callable[[Problem], bool],
     checks: Checks = nothing_more,
+    any_targets: bool = False,
 ) -> Callable[[Predict], Predict]:
     """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts.
 
@@ -244,6 +251,8 @@ def theorem(
         applies: a function of a problem that says whether it does.
         checks: a function of a problem and what was `Found` for it that yields a `Check` for each statement that is no
             field of `Prediction`: about any parameters, a limit, the landscape, the course of training.
+        any_targets: whether the theorem speaks of problems with `targets` too, about which `applies` is then asked;
+            without it, of class labels alone.
 
     Raises:
         ValueError: where a text is missing, that docstring too, a function is none, or a theorem of another module has
@@ -265,6 +274,7 @@ def theorem(
             applies=applies,
             predict=predict,
             checks=checks,
+            any_targets=flag("any_targets", any_targets),
         )
         return predict
 

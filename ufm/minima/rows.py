@@ -1,0 +1,127 @@
+"""Targets as a problem in logits: each group of samples is a row of its own, each output a column.
+
+The form is that of `ufm.minima.symmetry` with multiplicities of one and no standard sectors,
+
+    min  Σ_m ω_m ℓ(z_m + b, T_m) + c ‖diag(n)^{1/2} Z‖_* + (λ_b/2) ‖b‖²,   ω_m = w_m n_m/N,  c = √(λ_A λ_H),
+
+and the output of a row's largest target takes the part of its right class.
+"""
+
+import dataclasses
+import functools as ft
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm.minima.block_bound import RANK_CUT
+from ufm.minima.blocks import BlockPoint, Blocks
+from ufm.minima.reduction import LaneParams, least_dim, merged_groups
+from ufm.minima.sectors import Sectors
+from ufm.minima.symmetry import relaxed
+from ufm.model.losses import (
+    SizeConjugate,
+    SizeLoss,
+    facts_of,
+    per_sample_conjugate,
+)
+from ufm.model.problem import Problem
+
+MOST_HELD = 2**25  # numbers of a matrix, of which there are some ten
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowBlocks(Blocks):
+    """A problem of targets, group by group.
+
+    Attributes:
+        rows: (M, K) targets.
+    """
+
+    rows: Float[np.ndarray, "M K"]
+
+    @property
+    def outputs(self) -> Float[np.ndarray, " K"]:
+        """One of each."""
+        return np.ones(self.num_classes)
+
+    @ft.cached_property
+    def own(self) -> tuple[Any, Any]:
+        """The output of each row's largest target."""
+        return np.arange(self.num_sizes), np.argmax(self.rows, axis=1)
+
+    @ft.cached_property
+    def keeps_digits(self) -> bool:
+        """Not of cross-entropies: a row's own entropy has digits of order one."""
+        facts = facts_of(self.loss)
+        return bool(facts.keeps_digits and not facts.conjugate_on_simplex)
+
+    @ft.cached_property
+    def first_bias(self) -> Float[np.ndarray, " K"]:
+        """Logarithms of shares where targets are probabilities, else zero."""
+        if not self.ignores_shift:
+            return np.zeros(self.num_classes)
+        logs = np.log(self.omega @ self.rows)
+        return logs - np.mean(logs)
+
+    @ft.cached_property
+    def cancelled(self) -> float:
+        """That of the targets, which are taken off."""
+        return float(np.linalg.norm(self.slope_scale * self.rows))
+
+    def _columns_of(self, right, wrong):
+        """Logits or slopes (K, M) of the right one and the others."""
+        found = wrong.copy()
+        found[self.own] = right
+        return found.T
+
+    def losses(self, right: Any, wrong: Any) -> SizeLoss:
+        """Losses of a sample of each group."""
+        return self.loss.on_rows(right, wrong, self.alike, self.rows)
+
+    def conjugates(self, right: Any, wrong: Any) -> SizeConjugate:
+        """Their conjugates."""
+        slopes = self._columns_of(right, wrong)
+        logits = self.loss.logits_of_columns(slopes, self.rows.T).T
+        return SizeConjugate(per_sample_conjugate(self.loss, slopes, self.rows.T), logits[self.own], logits)
+
+
+def on_rows(problem: Problem) -> bool:
+    """Whether a problem of targets is of this form, and its matrices are no larger than they can well be held."""
+    targets, _ = merged_groups(problem)
+    return targets is not None and relaxed(problem) and targets.num_groups * problem.num_classes <= MOST_HELD
+
+
+def rows_of(problem: Problem) -> RowBlocks:
+    """The problem on groups, of which equal ones are one."""
+    targets, _ = merged_groups(problem)
+    counts = targets.group_counts.astype(np.float64)
+    return RowBlocks(
+        counts=counts,
+        weights=np.asarray(targets.weights, np.float64),
+        multiplicities=np.ones(len(counts)),
+        num_samples=float(problem.num_samples),
+        num_classes=problem.num_classes,
+        loss=problem.loss,
+        price=float(np.sqrt(problem.lambda_A) * np.sqrt(problem.lambda_H)),
+        lambda_b=float(problem.lambda_b),
+        bias_kind=problem.bias_kind,
+        rows=np.asarray(targets.rows, np.float64),
+    )
+
+
+def factors_of(problem: Problem, blocks: RowBlocks, point: BlockPoint) -> tuple[Sectors, int]:
+    """Balanced factors of a point, and how many dimensions they need."""
+    X, singular, Vt = np.linalg.svd(point.C, full_matrices=False)
+    alive = singular > RANK_CUT * np.max(singular)
+    ratio, split = (problem.lambda_A / problem.lambda_H) ** 0.25, np.sqrt(singular[alive])
+    none = np.zeros(blocks.num_sizes)
+    H = ratio * X[:, alive] * split / np.sqrt(blocks.counts)[:, None]
+    found = Sectors(np.arange(blocks.num_sizes), H, Vt[alive].T * split / ratio, none, none, point.b)
+    return found, int(np.count_nonzero(alive))
+
+
+def params_of(problem: Problem, found: Sectors) -> LaneParams:
+    """The same as group means, classifier and bias in the dimension of the reduced problem."""
+    missing = ((0, 0), (0, least_dim(problem) - found.trivial_A.shape[1]))
+    return LaneParams(np.pad(found.trivial_H, missing), np.pad(found.trivial_A, missing), found.b)

@@ -1,0 +1,71 @@
+"""The zero point A = H = 0 with its best bias, for cross-entropies and squared error of any targets."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ufm.model.losses import SquaredError
+from ufm.model.problem import Problem
+from ufm.theory._groups import groups_of, operator_norm
+from ufm.theory._scalar import newton
+from ufm.theory.formulas import TOTAL, decay_scale, is_about, known_bias, near
+from ufm.theory.registry import Prediction
+
+
+class ZeroPoint(NamedTuple):
+    """Value, bias (K,), and the c = √(λ_A λ_H) from which it is the minimum, ‖D^{-1/2}U‖_op of the slopes U there."""
+
+    value: float
+    bias: np.ndarray
+    reach: float
+
+
+def at_zero(problem: Problem) -> ZeroPoint:
+    """Of a problem with free, decayed factors and a cross-entropy, label smoothing or squared error."""
+    groups = groups_of(problem)
+    mass = groups.share * groups.w
+    total = np.sum(mass)
+    mean = mass @ groups.T / total
+    value, b, reached = (_squared if is_about(problem, SquaredError) else _entropic)(problem, total, mean)
+    if is_about(problem, SquaredError):
+        value += 0.5 * float(mass @ np.sum((groups.T - mean) ** 2, axis=1))
+    pulls = (groups.w * np.sqrt(groups.share))[:, None] * (groups.T - reached)
+    return ZeroPoint(value, b, operator_norm(pulls) / float(np.sqrt(problem.num_samples)))
+
+
+def _squared(problem: Problem, total: float, mean: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Value at the mean target, best bias and outputs there: total/2 ‖b − mean‖² + λ_b/2 ‖b‖² is least."""
+    b = np.zeros_like(mean) if problem.bias_kind == "none" else mean * (total / (total + problem.lambda_b))
+    return 0.5 * float(total * np.sum((b - mean) ** 2) + problem.lambda_b * b @ b), b, b
+
+
+def _entropic(problem: Problem, total: float, mean: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same of total (log Σ exp b − mean · b) + λ_b/2 ‖b‖², with probabilities."""
+    K = len(mean)
+
+    def risk(b: np.ndarray) -> tuple:
+        top = np.max(b)
+        p = np.exp(b - top)
+        value = total * (top + np.log(np.sum(p)) - mean @ b) + problem.lambda_b / 2 * b @ b
+        p /= np.sum(p)
+        slope = total * (p - mean) + problem.lambda_b * b
+        return value, slope, total * (np.diag(p) - np.outer(p, p)) + problem.lambda_b * np.eye(K)
+
+    b = np.zeros(K)
+    if problem.bias_kind == "free":
+        b = np.log(mean)
+    if problem.bias_kind == "regularised":
+        b = newton(risk, np.log(np.maximum(mean, 1e-3 / K)), np.full(K, 3.0), np.zeros(K, bool))
+    p = np.exp(b - np.max(b))
+    return float(risk(b)[0]), b, p / np.sum(p)
+
+
+def collapse(problem: Problem) -> Prediction:
+    """Whether the minimiser is the zero point, and then its value and bias."""
+    value, b, reach = at_zero(problem)
+    c, thresholds = decay_scale(problem), {TOTAL: reach}
+    if near(c, reach):
+        return Prediction(value=value if c >= reach else None, thresholds=thresholds)
+    if c < reach:
+        return Prediction(degenerate=False, thresholds=thresholds)
+    return Prediction(value=value, degenerate=True, thresholds=thresholds, **known_bias(problem, b))
