@@ -144,6 +144,11 @@ class Reduced:
         return right.astype(self.weights.dtype)[:, :, None]
 
     @property
+    def masses(self) -> Any:
+        """Sums (M, 1, L) of the rows of targets; one of labels."""
+        return 1.0 if self.group_labels is not None else self.rows.sum(axis=1, keepdims=True)
+
+    @property
     def groups_are_classes(self) -> bool:
         """Whether each class has one group, in order."""
         return self.group_labels == range(self.num_classes)

@@ -60,7 +60,7 @@ def informed_start(reduced: Reduced) -> Start:
     at_zero = zeros(reduced, reduced.num_classes, reduced.num_groups) + best_b[:, None]  # (K, M, L)
     pull = -(reduced.weights[None] * slopes(at_zero, reduced)).swapaxes(0, 1) / roots  # (M, K, L)
 
-    centred = targets - roots * rows.sum(axis=1, keepdims=True) / reduced.num_classes
+    centred = targets - roots * reduced.masses / reduced.num_classes
     frames = xp.stack([centred, targets, pull])  # (3, M, K, L)
     lowered = xp.stack([xp.zeros_like(price), xp.zeros_like(price), price])  # (3, L)
     biases = xp.stack([xp.zeros_like(best_b), xp.zeros_like(best_b), best_b])  # (3, K, L)
