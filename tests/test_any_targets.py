@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose
 
 import ufm
 from ufm.metrics.decisions import hits
+from ufm.minima import proximal_newton
+from ufm.minima.rows import rows_of
 from ufm.model.problem import as_classes
 
 SOFT = [(0.7, 0.3, 0, 0), (0.1, 0.2, 0.3, 0.4), (0, 0, 1, 0), (0, 0.5, 0, 0.5), (0.25, 0.25, 0.25, 0.25)]
@@ -90,6 +92,29 @@ def test_regression_thresholds_the_spectrum_of_its_targets(decays, value, alive)
     )
     collapse = ufm.measure_regression(best.params.H, Y, best.params.A, gamma=price**2)
     assert max(collapse[:3]) < 1e-20 or alive < 3
+
+
+@pytest.mark.parametrize("bias", [{"bias": False}, {"lambda_b": 1e-3}, {}])
+def test_one_hot_rows_keep_the_digits_of_labels(bias):
+    words = {"dim": 4, "lambda_A": 1e-11, "lambda_H": 1e-11, **bias}
+    labels = ufm.minimize(ufm.Problem(num_classes=4, per_class=2, class_weights=[3] * 4, **words))
+    heavy = ufm.Targets(3 * np.eye(4)[::-1], 2)  # in another order, and with a mass for a weight
+    best = ufm.minimize(ufm.Problem(targets=heavy, **words))
+    twice = ufm.Problem(targets=ufm.Targets(np.tile(np.eye(4), (2, 1)), 1, weights=[1] * 4 + [3] * 4), **words)
+    assert labels.certified
+    assert best.certified
+    assert ufm.minimize(twice).certified
+    assert_allclose(best.value, labels.value, rtol=1e-12)
+    assert_allclose(ufm.lower_bound(best.problem, best.params), labels.value, rtol=1e-8)
+
+
+def test_an_output_that_no_row_wants_has_a_bias_with_decay():
+    problem = posed([(0.5, 0.5, 0), (0.2, 0.8, 0)], (2, 1), lambda_b=0.01)
+    ended = proximal_newton.solve(rows_of(problem))
+    assert ended.status.ok
+    assert ended.gap <= 1e-10 * ended.value
+    nearly = ufm.minimize(posed([(0.5, 0.5, 1e-12), (0.2, 0.8, 1e-12)], (2, 1), lambda_b=0.01))
+    assert_allclose(ended.value, nearly.value, rtol=1e-10)
 
 
 @pytest.mark.parametrize("dim", [1, 2])

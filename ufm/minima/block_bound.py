@@ -100,8 +100,7 @@ class _Dual(NamedTuple):
         conjugates = blocks.conjugates(right, wrong).value
         sizes = np.abs(conjugates) + np.abs(right) * (1.0 + np.abs(here.right))
         sizes = sizes + np.sum(blocks.alike * np.abs(wrong) * (1.0 + np.abs(here.wrong)), axis=1)
-        if not blocks.keeps_digits:
-            sizes = sizes + 1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1))
+        sizes = sizes + blocks.lost * (1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1)))
         taken = scale**2 * self.cost
         found = -float(blocks.shares @ conjugates) - taken - allowance() * (float(blocks.shares @ sizes) + taken)
         return found if found == found else -np.inf

@@ -169,9 +169,9 @@ class Blocks:
         return bool(facts_of(self.loss).ignores_shift)
 
     @ft.cached_property
-    def keeps_digits(self) -> bool:
-        """Whether the loss does."""
-        return bool(facts_of(self.loss).keeps_digits)
+    def lost(self) -> Float[np.ndarray, " G"]:
+        """How much of each row's target its loss and conjugate add up, and lose digits of: none, or one's."""
+        return np.full(self.num_sizes, 0.0 if facts_of(self.loss).keeps_digits else 1.0)
 
     def beta(self, b: Any) -> Any:
         """The bias in units of F."""

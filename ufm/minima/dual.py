@@ -26,7 +26,7 @@ from ufm._core.precision import allowance
 from ufm.minima.bias import best_bias
 from ufm.minima.reduction import LaneParams, Reduced
 from ufm.minima.streamed_bound import Dual, norm_bound
-from ufm.model.losses import declares, facts_of, per_sample, per_sample_conjugate, per_sample_slope
+from ufm.model.losses import declares, mass_losing_digits, per_sample, per_sample_conjugate, per_sample_slope
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
 SHIFTS = 3  # of slopes, to zero: where they are far off, what the first leaves is rounding of what it takes
@@ -161,7 +161,4 @@ def _conjugates(lane, scale, slopes, logits, targets, infima):
         between = scale * at_slope - (1.0 - scale) * infima
         found = xp.where(scale <= 1.0, between, xp.inf)
     sizes = xp.abs(found) + scale * (xp.abs(slopes) * (1.0 + xp.abs(logits))).sum(axis=0)
-    facts, rows = facts_of(loss), lane.group_labels is None
-    if facts.keeps_digits and not (rows and facts.conjugate_on_simplex):  # a row's own entropy has digits of order one
-        return found, sizes
-    return found, sizes + 1.0 + xp.abs(logits).max(axis=0)
+    return found, sizes + mass_losing_digits(loss, targets) * (1.0 + xp.abs(logits).max(axis=0))

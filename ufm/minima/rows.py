@@ -22,11 +22,13 @@ from ufm.minima.symmetry import relaxed
 from ufm.model.losses import (
     SizeConjugate,
     SizeLoss,
-    facts_of,
+    losing_digits,
+    mass_losing_digits,
     per_sample_conjugate,
 )
 from ufm.model.problem import Problem
 
+LEAST_SHARE = 1e-3  # of the mean: of an output that few rows want or none, where a bias with decay is first
 MOST_HELD = 2**25  # numbers of a matrix, of which there are some ten
 
 
@@ -51,23 +53,27 @@ class RowBlocks(Blocks):
         return np.arange(self.num_sizes), np.argmax(self.rows, axis=1)
 
     @ft.cached_property
-    def keeps_digits(self) -> bool:
-        """Not of cross-entropies: a row's own entropy has digits of order one."""
-        facts = facts_of(self.loss)
-        return bool(facts.keeps_digits and not facts.conjugate_on_simplex)
+    def lost(self) -> Float[np.ndarray, " M"]:
+        """None of a one-hot row where the loss loses none of a label."""
+        return np.broadcast_to(mass_losing_digits(self.loss, self.rows.T), self.num_sizes)
 
     @ft.cached_property
     def first_bias(self) -> Float[np.ndarray, " K"]:
-        """Logarithms of shares where targets are probabilities, else zero."""
+        """Logarithms of shares where targets are probabilities, else zero.
+
+        A bias with decay stays finite where no row wants its output.
+        """
         if not self.ignores_shift:
             return np.zeros(self.num_classes)
-        logs = np.log(self.omega @ self.rows)
+        shares = self.omega @ self.rows
+        least = LEAST_SHARE * np.mean(shares) if self.bias_kind == "regularised" else 0.0
+        logs = np.log(np.maximum(shares, least))
         return logs - np.mean(logs)
 
     @ft.cached_property
     def cancelled(self) -> float:
         """That of the targets, which are taken off."""
-        return float(np.linalg.norm(self.slope_scale * self.rows))
+        return float(np.linalg.norm(self.slope_scale * losing_digits(self.loss, self.rows.T).T))
 
     def _columns_of(self, right, wrong):
         """Logits or slopes (K, M) of the right one and the others."""

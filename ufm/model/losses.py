@@ -876,6 +876,29 @@ def infima(loss: Any, rows: Float[Array, "K N"]) -> Any:
     return xp.broadcast_to(xp.asarray(infimum(loss, rows.shape[0]), rows.dtype), rows.shape[1:])
 
 
+def losing_digits(loss: Any, rows: Float[Array, "K N"]) -> Any:
+    """Entries of rows that loss and conjugate add up and lose digits of, others being zero.
+
+    Where a loss on the simplex keeps the digits of labels these are all but the largest of each row, as its entropy
+    vanishes with them; else all.
+    """
+    facts = facts_of(loss)
+    if not (facts.keeps_digits and facts.conjugate_on_simplex):
+        return rows
+    return namespace(rows).where(one_hot(rows, rows.argmax(axis=0), bool), 0.0, rows)
+
+
+def mass_losing_digits(loss: Any, targets: Int[Array, " N"] | Float[Array, "K N"]) -> Any:
+    """How much of each target a conjugate adds up and loses digits of (N,), or a number for all; that of a label is 1.
+
+    Rounding is that of so much, times what logits are.
+    """
+    facts = facts_of(loss)
+    if are_rows(targets) and facts.conjugate_on_simplex:
+        return losing_digits(loss, targets).sum(axis=0)
+    return 0.0 if facts.keeps_digits else 1.0
+
+
 def curvature_of_shifts(
     loss: Any, logits: Float[Array, "K N"], targets: Any, weights: Float[Array, " N"]
 ) -> Float[Array, "K K"]:
