@@ -15,7 +15,7 @@ import ufm
 from ufm.metrics.decisions import hits
 from ufm.minima import proximal_newton
 from ufm.minima.rows import rows_of
-from ufm.model.problem import as_classes
+from ufm.model.problem import as_classes, relaxed_rank
 
 SOFT = [(0.7, 0.3, 0, 0), (0.1, 0.2, 0.3, 0.4), (0, 0, 1, 0), (0, 0.5, 0, 0.5), (0.25, 0.25, 0.25, 0.25)]
 MIXED = [
@@ -44,6 +44,15 @@ def test_soft_targets_have_the_minimum_of_an_independent_solver(bias, value):
     best = ufm.minimize(posed(**bias))
     assert best.certified
     assert_allclose(best.value, value, atol=1e-12)
+
+
+def test_a_free_bias_spares_real_targets_no_output():
+    # centred targets of many groups still have K directions, where those of as many groups as outputs have K − 1
+    fewer = posed(REAL, (1, 2, 1, 3, 1, 2), loss=ufm.SquaredError(), lambda_A=0.02, lambda_H=0.005, dim=2)
+    assert relaxed_rank(fewer) == 3
+    assert ufm.verify(fewer).holds
+    labels = ufm.Problem(num_classes=4, per_class=2, dim=4, loss=ufm.SquaredError())
+    assert relaxed_rank(labels) == relaxed_rank(ufm.Problem(num_classes=4, per_class=2, dim=4, bias=False)) == 3
 
 
 @pytest.mark.parametrize("loss", [ufm.CrossEntropy(), ufm.SquaredError()])

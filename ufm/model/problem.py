@@ -385,12 +385,9 @@ def _decay(name: str, value: Any) -> float:
 
 def relaxed_rank(problem: Problem) -> int:
     """Dimensions from which the convex relaxation over H Aᵀ is attained: d at least this, and no bad minimum exists."""
-    facts = facts_of(problem.loss)
-    unshifted = facts.convex and facts.ignores_shift
-    of_outputs = problem.num_classes - bool(unshifted or problem.bias_kind == "free")
-    if problem.targets is None:
-        return of_outputs
-    return min(problem.num_groups - (problem.bias_kind == "free"), of_outputs)
+    facts, free = facts_of(problem.loss), problem.bias_kind == "free"
+    of_outputs = problem.num_classes - bool(facts.convex and facts.ignores_shift)
+    return min(problem.num_groups - free, of_outputs)
 
 
 def told(problem: Problem, groups: Any) -> Any:
