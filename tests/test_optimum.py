@@ -530,3 +530,9 @@ def test_every_problem_of_a_list_is_bounded_before_any_is_solved(monkeypatch):
     monkeypatch.setattr(optimum, "minimize_all", None)
     with pytest.raises(ValueError, match="lambda_A = 0"):
         ufm.minimize([problem(), problem(lambda_A=0.0)])
+
+
+def test_newtons_method_that_does_not_end_early_leaves_no_worse_point_behind():
+    decays = {"lambda_A": 4.2578607572144036e-07, "lambda_H": 0.0, "features": ufm.Ball(2.0), "bias": False}
+    problem = ufm.Problem(num_classes=4, dim=6, per_class=(3, 1, 5, 3), loss=ufm.SquaredError(), **decays)
+    assert ufm.minimize(problem).certified

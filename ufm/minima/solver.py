@@ -85,8 +85,12 @@ def minimize(
         if until > used and task.waiting:
             _run(task._replace(max_steps=until - used), places)
             used = until
+            reached = found.x.copy(), found.value.copy()
             polished(EARLY_SIZE, False)
-            task.waiting.extend(_unfinished(found, used) if used < max_steps else ())
+            left = _unfinished(found, used)
+            if used < at_once:  # Newton's method may end in a valley along which L-BFGS is slow
+                found.x[:, left], found.value[left] = reached[0][:, left], reached[1][left]
+            task.waiting.extend(left if used < max_steps else ())
     compiled = bool(task.waiting)
     if compiled:
         width = width_of(len(task.waiting), held)
