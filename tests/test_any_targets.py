@@ -316,6 +316,14 @@ def test_one_output_is_a_regression():
     assert best.params.A.shape == (1, 6)
 
 
+def test_label_smoothing_wants_an_output_that_no_row_does():
+    best = ufm.minimize(posed([(0.5, 0.5, 0.0), (1.0, 0.0, 0.0)], [2, 3], loss=ufm.LabelSmoothing(0.1)))
+    assert best.certified
+    assert np.all(np.isfinite(best.b))
+    with pytest.raises(ValueError, match="is zero"):
+        posed([(0.5, 0.5, 0.0), (1.0, 0.0, 0.0)], [2, 3], loss=ufm.LabelSmoothing(0.0))
+
+
 def test_one_group_is_told_by_a_free_bias():
     best = ufm.minimize(posed([(1.0, 2.0, -3.0)], [5], loss=ufm.SquaredError()))
     assert best.certified

@@ -61,13 +61,12 @@ class RowBlocks(Blocks):
     def first_bias(self) -> Float[np.ndarray, " K"]:
         """Logarithms of shares where targets are probabilities, else zero.
 
-        A bias with decay stays finite where no row wants its output.
+        A bias stays finite where no row wants its output.
         """
         if not self.ignores_shift:
             return np.zeros(self.num_classes)
         shares = self.omega @ self.rows
-        least = LEAST_SHARE * np.mean(shares) if self.bias_kind == "regularised" else 0.0
-        logs = np.log(np.maximum(shares, least))
+        logs = np.log(np.maximum(shares, LEAST_SHARE * np.mean(shares)))
         return logs - np.mean(logs)
 
     @ft.cached_property

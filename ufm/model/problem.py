@@ -106,7 +106,7 @@ class Problem:
             _check_factor(factor)
         set_field(self, "bias_kind", ("regularised" if self.lambda_b > 0 else "free") if self.bias else "none")
         if self.targets is not None:
-            check_for(self.targets, facts_of(self.loss), self.bias_kind)
+            check_for(self.targets, self.loss, self.bias_kind)
 
     def _take_targets(self) -> None:
         """Outputs and samples from the targets, where nothing else names them."""

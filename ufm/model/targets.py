@@ -17,6 +17,7 @@ from ufm._core.distinct import distinct_rows
 from ufm._core.precision import is_traced
 from ufm._core.pytree import pytree, set_field, static
 from ufm._core.repr import call, fields_of
+from ufm.model.losses import facts_of, simplex_targets
 
 MOST_SAMPLES = 2**53  # that a float64 counts
 
@@ -187,27 +188,29 @@ def check_probabilities(targets: Targets) -> None:
         )
 
 
-def check_columns(targets: Targets) -> None:
-    """Refuse an output that no group wants, under a cross-entropy with a free bias.
+def check_columns(targets: Targets, loss: Any) -> None:
+    """Refuse an output that no group wants, under a cross-entropy with a free bias; label smoothing wants each.
 
     Raises:
         ValueError: naming the first such column.
     """
     unwanted = ~np.any(np.asarray(targets.rows) != 0, axis=0)
     if np.any(unwanted):
-        output = int(np.argmax(unwanted))
+        output, one = int(np.argmax(unwanted)), np.asarray(targets.rows)[:1].T
+        if is_traced(loss) or np.any(simplex_targets(loss, one, one)[output] > 0):
+            return
         raise ValueError(
             f"targets.rows[:, {output}] is zero: no sample wants that output, so a cross-entropy falls as its free "
             "bias goes to −∞, and no minimum is attained; leave the column out, or use lambda_b > 0 or bias=False"
         )
 
 
-def check_for(targets: Targets, facts: Any, bias_kind: str) -> None:
+def check_for(targets: Targets, loss: Any, bias_kind: str) -> None:
     """Refuse targets that a loss can't be told, by its facts, or with which no minimum is attained."""
-    if facts.conjugate_on_simplex and not is_traced(targets):
+    if facts_of(loss).conjugate_on_simplex and not is_traced(targets):
         check_probabilities(targets)
         if bias_kind == "free":
-            check_columns(targets)
+            check_columns(targets, loss)
 
 
 def counts_of(name: str, value: Any, num_groups: int) -> tuple[int, ...]:
