@@ -30,7 +30,7 @@ from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
 from ufm.minima.lane_objective import objective, plain_objective, unfold
 from ufm.minima.moments import thresholded
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, zeros
-from ufm.minima.rows import factors_of, params_of, rows_of
+from ufm.minima.rows import params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
@@ -273,7 +273,7 @@ def _on_rows(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum
 
     def solved():
         found = proximal_newton.solve(blocks, tol=SOLVED * tol, max_steps=max_steps)
-        return found, *factors_of(problem, blocks, found.point)
+        return found, *sectors_of(problem, blocks, np.arange(blocks.num_sizes), found.point)
 
     def finished(factors):
         params = params_of(problem, factors)

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.minima.block_bound import RANK_CUT
-from ufm.minima.blocks import BlockPoint, Blocks
+from ufm.minima.blocks import Blocks
 from ufm.minima.reduction import LaneParams, least_dim, merged_groups
 from ufm.minima.sectors import Sectors
 from ufm.minima.symmetry import relaxed
@@ -115,18 +114,7 @@ def rows_of(problem: Problem) -> RowBlocks:
     )
 
 
-def factors_of(problem: Problem, blocks: RowBlocks, point: BlockPoint) -> tuple[Sectors, int]:
-    """Balanced factors of a point, and how many dimensions they need."""
-    X, singular, Vt = np.linalg.svd(point.C, full_matrices=False)
-    alive = singular > RANK_CUT * np.max(singular)
-    ratio, split = (problem.lambda_A / problem.lambda_H) ** 0.25, np.sqrt(singular[alive])
-    none = np.zeros(blocks.num_sizes)
-    H = ratio * X[:, alive] * split / np.sqrt(blocks.counts)[:, None]
-    found = Sectors(np.arange(blocks.num_sizes), H, Vt[alive].T * split / ratio, none, none, point.b)
-    return found, int(np.count_nonzero(alive))
-
-
 def params_of(problem: Problem, found: Sectors) -> LaneParams:
-    """The same as group means, classifier and bias in the dimension of the reduced problem."""
+    """Factors without standard sectors as group means, classifier and bias in the dimension of the reduced problem."""
     missing = ((0, 0), (0, least_dim(problem) - found.trivial_A.shape[1]))
     return LaneParams(np.pad(found.trivial_H, missing), np.pad(found.trivial_A, missing), found.b)

@@ -85,7 +85,7 @@ def sectors_of(
 
     λ_H Σ n_k ‖μ_k‖² = λ_A ‖A‖² in each singular direction, so that weight decay is c times the nuclear norm.
     """
-    X, singular, Vt = np.linalg.svd(point.C)
+    X, singular, Vt = np.linalg.svd(point.C, full_matrices=False)
     roots = np.sqrt(blocks.counts)
     standard = np.where(blocks.several, roots * np.abs(point.u), 0.0)
     cut = RANK_CUT * max(float(np.max(singular)), float(np.max(standard)))
