@@ -301,6 +301,38 @@ def test_near_the_jump_both_minima_are_told():
         assert found.value - found.lower_bound <= 1e-12 * found.value
 
 
+def along(problem, x):
+    """Balanced factors of singular values x along the axes, of targets diag(s)/√π, as `objective` takes them."""
+    L, N = len(problem.decays), np.sum(problem.counts)
+    scale = geometric_mean(np.array([N * problem.decays[0], *problem.decays[1:]]))
+    parts = [np.diag(np.sqrt(scale / decay) * x ** (1 / L)) for decay in problem.decays]
+    return np.concatenate([part.ravel() for part in parts])
+
+
+@pytest.mark.parametrize("factors", [3, 4, 5])
+def test_local_minima_are_the_largest_directions_alone_and_no_other_choice(factors):
+    s, price = np.array([1.0, 0.8, 0.62]), 0.95 * fold_price(factors) * 0.62 ** (2 - 2 / factors)
+    problem = posed([price / 3] + [price] * (factors - 1), np.sqrt(3) * np.diag(s), [1] * 3, [3] * (factors - 1))
+    found = minimum(problem)
+    assert found.branches.metastable.any()
+    assert found.local_values.shape == (4,)
+    for chosen in ([], [0], [0, 1], [0, 1, 2], [1], [2], [0, 2], [1, 2]):
+        x = np.where(np.isin(range(3), chosen), found.branches.x, 0.0)
+        at_it = along(problem, x)
+        value, gradient = objective(problem, at_it)
+        assert np.max(np.abs(gradient)) < 1e-12
+        steps = 1e-5 * np.eye(len(at_it))
+        hessian = [objective(problem, at_it + e)[1] - objective(problem, at_it - e)[1] for e in steps]
+        least = np.min(np.linalg.eigvalsh(np.array(hessian) / 2e-5))
+        if chosen == list(range(len(chosen))):
+            assert least > -1e-8
+            assert_allclose(value, found.local_values[len(chosen)], rtol=1e-12)
+        else:
+            assert least < -1e-3
+    assert_allclose(found.value, min(found.local_values), rtol=1e-12)
+    assert_allclose(found.local_values[0], np.sum(s**2) / 2, rtol=1e-12)
+
+
 def test_decays_whose_product_overflows_have_a_mean():
     assert geometric_mean(np.array([1e100] * 12)) == pytest.approx(1e100, rel=1e-15)
     assert geometric_mean(np.array([1e-100] * 6 + [1e100] * 6)) == pytest.approx(1.0, rel=1e-14)

@@ -13,8 +13,13 @@ Both are equalities at Z = (T − T̄) V diag(x/s) Vᵀ and balanced factors, λ
 
 and, where the narrowest factor has r < min(M, K) columns, the r largest s_i only, which gain most: what a direction
 gains rises with s. The value is its own lower bound, up to rounding; it rises with every s, so that s less its rounding
-gives one. L = 2 is soft thresholding, x = (s − C)₊ (Andriopoulos et al. 2024). A million samples cost their K × K
-moments, by passes over blocks of groups on all cores.
+gives one. L = 2 is soft thresholding, x = (s − C)₊ (Andriopoulos et al. 2024).
+
+For L ≥ 3 the k largest directions alone are a local minimum for every k from zero on, as long as each of them has one.
+No other choice is: a dead direction of larger s' takes the place of a living one of s, downhill, through features and
+classifier, where the decay's C + x^{2−2/L} = s x^{1−2/L} meets the slope s' x^{1−2/L}.
+
+A million samples cost their K × K moments, by passes over blocks of groups on all cores.
 """
 
 from collections.abc import Sequence
@@ -48,6 +53,9 @@ class Minimum(NamedTuple):
         lower_bound: a number that the objective is nowhere below.
         branches: both minima along each direction of the targets, largest first, in units of the weight.
         lives: (min(M, K),) which directions do.
+        local_values: of all local minima, by how many of the largest directions live, from none: the first is that of
+            the zero point; of two factors only the global one's. Where s are equal, other choices of as many are as
+            good.
         price: C over the weight.
     """
 
@@ -57,6 +65,7 @@ class Minimum(NamedTuple):
     lower_bound: float
     branches: Branches
     lives: np.ndarray
+    local_values: np.ndarray
     price: float
 
     @property
@@ -103,7 +112,16 @@ def minimum(posed: Posed) -> Minimum:
     surely = np.maximum(s - allowance() * (np.linalg.norm(s) + np.linalg.norm(mean)), 0.0)
     least = np.where(has_room, branches(surely, price, factors=L).least, 0.5 * surely**2)
     bound = (1.0 - allowance()) * posed.weight * float(np.sum(least))
-    return Minimum(Factors(H, W, A, mean), value, grad_norm, bound, found, lives, price)
+    factors, values = Factors(H, W, A, mean), posed.weight * _local_values(found, has_room, L)
+    return Minimum(factors, value, grad_norm, bound, found, lives, values, price)
+
+
+def _local_values(found: Branches, has_room: np.ndarray, factors: int) -> np.ndarray:
+    """Of weight one: none of the largest directions live, one, … all that can; a dead one costs the zero point's."""
+    there = has_room & (found.x > 0)
+    gains = (found.at_zero - np.where(there, found.value, found.at_zero))[there]
+    values = np.sum(found.at_zero) - np.concatenate([[0.0], np.cumsum(gains)])
+    return values if factors > 2 else values[-1:]
 
 
 def _balanced(s, V, x, scale, decays, columns):
