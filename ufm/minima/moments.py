@@ -1,6 +1,6 @@
 """Problems that mean and covariance of their targets solve: squared error of linear factors, without any iteration."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,14 +41,13 @@ def thresholded(problem: Problem) -> Thresholded:
 
 
 def posed(problem: Problem) -> Posed:
-    """A problem that `has_moments`, as arrays."""
-    targets: Any = problem.targets
-    factors = problem.factors()
+    """The same as arrays; class labels are targets too, the rows of the identity."""
+    targets, factors = problem.targets, problem.factors()
     return Posed(
-        rows=np.asarray(targets.rows),
+        rows=np.eye(problem.num_classes) if targets is None else np.asarray(targets.rows),
         counts=problem.group_counts,
-        weight=float(np.asarray(targets.weights)[0]),
-        decays=[factor.decay for factor in factors],
+        weight=float(np.asarray(problem.group_weights)[0]),
+        decays=[float(factor.decay) for factor in factors],
         columns=[factor.shape[1] for factor in factors[1:]],
         free_bias=problem.bias_kind == "free",
     )
