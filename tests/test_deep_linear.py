@@ -1,7 +1,10 @@
 """Squared error of linear factors, by singular values: reference values, other solvers, bounds and both minima."""
 
 import decimal
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import scipy.optimize
@@ -10,16 +13,44 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from ufm._core.thresholding import branches, fold_price, geometric_mean, jump_price, least_size
-from ufm.minima.deep_linear import Posed, at, minimum
+from ufm.minima.deep_linear import Posed, at, minima
 
 REAL = [(1, 0.2, 0), (-1, 0.4, 0.3), (0.5, -2, 0.1), (0, 1, -0.4), (2, 1, 0.2), (-1.5, 0, 0)]
 COUNTS = (1, 2, 1, 3, 1, 2)
 
 
+class One(NamedTuple):
+    """A problem as its arrays."""
+
+    rows: np.ndarray
+    counts: np.ndarray
+    weight: float
+    decays: list[float]
+    columns: list[int]
+    free_bias: bool
+
+
 def posed(decays, rows=REAL, counts=COUNTS, columns=None, weight=1.0, free_bias=False):
     """A problem, of columns enough unless it says how many."""
     columns = [6] * (len(decays) - 1) if columns is None else columns
-    return Posed(np.array(rows, float), np.array(counts), weight, list(decays), columns, free_bias)
+    return One(np.array(rows, float), np.array(counts), weight, list(decays), columns, free_bias)
+
+
+def together(*problems):
+    """Problems of one shape side by side."""
+    rows, counts, weights, decays = (np.stack(each) for each in list(zip(*problems, strict=True))[:4])
+    return Posed(rows, counts, weights, decays, tuple(problems[0].columns), problems[0].free_bias)
+
+
+def minimum(problem):
+    """What is found of a problem alone."""
+    return of_lane(minima(together(problem)), 0)
+
+
+def of_lane(found, lane):
+    """Of problems side by side, one."""
+    scalars = {"jump": found.jump[lane], "fold": found.fold[lane]}
+    return SimpleNamespace(**jax.tree.map(lambda leaf: leaf[lane], found)._asdict(), **scalars)
 
 
 def shapes_of(problem):
@@ -168,7 +199,8 @@ def test_value_and_slope_are_those_of_all_samples(problem, seed):
     (M, K), (d, *inner) = problem.rows.shape, problem.columns
     to_H, b = random.normal(size=(K, d)), random.normal(size=K) * problem.free_bias
     *W, A = (random.normal(size=shape) for shape in shapes_of(problem)[1:])
-    H, value, slope = at(problem, to_H, tuple(W), A, b)
+    factors = to_H[None], tuple(layer[None] for layer in W), A[None], b[None]
+    (H,), (value,), (slope,) = at(together(problem), *factors)
     assert_allclose(H, (problem.rows - b) @ to_H)
     x = np.concatenate([*(part.ravel() for part in (H, *W, A)), *[b] * problem.free_bias])
     expected, gradient = objective(problem, x)
@@ -288,6 +320,32 @@ def test_equal_directions_and_none():
     assert_allclose(constant.factors.b, 1.0)
 
 
+@pytest.mark.parametrize("factors", [2, 3, 5])
+@pytest.mark.parametrize("free_bias", [False, True])
+def test_problems_side_by_side_are_those_alone(factors, free_bias):
+    random = np.random.default_rng(factors)
+    many = [
+        posed(
+            10.0 ** random.uniform(-4, -1, factors),
+            random.normal(size=(5, 3)) * 10.0 ** random.uniform(-2, 2),
+            random.integers(1, 9, 5),
+            [4, 2, 6, 3][: factors - 1],
+            random.uniform(0.5, 2.0),
+            free_bias,
+        )
+        for _ in range(20)
+    ]
+    found = minima(together(*many))
+    for lane, problem in enumerate(many):
+        here, alone = of_lane(found, lane), minimum(problem)
+        assert_allclose(here.value, alone.value, rtol=1e-14)
+        assert_allclose(here.lower_bound, alone.lower_bound, rtol=1e-13)
+        assert here.lives.tolist() == alone.lives.tolist()
+        assert_allclose(here.branches.x, alone.branches.x, rtol=1e-13)
+        for one, other in zip(jax.tree.leaves(here.factors), jax.tree.leaves(alone.factors), strict=True):
+            assert_allclose(one, other, atol=1e-12)
+
+
 def test_near_the_jump_both_minima_are_told():
     rows, L = np.diag([1.0, 2.0]), 4
     jump = jump_price(L) * (1 / np.sqrt(2)) ** (2 - 2 / L)  # of the smaller one, s = 1/√2
@@ -336,7 +394,7 @@ def test_local_minima_are_the_largest_directions_alone_and_no_other_choice(facto
 def test_decays_whose_product_overflows_have_a_mean():
     assert geometric_mean(np.array([1e100] * 12)) == pytest.approx(1e100, rel=1e-15)
     assert geometric_mean(np.array([1e-100] * 6 + [1e100] * 6)) == pytest.approx(1.0, rel=1e-14)
-    assert geometric_mean(np.array([4.0, 9.0])) == 6.0
+    assert geometric_mean(np.array([[4.0, 9.0], [1.0, 16.0]])).tolist() == [6.0, 4.0]
 
 
 def test_many_samples_cost_passes_over_blocks():

@@ -12,7 +12,7 @@ minimum too, strictly, and κ_* < κ_f: between them the other minimum is metast
 with s, by x.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from ufm._core.arrays import silent
 
 MOST_STEPS = 64  # of Newton; only next to the fold, a double root, are more than eight needed
+ROUNDED = 4 * float(np.finfo(float).eps)  # relative step that is none
 
 
 class Branches(NamedTuple):
@@ -55,8 +56,8 @@ class Branches(NamedTuple):
         return np.minimum(self.value, self.at_zero)
 
 
-def branches(s: Float[np.ndarray, "..."], price: float, *, factors: int) -> Branches:
-    """Both minima at s ≥ 0, any shape, for C = `price` > 0 and L = `factors`; to rounding, at any scale of either."""
+def branches(s: Float[np.ndarray, "*shape"], price: float | np.ndarray, *, factors: int) -> Branches:
+    """Both minima at s ≥ 0, for C = `price` > 0, which broadcasts with s, and L = `factors`; at any scale."""
     p, top = 1.0 - 2.0 / factors, _top(factors)
     with silent():
         kappa = np.where(s > 0, price * s ** (2.0 / factors) / s**2, np.inf)
@@ -68,16 +69,20 @@ def branches(s: Float[np.ndarray, "..."], price: float, *, factors: int) -> Bran
 
 
 def _rising_root(kappa, p, top):
-    """The u ≤ top with u (1−u)^p = κ: by Newton from κ, which is below it as, by concavity, every step is."""
-    u = kappa
+    """The u ≤ top with u (1−u)^p = κ: by Newton from κ, which is below it as, by concavity, every step is.
+
+    An entry that has arrived stays, so that it does not depend on which others are found beside it.
+    """
+    if p == 0:
+        return kappa
+    u, moving = kappa, kappa > 0
     for _ in range(MOST_STEPS):
-        curved = 1.0 - (1.0 + p) * u
-        step = (kappa / (1.0 - np.minimum(u, top)) ** p if p else kappa) - u
-        step = step * (1.0 - u) / np.where(curved > 0, curved, np.inf)
-        new = np.clip(u + step, kappa, top)
-        moved, u = np.abs(new - u), new
-        if np.all(moved <= 4 * np.finfo(float).eps * u):
+        curved = np.maximum(1.0 - (1.0 + p) * u, 1e-16)
+        new = np.clip(u + (kappa / (1.0 - u) ** p - u) * (1.0 - u) / curved, kappa, top)
+        moving &= np.abs(new - u) > ROUNDED * u
+        if not moving.any():
             break
+        u = np.where(moving, new, u)
     return u
 
 
@@ -96,13 +101,14 @@ def jump_price(factors: int) -> float:
     return (1.0 - 1.0 / (factors - 1)) ** (1.0 - 2.0 / factors) / (factors - 1)
 
 
-def least_size(price: float, relative: float, *, factors: int) -> float:
+def least_size(price: Any, relative: float, *, factors: int) -> Any:
     """The s at which C s^{2/L−2} is a relative price: of the jump, those larger live, and of the fold, they might."""
     return (price / relative) ** (factors / (2.0 * factors - 2.0))
 
 
-def geometric_mean(numbers: Float[np.ndarray, " L"]) -> float:
-    """Of positive numbers, to rounding, though their product may overflow."""
+def geometric_mean(numbers: Float[np.ndarray, "*shape L"]) -> Any:
+    """Of positive numbers along the last axis, to rounding, though their product may overflow."""
     mantissas, exponents = np.frexp(np.asarray(numbers, np.float64))
-    whole, rest = divmod(int(np.sum(exponents)), len(mantissas))
-    return float(np.ldexp((np.prod(mantissas) * 2.0**rest) ** (1.0 / len(mantissas)), whole))
+    L = mantissas.shape[-1]
+    whole, rest = np.divmod(exponents.sum(axis=-1), L)
+    return np.ldexp((mantissas.prod(axis=-1) * np.ldexp(1.0, rest)) ** (1.0 / L), whole)

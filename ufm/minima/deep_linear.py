@@ -22,20 +22,39 @@ classifier, where the decay's C + x^{2−2/L} = s x^{1−2/L} meets the slope s'
 A million samples cost their K × K moments, by passes over blocks of groups on all cores.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
-from ufm._core.linalg import ROWS_AT_ONCE, triangle
+from ufm._core.linalg import ROWS_AT_ONCE
 from ufm._core.precision import allowance
 from ufm._core.side_by_side import side_by_side
 from ufm._core.thresholding import Branches, branches, fold_price, geometric_mean, jump_price, least_size
 
 
+class Posed(NamedTuple):
+    """P problems of one shape, each with one weight.
+
+    Attributes:
+        rows: of targets.
+        counts: samples of each group.
+        weights: of each problem's samples.
+        decays: of all L factors in the order in which they multiply: features, hidden layers, classifier.
+        columns: of the L − 1 factors after the features, in order: d, and the widths.
+        free_bias: whether there is a bias.
+    """
+
+    rows: Float[np.ndarray, "P M K"]
+    counts: Real[np.ndarray, "P M"]
+    weights: Float[np.ndarray, " P"]
+    decays: Float[np.ndarray, "P L"]
+    columns: tuple[int, ...]
+    free_bias: bool
+
+
 class Factors(NamedTuple):
-    """Group means H (M, r_0), hidden layers W_j (r_{j+1}, r_j), classifier A (K, r_last), bias b (K,)."""
+    """Group means H (P, M, r_0), hidden layers W_j (P, r_{j+1}, r_j), classifier A (P, K, r_last), bias b (P, K)."""
 
     H: np.ndarray
     W: tuple[np.ndarray, ...]
@@ -43,97 +62,88 @@ class Factors(NamedTuple):
     b: np.ndarray
 
 
-class Minimum(NamedTuple):
-    """The global minimum.
+class Minima(NamedTuple):
+    """The global minima of P problems.
 
     Attributes:
         factors: balanced, in as many coordinates as their columns can use, r_j = min(columns, M, K).
-        value: of the objective there.
-        grad_norm: of the gradient there, of the problem as posed: with a row of H for each sample.
-        lower_bound: a number that the objective is nowhere below.
-        branches: both minima along each direction of the targets, largest first, in units of the weight.
-        lives: (min(M, K),) which directions do.
-        local_values: of all local minima, by how many of the largest directions live, from none: the first is that of
-            the zero point; of two factors only the global one's. Where s are equal, other choices of as many are as
-            good.
-        price: C over the weight.
+        value: (P,) of the objective there.
+        grad_norm: (P,) of the gradient there, of the problem as posed: with a row of H for each sample.
+        lower_bound: (P,) numbers that the objectives are nowhere below.
+        branches: (P, min(M, K)) both minima along each direction of the targets, largest first, of weight one.
+        lives: (P, min(M, K)) which directions do.
+        local_values: (P, min(columns, M, K) + 1) of the local minima in which none of the directions lives, the largest
+            one, the two largest, …; infinite where this is none. The first is the zero point's, the least the value.
+        price: (P,) C over the weight.
     """
 
     factors: Factors
-    value: float
-    grad_norm: float
-    lower_bound: float
+    value: np.ndarray
+    grad_norm: np.ndarray
+    lower_bound: np.ndarray
     branches: Branches
     lives: np.ndarray
     local_values: np.ndarray
-    price: float
+    price: np.ndarray
 
     @property
-    def jump(self) -> float:
-        """The s of a direction above which it lives, if there is room for it."""
+    def jump(self) -> np.ndarray:
+        """(P,) s of a direction above which it lives, if there is room for it."""
         L = 2 + len(self.factors.W)
         return least_size(self.price, jump_price(L), factors=L)
 
     @property
-    def fold(self) -> float:
-        """The s above which a direction has a local minimum away from zero: metastable up to the jump."""
+    def fold(self) -> np.ndarray:
+        """(P,) s above which a direction has a local minimum away from zero: metastable up to the jump."""
         L = 2 + len(self.factors.W)
         return least_size(self.price, fold_price(L), factors=L)
 
 
-class Posed(NamedTuple):
-    """A problem: targets (M, K), counts (M,), one weight, decays of all L factors in order, bias or none.
-
-    `columns` are the numbers of columns of all factors but the features, in order: d, and the widths.
-    """
-
-    rows: Float[np.ndarray, "M K"]
-    counts: Int[np.ndarray, " M"]
-    weight: float
-    decays: Sequence[float]
-    columns: Sequence[int]
-    free_bias: bool
-
-
-def minimum(posed: Posed) -> Minimum:
-    """The global minimum, in float64, its lower bound and how it comes about."""
-    N, L = int(np.sum(posed.counts)), len(posed.decays)
-    shares = posed.counts / N
-    mean = shares @ posed.rows if posed.free_bias else np.zeros(posed.rows.shape[1])
+def minima(posed: Posed) -> Minima:
+    """The global minima, in float64, lower bounds of them, and how they come about."""
+    (P, _, K), L = posed.rows.shape, posed.decays.shape[1]
+    N = posed.counts.sum(axis=1, dtype=np.float64)
+    shares = posed.counts / N[:, None]
+    mean = (shares[:, None] @ posed.rows)[:, 0] if posed.free_bias else np.zeros((P, K))
     s, V = _spectrum(posed.rows, np.sqrt(shares), mean)
-    decays = np.array([N * posed.decays[0], *posed.decays[1:]])  # of the features weighted by shares
+    decays = np.concatenate([N[:, None] * posed.decays[:, :1], posed.decays[:, 1:]], axis=1)  # of Π^{1/2}H
     scale = geometric_mean(decays)
-    price, has_room = scale / posed.weight, np.arange(len(s)) < min(posed.columns)
-    found = branches(s, price, factors=L)
+    price, has_room = scale / posed.weights, np.arange(s.shape[1]) < min(posed.columns)
+    found = branches(s, price[:, None], factors=L)
     lives = found.lives & has_room
-    to_H, W, A = _balanced(s, V, np.where(lives, found.x, 0.0), scale, decays, posed.columns)
+    to_H, W, A = _balanced(s, V, np.where(lives, found.x, 0.0), scale[:, None] / decays, posed.columns)
     H, value, grad_norm = at(posed, to_H, W, A, mean)
     # singular values are found to rounding of the largest and of the mean
-    surely = np.maximum(s - allowance() * (np.linalg.norm(s) + np.linalg.norm(mean)), 0.0)
-    least = np.where(has_room, branches(surely, price, factors=L).least, 0.5 * surely**2)
-    bound = (1.0 - allowance()) * posed.weight * float(np.sum(least))
-    factors, values = Factors(H, W, A, mean), posed.weight * _local_values(found, has_room, L)
-    return Minimum(factors, value, grad_norm, bound, found, lives, values, price)
+    size = np.linalg.norm(s, axis=1, keepdims=True) + np.linalg.norm(mean, axis=1, keepdims=True)
+    surely = np.maximum(s - allowance() * size, 0.0)
+    least = np.where(has_room, branches(surely, price[:, None], factors=L).least, 0.5 * surely**2)
+    bound = (1.0 - allowance()) * posed.weights * np.sum(least, axis=1)
+    values = posed.weights[:, None] * _local_values(found, min(*posed.columns, s.shape[1]), L)
+    return Minima(Factors(H, W, A, mean), value, grad_norm, bound, found, lives, values, price)
 
 
-def _local_values(found: Branches, has_room: np.ndarray, factors: int) -> np.ndarray:
-    """Of weight one: none of the largest directions live, one, … all that can; a dead one costs the zero point's."""
-    there = has_room & (found.x > 0)
-    gains = (found.at_zero - np.where(there, found.value, found.at_zero))[there]
-    values = np.sum(found.at_zero) - np.concatenate([[0.0], np.cumsum(gains)])
-    return values if factors > 2 else values[-1:]
+def _local_values(found: Branches, room: int, factors: int) -> np.ndarray:
+    """(P, room + 1) of weight one, by how many of the largest directions live; dead ones are as at the zero point."""
+    there = found.x[:, :room] > 0
+    gains = np.where(there, found.at_zero[:, :room] - found.value[:, :room], -np.inf)
+    none = np.zeros((len(gains), 1))
+    values = np.sum(found.at_zero, axis=1, keepdims=True) - np.concatenate([none, np.cumsum(gains, axis=1)], axis=1)
+    if factors > 2:
+        return values
+    return np.where(np.arange(room + 1) == np.sum(there, axis=1, keepdims=True), values, np.inf)
 
 
-def _balanced(s, V, x, scale, decays, columns):
-    """What maps targets to features (K, r_0), hidden layers, and classifier, of singular values √(C x^{2/L}/λ_j).
+def _balanced(s, V, x, ratios, columns):
+    """What maps targets to features (P, K, r_0), hidden layers, and classifier.
 
-    `scale` is C; the features' are those of Π^{1/2}H.
+    Factor j has singular values √(ratio x^{2/L}), with C/λ_j for ratios; the features' are those of Π^{1/2}H.
     """
-    sizes = [min(number, len(s)) for number in columns]
-    values = [np.sqrt(scale / decay) * x ** (1.0 / len(decays)) for decay in decays]
-    to_H = V * (values[0] / np.where(x > 0, s, 1.0))
-    W = tuple(np.diag(v)[:rows, :cols] for v, cols, rows in zip(values[1:-1], sizes, sizes[1:], strict=False))
-    return to_H[:, : sizes[0]], W, (V * values[-1])[:, : sizes[-1]]
+    L, sizes = ratios.shape[1], [min(number, s.shape[1]) for number in columns]
+    values = np.sqrt(ratios)[:, :, None] * (x ** (1.0 / L))[:, None]
+    to_H = V * (values[:, 0] / np.where(x > 0, s, 1.0))[:, None]
+    shapes = zip(sizes[1:], sizes, strict=False)
+    W = tuple(np.eye(*shape) * values[:, 1 + j, None, : shape[1]] for j, shape in enumerate(shapes))
+    return to_H[:, :, : sizes[0]], W, (V * values[:, -1, None])[:, :, : sizes[-1]]
 
 
 def _blocks(rows: int) -> list[slice]:
@@ -141,46 +151,58 @@ def _blocks(rows: int) -> list[slice]:
 
 
 def _spectrum(T, roots, mean):
-    """Singular values (K' ≤ K,) and right singular vectors (K, K') of the centred rows, each times its root."""
+    """Singular values (P, K' ≤ K) and right singular vectors (P, K, K') of the centred rows, each times its root."""
+    M, K = T.shape[1:]
+
+    def weighted(block):
+        return roots[:, block, None] * (T[:, block] - mean[:, None])
 
     def of(block):
-        return np.linalg.qr(roots[block, None] * (T[block] - mean), mode="r")
+        return np.linalg.qr(weighted(block), mode="r")
 
-    triangles = np.concatenate(list(side_by_side(of, _blocks(len(T)))))
-    _, s, Vt = np.linalg.svd(triangle(triangles), full_matrices=False)
-    return s, Vt.T
+    short = M <= 2 * K
+    whole = weighted(slice(None)) if short else np.concatenate(list(side_by_side(of, _blocks(M))), axis=1)
+    _, s, Vt = np.linalg.svd(whole if whole.shape[1] <= 2 * K else np.linalg.qr(whole, mode="r"), full_matrices=False)
+    return s, Vt.swapaxes(1, 2)
 
 
-def at(posed: Posed, to_H: Any, W: tuple, A: Any, b: Any) -> tuple[np.ndarray, float, float]:
-    """Group means (T − b) to_H, the objective there, and the norm of its gradient.
+def at(posed: Posed, to_H: Any, W: tuple, A: Any, b: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Group means (T − b) to_H, the objective there, and the norm of its gradient, of each problem.
 
     A sample's gradient is the n_m-th part of its group's.
     """
-    T, decay, weight = posed.rows, posed.decays[0], posed.weight / np.sum(posed.counts)
-    H, layers = np.empty((len(T), to_H.shape[1])), (*W, A)
-    product = _product(layers, to_H.shape[1])
+    T, decay, layers = posed.rows, posed.decays[:, :1, None], (*W, A)
+    weight = (posed.weights / posed.counts.sum(axis=1))[:, None, None]
+    before = [None]  # the product of layers before each, None of the identity
+    for layer in layers:
+        before.append(_times(layer, before[-1]))
+    product, shift = before.pop(), b[:, None]
+    H = np.empty((*T.shape[:2], to_H.shape[2]))
 
     def of(block):
-        mine, n = (T[block] - b) @ to_H, posed.counts[block, None]
-        H[block] = mine
-        residual = mine @ product.T + b - T[block]
-        slopes = residual * (weight * n)
-        twice = np.vdot(slopes, residual) + decay * np.vdot(n * mine, mine)
-        squares = np.sum((slopes @ product + decay * n * mine) ** 2 / n)
-        return twice, squares, slopes.T @ mine, slopes.sum(axis=0)
+        n = posed.counts[:, block, None]
+        mine = H[:, block] = (T[:, block] - shift) @ to_H
+        residual = mine @ product.swapaxes(1, 2) + shift - T[:, block]
+        slopes, decayed = residual * (weight * n), decay * n * mine
+        twice = _dot(slopes, residual) + _dot(decayed, mine)
+        along_H = slopes @ product + decayed
+        return twice, _dot(along_H, along_H / n), slopes.swapaxes(1, 2) @ mine, slopes.sum(axis=1)
 
-    twice, squares, along_product, along_b = map(sum, zip(*side_by_side(of, _blocks(len(T))), strict=True))
-    for j, (layer, decay_of_it) in enumerate(zip(layers, posed.decays[1:], strict=True)):
-        after, before = _product(layers[j + 1 :], layer.shape[0]), _product(layers[:j], to_H.shape[1])
-        twice += decay_of_it * np.sum(layer**2)
-        squares += np.sum((after.T @ along_product @ before.T + decay_of_it * layer) ** 2)
-    squares += posed.free_bias * np.sum(along_b**2)
-    return H, 0.5 * float(twice), float(np.sqrt(squares))
+    twice, squares, along, along_b = map(sum, zip(*side_by_side(of, _blocks(T.shape[1])), strict=True))
+    squares += posed.free_bias * np.sum(along_b**2, axis=1)
+    # `along` is that of the product of all layers from j on
+    for j, layer in reversed(list(enumerate(layers))):
+        mine = along if before[j] is None else along @ before[j].swapaxes(1, 2)
+        decayed = posed.decays[:, 1 + j, None, None] * layer
+        mine, along = mine + decayed, layer.swapaxes(1, 2) @ along
+        twice, squares = twice + _dot(decayed, layer), squares + _dot(mine, mine)
+    return H, 0.5 * twice, np.sqrt(squares)
 
 
-def _product(layers, size):
-    """… W_2 W_1 of layers in the order in which they are applied; of none the identity."""
-    product = np.eye(size)
-    for layer in layers:
-        product = layer @ product
-    return product
+def _times(layer, before):
+    return layer if before is None else layer @ before
+
+
+def _dot(X, Y):
+    """(P,) inner products of matrices."""
+    return np.einsum("pij,pij->p", X, Y)

@@ -1,14 +1,19 @@
 """Problems that mean and covariance of their targets solve: squared error of linear factors, without any iteration."""
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufm.minima.deep_linear import Posed, minimum
+from ufm._core.arrays import silent
+from ufm._core.blas import one_thread
+from ufm.minima.deep_linear import Posed, minima
 from ufm.minima.reduction import LaneParams
 from ufm.minima.symmetry import unbound
 from ufm.model.losses import SquaredError, is_one_of
 from ufm.model.problem import Problem
+
+HELD_TOGETHER = 2**18  # numbers of the targets of problems side by side
 
 
 class Thresholded(NamedTuple):
@@ -32,22 +37,39 @@ def has_moments(problem: Problem) -> bool:
     return problem.bias_kind != "regularised" and bool(np.ptp(problem.group_weights) == 0)
 
 
-def thresholded(problem: Problem) -> Thresholded:
-    """The minimum of a problem that `has_moments`; in NumPy float64, and passes over blocks of groups on all cores."""
-    found = minimum(posed(problem))
-    H, _, A, b = found.factors
-    alive = int(np.count_nonzero(found.lives))
-    return Thresholded(LaneParams(H, A, b), found.value, found.grad_norm, found.lower_bound, alive)
+def stacking_key(problem: Problem) -> Any:
+    """What problems that have moments must share to be solved side by side."""
+    columns = tuple(factor.shape[1] for factor in problem.factors()[1:])
+    return problem.num_groups, problem.num_classes, columns, problem.bias_kind
 
 
-def posed(problem: Problem) -> Posed:
+def thresholded(problems: Sequence[Problem]) -> Iterator[Thresholded]:
+    """Minima of problems of one `stacking_key` that have moments, in order, by passes over blocks on all cores."""
+    together = max(1, HELD_TOGETHER // (problems[0].num_groups * problems[0].num_classes))
+    for first in range(0, len(problems), together):
+        with one_thread(), silent():
+            found = minima(posed(problems[first : first + together]))
+        alive = np.count_nonzero(found.lives, axis=1)
+        H, _, A, b = found.factors
+        for each in zip(H, A, b, found.value, found.grad_norm, found.lower_bound, alive, strict=True):
+            params, (value, grad_norm, lower_bound, living) = LaneParams(*each[:3]), map(float, each[3:])
+            yield Thresholded(params, value, grad_norm, lower_bound, int(living))
+
+
+def posed(problems: Sequence[Problem]) -> Posed:
     """The same as arrays; class labels are targets too, the rows of the identity."""
-    targets, factors = problem.targets, problem.factors()
+    _, K, columns, bias_kind = stacking_key(problems[0])
     return Posed(
-        rows=np.eye(problem.num_classes) if targets is None else np.asarray(targets.rows),
-        counts=problem.group_counts,
-        weight=float(np.asarray(problem.group_weights)[0]),
-        decays=[float(factor.decay) for factor in factors],
-        columns=[factor.shape[1] for factor in factors[1:]],
-        free_bias=problem.bias_kind == "free",
+        rows=_stacked(np.eye(K) if p.targets is None else np.asarray(p.targets.rows) for p in problems),
+        counts=_stacked(p.group_counts for p in problems),
+        weights=np.array([float(np.asarray(p.group_weights)[0]) for p in problems]),
+        decays=np.array([[float(factor.decay) for factor in p.factors()] for p in problems]),
+        columns=columns,
+        free_bias=bias_kind == "free",
     )
+
+
+def _stacked(arrays: Any) -> np.ndarray:
+    """Side by side; one alone isn't copied, since it may be large."""
+    first, *others = arrays
+    return np.stack([first, *others]) if others else first[None]

@@ -5,7 +5,7 @@ import dataclasses
 import functools as ft
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -28,7 +28,7 @@ from ufm.minima import proximal_newton, quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
 from ufm.minima.lane_objective import objective, plain_objective, unfold
-from ufm.minima.moments import thresholded
+from ufm.minima.moments import Thresholded, thresholded
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, zeros
 from ufm.minima.rows import factors_of, params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
@@ -234,11 +234,11 @@ def minimize_all(
         raise ValueError("problems: all of one shape and kind are needed")
     heard = advanced or (lambda ended: None)
     found: list[Optimum | None] = [None] * len(problems)
-    ways = {Way.ON_SIZES: _on_sizes, Way.ON_MOMENTS: _on_moments, Way.ON_ROWS: _on_rows}
-    alone = ways.get(way_of(problems[0], len(problems)))
-    if alone is not None:
-        for index, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
-            found[index] = alone(problem, seed, tol, max_steps)
+    ways = {Way.ON_SIZES: _one_by_one(_on_sizes), Way.ON_MOMENTS: _on_moments, Way.ON_ROWS: _one_by_one(_on_rows)}
+    without_lanes = ways.get(way_of(problems[0], len(problems)))
+    if without_lanes is not None:
+        for index, best in enumerate(without_lanes(problems, seeds, tol, max_steps)):
+            found[index] = best
             heard(index + 1)
     left = [index for index, best in enumerate(found) if best is None]
     if left:
@@ -246,6 +246,11 @@ def minimize_all(
         found = [best or ended.pop(0) for best in found]
     pairs: Any = zip(found, posed, strict=True)
     return [best if best.problem is problem else dataclasses.replace(best, problem=problem) for best, problem in pairs]
+
+
+def _one_by_one(solve):
+    """A way of one problem as a way of several."""
+    return lambda problems, seeds, *options: (solve(*each, *options) for each in zip(problems, seeds, strict=True))
 
 
 def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
@@ -316,11 +321,16 @@ def _in_logits(problem, seed, tol, blocks, solved, finished) -> Optimum | None:
     )
 
 
-def _on_moments(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum:
-    """The minimum of a squared error by mean and covariance of its targets."""
+def _on_moments(problems: list[Problem], seeds: list[int], tol: float, max_steps: int) -> Iterator[Optimum]:
+    """The minima of squared errors by mean and covariance of their targets."""
+    for problem, seed, found in zip(problems, seeds, thresholded(problems), strict=True):
+        yield _of_moments(problem, seed, tol, found)
+
+
+def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded) -> Optimum:
+    """The optimum of a problem that was solved so."""
     check()
     with one_thread(), silent():
-        found = thresholded(problem)
         counts = problem.group_counts.astype(np.float64)
         measured = numbers(of_group_means(found.params.H, counts, found.params.A, found.params.b, None))
     certified = relative_gap(problem, found.value, found.lower_bound) <= tol
