@@ -9,13 +9,13 @@ from ufm._core.linalg import right_svd
 from ufm._core.thresholding import Branches, branches, fold_price, geometric_mean, jump_price, least_size
 from ufm.model.constraints import Free
 from ufm.model.losses import SquaredError
-from ufm.model.problem import Problem, class_means
+from ufm.model.problem import Problem, class_means, relaxed_rank
 from ufm.theory._groups import groups_of, in_units
 from ufm.theory.formulas import WITHIN, distance_to_gram, is_about, known_bias, near, same_weights
 from ufm.theory.registry import Check, Found, Prediction, theorem
 
 JUMP = "C = (N λ_H Π λ_W λ_A)^{1/L} at which the largest direction jumps to zero: total collapse"
-ALL = "C up to which all directions live"
+LAST = "C up to which all directions live for which there is room"
 FOLD = "C from which the zero point is the only local minimum"
 
 
@@ -214,7 +214,7 @@ def deep_regression(problem: Problem) -> Prediction:
     found = directions(problem)
     known: dict[str, Any] = {
         "value": found.value,
-        "thresholds": _thresholds(found),
+        "thresholds": _thresholds(found, relaxed_rank(problem)),
         **known_bias(problem, found.mean),
     }
     if not found.is_clear:
@@ -222,12 +222,12 @@ def deep_regression(problem: Problem) -> Prediction:
     return Prediction(degenerate=not np.any(found.alive), **_shape(problem, found), **known)
 
 
-def _thresholds(found: Directions) -> dict[str, float]:
-    """Values of C: of the jump and the fold of the largest direction, and of the jump of the smallest with room."""
-    L, r = found.depth, min(found.room, len(found.s))
+def _thresholds(found: Directions, rank: int) -> dict[str, float]:
+    """Values of C: of the jump and the fold of the largest direction, and of the jump of the last with room."""
+    L, r = found.depth, max(min(found.room, rank), 1)
     unit = found.weight * found.s ** (2.0 - 2.0 / L)
     jumps, folds = jump_price(L) * unit, fold_price(L) * unit
-    return {JUMP: float(jumps[0]), ALL: float(jumps[r - 1]), FOLD: float(folds[0])}
+    return {JUMP: float(jumps[0]), LAST: float(jumps[r - 1]), FOLD: float(folds[0])}
 
 
 def _shape(problem: Problem, found: Directions) -> dict[str, Any]:
@@ -276,7 +276,10 @@ def deep_linear_frame(problem: Problem) -> Prediction:
     c = geometric_mean(decays * [n, *[1] * (L - 1)])
     both = branches(np.ones(1), K * c / w, factors=L)
     value = float(w / K * (r * both.least[0] + (R - r) / 2))
-    thresholds = {"c = (n Π λ)^{1/L} at total collapse": float(w * jump_price(L) / K)}
+    thresholds = {
+        "c = (n Π λ)^{1/L} at total collapse": float(w * jump_price(L) / K),
+        "c from which the zero point is the only local minimum": float(w * fold_price(L) / K),
+    }
     known: dict[str, Any] = {"value": value, "thresholds": thresholds}
     known |= known_bias(problem, np.full(K, 1 / K))
     if near(K * c / w, jump_price(L)):
