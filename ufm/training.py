@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._core import archive
-from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, numeric, room_for, shown
+from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, room_for, shown
 from ufm._core.identity import ByContent
 from ufm._core.interrupts import Pace, Threads, check, interruptible
 from ufm._core.precision import DTYPES, in_precision
@@ -327,7 +327,7 @@ def _given(problem, params, seed, batched) -> Columns:
     """Somebody's parameters where their shapes are the problem's, with H in columns."""
     if not batched:
         return columns(problem.check_params(params))
-    *stacked, b = (numeric(f"params.{name}", leaf) for name, leaf in problem.parts_of(params).items())
+    *stacked, b = problem.parts_of(params).values()
     lengths, wanted = {leaf.shape[:1] for leaf in (*stacked, b)}, np.shape(seed) or stacked[0].shape[:1]
     if lengths != {wanted}:
         raise ValueError(f"params with leading axes of {sorted(lengths)}: {wanted}, one entry a seed, are needed")

@@ -327,8 +327,7 @@ class Problem:
         Raises:
             ValueError: naming the parameter that has another shape or no real numbers, with what is needed.
         """
-        parts, factors = self.parts_of(params), self.factors()
-        checked = {name: numeric(f"params.{name}", part) for name, part in parts.items()}
+        checked, factors = self.parts_of(params), self.factors()
         shapes = [factor.shape for factor in factors] + [(self.num_classes,)]
         for (name, part), shape in zip(checked.items(), shapes, strict=True):
             if part.shape != shape:
@@ -337,10 +336,10 @@ class Problem:
         return assembled(factors, matrices, b, Params)
 
     def parts_of(self, params: Any) -> dict[str, Any]:
-        """What is given for each factor, in their order, and for b: by name, whatever the shapes.
+        """What is given for each factor, in their order, and for b: arrays by name, whatever their shapes.
 
         Raises:
-            ValueError: where there are more or fewer than the problem has.
+            ValueError: where there are more or fewer than the problem has, or one holds no real numbers.
         """
         parts = tuple(instance("params", params, (tuple, list), "ufm.Params(H, A, b)"))
         if len(parts) not in (3, 4):
@@ -349,7 +348,8 @@ class Problem:
         if not isinstance(given.W, tuple | list) or len(given.W) != count:
             needed = f"{count} matrices, one a hidden layer," if count else "(), since there are no hidden layers,"
             raise ValueError(f"params.W = {shown(given.W)}: {needed} {'are' if count else 'is'} needed")
-        return {**{factor.name: factor.of(given) for factor in self.factors()}, "b": given.b}
+        parts = {**{factor.name: factor.of(given) for factor in self.factors()}, "b": given.b}
+        return {name: numeric(f"params.{name}", part) for name, part in parts.items()}
 
     def finite_params(self, params: Params) -> Params:
         """`params` in float64, refused where one is NaN or infinite."""
