@@ -121,13 +121,15 @@ TABLE = {
     "Problem": Call(
         ufm.Problem,
         {"num_classes": 3, "dim": 4, "per_class": 5, "loss": ufm.CrossEntropy(), "lambda_A": 1e-2, "lambda_H": 1e-2}
-        | {"lambda_b": 0.0, "bias": True, "class_weights": None, "targets": None, **FREE},
+        | {"lambda_b": 0.0, "bias": True, "class_weights": None, "targets": None, **FREE}
+        | {"widths": (5,), "lambda_W": 1e-2, "activation": "linear"},
         dict.fromkeys(("lambda_A", "lambda_H", "lambda_b"), AT_LEAST_0)
-        | {"bias": TRUE, "class_weights": NONE, "targets": NONE},
+        | {"bias": TRUE, "class_weights": NONE, "targets": NONE, "lambda_W": AT_LEAST_0 | NONE},
     ),
     "Problem.init": Call(problem().init, {"seed": 0, "scale": 1.0}, {"seed": SEED, "scale": AT_LEAST_0}),
     "Problem.objective": Call(problem().objective, {"params": PARAMS}),
     "Problem.check_params": Call(problem().check_params, {"params": PARAMS}),
+    "Problem.parts_of": Call(problem().parts_of, {"params": PARAMS}),
     "Problem.finite_params": Call(problem().finite_params, {"params": PARAMS}),
     "Targets": Call(
         ufm.Targets, {"rows": [[1, 2, 3]], "counts": [2], "weights": [1.0]}, {"rows": NESTED, "weights": NONE}
@@ -263,9 +265,17 @@ TABLE = {
     ),
     "theory.registry.theorem": Call(
         register,
-        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len, "any_targets": False},
+        {
+            "name": "a",
+            "paper": "b",
+            "assumes": "c",
+            "applies": len,
+            "checks": len,
+            "any_targets": False,
+            "any_depth": False,
+        },
         dict.fromkeys(("name", "paper", "assumes"), NAME)
-        | {"applies": FUNCTION, "checks": FUNCTION, "any_targets": TRUE},
+        | {"applies": FUNCTION, "checks": FUNCTION, "any_targets": TRUE, "any_depth": TRUE},
     ),
 }
 

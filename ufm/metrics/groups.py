@@ -14,8 +14,8 @@ def of_group_columns(
     H: Float[Array, "d N"],
     labels: Int[Array, " N"],
     num_groups: int,
-    A: Float[Array, "K d"],
-    b: Float[Array, " K"],
+    A: Float[Array, "K d"] | None,
+    b: Float[Array, " K"] | None,
     told: Float[Array, "K N"] | None,
 ) -> Metrics:
     """Metrics of features in columns; in their namespace, traceable.
@@ -24,12 +24,14 @@ def of_group_columns(
         H: features.
         labels: the group of each sample.
         num_groups: how many there are.
-        A: classifier.
-        b: bias.
+        A: classifier; None where another layer's features are what it reads.
+        b: its bias.
         told: probabilities that samples are told, for the accuracy; None where targets are no such thing.
     """
     about, spreads = passes_of_columns(H, labels, num_groups, None, None)
-    accuracy = None if told is None else namespace(H).mean(hits(A @ H + b[:, None], told).astype(H.dtype))
+    accuracy = None
+    if told is not None and A is not None and b is not None:
+        accuracy = namespace(H).mean(hits(A @ H + b[:, None], told).astype(H.dtype))
     return of_groups(about, spreads, A, accuracy)
 
 

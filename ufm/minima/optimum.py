@@ -497,7 +497,9 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
 
 
 def _check_bounded(problem: Problem) -> None:
-    """Refuse a factor that can grow without end."""
+    """Refuse a factor that can grow without end, and hidden layers, which are only trained so far."""
+    if problem.widths:
+        raise ValueError(f"widths = {problem.widths}: hidden layers are not minimised over yet; ufm.train trains them")
     for factor in problem.factors():
         if not factor.bounded:
             raise ValueError(
