@@ -173,9 +173,9 @@ def at(posed: Posed, to_H: Any, W: tuple, A: Any, b: Any) -> tuple[np.ndarray, n
     """
     T, decay, layers = posed.rows, posed.decays[:, :1, None], (*W, A)
     weight = (posed.weights / posed.counts.sum(axis=1))[:, None, None]
-    before = [None]  # the product of layers before each, None of the identity
+    before: list[Any] = [np.eye(to_H.shape[2])[None]]  # the product of all layers before each
     for layer in layers:
-        before.append(_times(layer, before[-1]))
+        before.append(layer @ before[-1])
     product, shift = before.pop(), b[:, None]
     H = np.empty((*T.shape[:2], to_H.shape[2]))
 
@@ -192,15 +192,11 @@ def at(posed: Posed, to_H: Any, W: tuple, A: Any, b: Any) -> tuple[np.ndarray, n
     squares += posed.free_bias * np.sum(along_b**2, axis=1)
     # `along` is that of the product of all layers from j on
     for j, layer in reversed(list(enumerate(layers))):
-        mine = along if before[j] is None else along @ before[j].swapaxes(1, 2)
         decayed = posed.decays[:, 1 + j, None, None] * layer
-        mine, along = mine + decayed, layer.swapaxes(1, 2) @ along
+        mine = along @ before[j].swapaxes(1, 2) + decayed
+        along = layer.swapaxes(1, 2) @ along
         twice, squares = twice + _dot(decayed, layer), squares + _dot(mine, mine)
-    return H, 0.5 * twice, np.sqrt(squares)
-
-
-def _times(layer, before):
-    return layer if before is None else layer @ before
+    return H, np.asarray(0.5 * twice), np.sqrt(squares)
 
 
 def _dot(X, Y):

@@ -9,8 +9,8 @@ from ufm._core.linalg import right_svd
 from ufm._core.thresholding import Branches, branches, fold_price, geometric_mean, jump_price, least_size
 from ufm.model.constraints import Free
 from ufm.model.losses import SquaredError
-from ufm.model.problem import Problem, class_means, relaxed_rank
-from ufm.theory._groups import groups_of, in_units
+from ufm.model.problem import Problem, class_means
+from ufm.theory._groups import ZERO, groups_of, in_units
 from ufm.theory.formulas import WITHIN, distance_to_gram, is_about, known_bias, near, same_weights
 from ufm.theory.registry import Check, Found, Prediction, theorem
 
@@ -91,7 +91,7 @@ def directions(problem: Problem) -> Directions:
 
 def _applies(problem: Problem) -> bool:
     """Whether layers are linear, at least one hidden, and everything is free and decayed."""
-    if len(problem.factors()) < 3 or problem.activation != "linear":
+    if not problem.widths or problem.activation != "linear":
         return False
     free = is_about(problem, SquaredError, features=Free, classifier=Free)
     decayed = all(factor.decay > 0 for factor in problem.factors())
@@ -192,6 +192,7 @@ def _features(problem: Problem, theirs: Directions, product: np.ndarray) -> np.n
     applies=_applies,
     checks=_checks,
     any_targets=True,
+    any_depth=True,
 )
 def deep_regression(problem: Problem) -> Prediction:
     """Value, singular values of all layers, and Grams: a direction of the targets lives where it gains by a jump.
@@ -214,7 +215,7 @@ def deep_regression(problem: Problem) -> Prediction:
     found = directions(problem)
     known: dict[str, Any] = {
         "value": found.value,
-        "thresholds": _thresholds(found, relaxed_rank(problem)),
+        "thresholds": _thresholds(found),
         **known_bias(problem, found.mean),
     }
     if not found.is_clear:
@@ -222,9 +223,10 @@ def deep_regression(problem: Problem) -> Prediction:
     return Prediction(degenerate=not np.any(found.alive), **_shape(problem, found), **known)
 
 
-def _thresholds(found: Directions, rank: int) -> dict[str, float]:
+def _thresholds(found: Directions) -> dict[str, float]:
     """Values of C: of the jump and the fold of the largest direction, and of the jump of the last with room."""
-    L, r = found.depth, max(min(found.room, rank), 1)
+    L, there = found.depth, np.count_nonzero(found.s > ZERO * found.s[0])
+    r = max(min(found.room, there), 1)
     unit = found.weight * found.s ** (2.0 - 2.0 / L)
     jumps, folds = jump_price(L) * unit, fold_price(L) * unit
     return {JUMP: float(jumps[0]), LAST: float(jumps[r - 1]), FOLD: float(folds[0])}
@@ -255,6 +257,7 @@ def _is_balanced(problem: Problem) -> bool:
     paper="Dang et al. 2023",
     assumes="squared error, linear hidden layers, balanced classes, weight decay on every factor, no or a free bias",
     applies=_is_balanced,
+    any_depth=True,
 )
 def deep_linear_frame(problem: Problem) -> Prediction:
     """Value, norms and one frame in all layers: orthogonal without bias, a simplex ETF with a free one.
