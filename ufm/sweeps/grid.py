@@ -85,8 +85,9 @@ def sweep(
         xarray.Dataset over the swept names. For `minimize`: value, lower_bound, gap, grad_norm, steps, starts,
         agreed, status, certified, degenerate, and the fields of `ufm.Metrics`. For training: loss and the metrics over
         `snapshot`, whose coordinate `step` counts steps, and status; NaN after a divergence. Where a point has hidden
-        layers, metrics of each are beside them: `layer_nc1` and so on over `layer`, NaN where it has fewer. Whole numbers and status
-        are −1 where a point is not done; what the numbers of status mean stands in its `flag_meanings`.
+        layers, metrics of each are beside them: `layer_nc1` and so on over `layer`, NaN where it has fewer. Whole
+        numbers and status are −1 where a point is not done; what the numbers of status mean stands in its
+        `flag_meanings`.
 
     Raises:
         ValueError: for a name that does not exist, with those that do; for a value that a problem refuses; where the
