@@ -20,7 +20,8 @@ from ufm.metrics.groups import of_group_columns
 from ufm.metrics.measurement import measure
 from ufm.minima.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.minima.optimum import Optimum, minimize
-from ufm.model.params import Params
+from ufm.model.layers import layers
+from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_classes, class_means, told, with_values
 from ufm.theory import applicable
 from ufm.theory.formulas import distance_to_gram
@@ -244,13 +245,14 @@ def _of_run(run: Run) -> Found:
 
 
 def _measured(problem: Problem, params: Params) -> Metrics:
-    """Metrics of samples by their groups; where these are no classes, the classifier is another matter."""
+    """Metrics of what the classifier reads, by groups; where these are no classes, the classifier is another matter."""
+    X = layers(problem.activation, columns(params))[-1]
     if as_classes(problem).targets is None:
-        return measure(params.H, problem.labels, params.A, params.b)
+        return measure(X.T, problem.labels, params.A, params.b)
     labels, bias = problem.labels, params.b if problem.bias else np.zeros_like(params.b)
     wanted = None if problem.probabilities is None else np.asarray(told(problem, labels))
     with silent(), one_thread():
-        return numbers(of_group_columns(params.H.T, labels, problem.num_groups, params.A, bias, wanted))
+        return numbers(of_group_columns(X, labels, problem.num_groups, params.A, bias, wanted))
 
 
 def _minimum(problem: Problem) -> Found:

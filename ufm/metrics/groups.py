@@ -15,7 +15,7 @@ def of_group_columns(
     labels: Int[Array, " N"],
     num_groups: int,
     A: Float[Array, "K d"] | None,
-    b: Float[Array, " K"] | None,
+    b: Float[Array, " K"],
     told: Float[Array, "K N"] | None,
 ) -> Metrics:
     """Metrics of features in columns; in their namespace, traceable.
@@ -30,7 +30,7 @@ def of_group_columns(
     """
     about, spreads = passes_of_columns(H, labels, num_groups, None, None)
     accuracy = None
-    if told is not None and A is not None and b is not None:
+    if told is not None and A is not None:
         accuracy = namespace(H).mean(hits(A @ H + b[:, None], told).astype(H.dtype))
     return of_groups(about, spreads, A, accuracy)
 
@@ -38,18 +38,19 @@ def of_group_columns(
 def of_group_means(
     means: Float[Array, "groups d"],
     count: Float[Array, " groups"],
-    A: Float[Array, "K d"],
+    A: Float[Array, "K d"] | None,
     b: Float[Array, " K"],
     told: Float[Array, "K groups"] | None,
 ) -> Metrics:
     """The same of features that have collapsed to their groups' means: none is spread about these."""
-    xp, accuracy = namespace(means, count, A, b), None
-    zero = xp.zeros_like(count[0])
-    if told is not None:
-        accuracy = xp.sum(xp.where(hits(A @ means.T + b[:, None], told), count, 0.0)) / xp.sum(count)
+    xp, zero = namespace(means, count, A, b), namespace(count).zeros_like(count[0])
     values = {"nc1": zero, "trace_ratio": zero, "equinorm": relative_spread(_norms_about_their_mean(means))}
-    values["equinorm_A"] = relative_spread(norm(A * power_of_two(A), axis=1))
-    return Metrics(**{**dict.fromkeys(Metrics._fields), **values, "accuracy": accuracy})
+    if A is not None:
+        values["equinorm_A"] = relative_spread(norm(A * power_of_two(A), axis=1))
+        if told is not None:
+            right = xp.where(hits(A @ means.T + b[:, None], told), count, 0.0)
+            values["accuracy"] = xp.sum(right) / xp.sum(count)
+    return Metrics(**{**dict.fromkeys(Metrics._fields), **values})
 
 
 def _norms_about_their_mean(means):

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 
 from ufm._core.arrays import Array, namespace
 from ufm.metrics.decisions import Rule, decide
-from ufm.metrics.definitions import LONG_NAMES, Metrics, of_columns
-from ufm.metrics.groups import of_group_columns
+from ufm.metrics.definitions import LONG_NAMES, Metrics, of_columns, of_means
+from ufm.metrics.groups import of_group_columns, of_group_means
 from ufm.metrics.passes import first_pass
 
 
@@ -36,16 +36,27 @@ class Network(NamedTuple):
 
 
 def of_layers(
-    features: Sequence[Float[Array, "width N"]], labels: Int[Array, " N"], num_classes: int, network: Network
+    features: Sequence[Float[Array, "width N"]],
+    labels: Int[Array, " N"],
+    num_classes: int,
+    network: Network,
+    counts: Float[Array, " K"] | None = None,
 ) -> list[Metrics]:
-    """Metrics of each layer's features, in columns; in their namespace, traceable."""
+    """Metrics of each layer's features, in columns; in their namespace, traceable.
+
+    With `counts` the columns are the means of the classes in order, to which so many samples of each have collapsed.
+    """
     *before, last = features
+
+    def one(X, reader, decisions):
+        if counts is not None:
+            return of_means(X.T, counts, reader, network.b, decisions)
+        return of_columns(X, labels, num_classes, reader, network.b, decisions)
+
     decisions = decide(Rule(network.A, network.b), last)
-    found = [
-        of_columns(X, labels, num_classes, reader, network.b, decisions)
-        for X, reader in zip(before, readers(features, labels, num_classes, network), strict=True)
-    ]
-    return [*found, of_columns(last, labels, num_classes, network.A, network.b)]
+    readers = readers_of(features, labels, num_classes, network)
+    found = [one(X, reader, decisions) for X, reader in zip(before, readers, strict=True)]
+    return [*found, one(last, network.A, None)]
 
 
 def of_group_layers(
@@ -54,15 +65,21 @@ def of_group_layers(
     num_groups: int,
     network: Network,
     told: Float[Array, "K N"] | None,
+    counts: Float[Array, " groups"] | None = None,
 ) -> list[Metrics]:
     """The same of groups that are no classes (see `of_group_columns`); only the last layer's classifier is known."""
     *before, last = features
-    whole = of_group_columns(last, labels, num_groups, network.A, network.b, told)
-    found = [of_group_columns(X, labels, num_groups, None, None, None) for X in before]
-    return [*(each._replace(accuracy=whole.accuracy) for each in found), whole]
+
+    def one(X, A, told):
+        if counts is not None:
+            return of_group_means(X.T, counts, A, network.b, told)
+        return of_group_columns(X, labels, num_groups, A, network.b, told)
+
+    whole = one(last, network.A, told)
+    return [*(one(X, None, None)._replace(accuracy=whole.accuracy) for X in before), whole]
 
 
-def readers(
+def readers_of(
     features: Sequence[Float[Array, "width N"]], labels: Int[Array, " N"], num_classes: int, network: Network
 ) -> list[Float[Array, "K width"]]:
     """The classifier of each layer but the last, H's first."""

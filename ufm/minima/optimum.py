@@ -24,6 +24,7 @@ from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_means
+from ufm.metrics.layers import Network, of_group_layers, of_layers, side_by_side
 from ufm.minima import proximal_newton, quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
@@ -36,8 +37,9 @@ from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
 from ufm.minima.ways import RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
+from ufm.model.layers import ACTIVATIONS, layers
 from ufm.model.losses import facts_of
-from ufm.model.params import Params
+from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_classes, with_values
 
 BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
@@ -138,6 +140,14 @@ class Optimum:
     def params(self) -> Params:
         """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
         return lift(self.problem, self.means, self.A, self.b)
+
+    @ft.cached_property
+    def layers(self) -> Metrics | None:
+        """`Metrics` of arrays over layers, features H and then every hidden layer; None where there are none."""
+        if not self.problem.widths:
+            return None
+        params, counts = self.params, self.problem.group_counts
+        return _of_layers(self.problem, params._replace(H=params.H[np.cumsum(counts) - counts]))
 
     def __repr__(self) -> str:
         certified = "certified" if self.certified else "not certified"
@@ -494,6 +504,20 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         seed=seed,
         solution=LaneParams(*(part[..., lane] for part in solved.params)),
     )
+
+
+def _of_layers(problem: Problem, params: Params) -> Metrics:
+    """Metrics of each layer of features that have collapsed to their groups' means, H (M, d)."""
+    network = Network(params.W, params.A, params.b, ACTIVATIONS[problem.activation].passes)
+    features, groups = layers(problem.activation, columns(params)), problem.group_labels
+    counts = problem.group_counts.astype(float)
+    with silent(), one_thread():
+        if as_classes(problem).targets is None:
+            found = of_layers(features, groups, problem.num_groups, network, counts)
+        else:
+            told = None if problem.probabilities is None else problem.probabilities.T
+            found = of_group_layers(features, groups, problem.num_groups, network, told, counts)
+        return side_by_side(found)
 
 
 def _check_bounded(problem: Problem) -> None:
