@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import optax
 import pytest
 from numpy.testing import assert_allclose
 
@@ -125,6 +126,59 @@ def test_what_is_said_of_all_layers_holds_at_the_minimum(name):
     assert len(singular) == (0 if name == "narrow" else layers)
     if PROBLEMS[name].targets is None and name not in ("narrow", "all dead"):
         assert len([check for check in checks if check.quantity.startswith("Gram of class means")]) == layers - 1
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_minima_are_certified_and_every_claim_about_them_holds(name, tmp_path):
+    problem = PROBLEMS[name]
+    best = ufm.minimize(problem)
+    assert best.certified
+    assert best.gap <= 1e-10 * best.value
+    assert best.degenerate == (name == "all dead")
+    assert_allclose(problem.objective(best.params), best.value, rtol=1e-12)
+    assert [np.shape(part) for part in (best.params.H, *best.params.W, best.params.A)] == [
+        factor.shape for factor in problem.factors()
+    ]
+    assert best.grad_norm < 1e-12
+    report = ufm.verify(best)
+    assert report.holds, report
+    random = problem.init(3)
+    assert ufm.lower_bound(problem, random) == best.lower_bound <= problem.objective(random)
+    assert_allclose(best.layers.nc1, 0.0, atol=1e-20)
+    best.save(tmp_path / "best.npz")
+    loaded = ufm.load(tmp_path / "best.npz")
+    assert_allclose(problem.objective(loaded.params), best.value, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "lives"), [(1.5, True), (0.05, False)])
+def test_training_ends_at_either_minimum(scale, lives):
+    problem = PROBLEMS["balanced, free bias"]
+    best = ufm.minimize(problem)
+    init = problem.init(0, scale=scale)
+    run = ufm.train(problem, optax.sgd(0.3, momentum=0.9), steps=6000, snapshots=2, precision="float64", params=init)
+    ended = run.history.loss[-1]
+    if lives:
+        assert_allclose(ended, best.value, rtol=1e-8)
+        assert ufm.verify(run).holds
+    else:
+        assert_allclose(ended, minima(posed([problem])).local_values[0, 0], rtol=1e-8)  # the zero point's
+        assert not any(claim.verdict == "holds" for claim in ufm.verify(run).claims if "minimum" in claim.quantity)
+
+
+def test_many_deep_problems_are_those_one_by_one():
+    many = [deep(lambda_A=decay, bias=bias) for decay in (1e-3, 1e-2, 1e-1) for bias in (False, True)]
+    for best, problem in zip(ufm.minimize(many), many, strict=True):
+        assert best.certified
+        assert_allclose(best.value, ufm.minimize(problem).value, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "words", [{"activation": "relu"}, {"loss": ufm.CrossEntropy()}, {"class_weights": [1.0, 2.0, 1.0, 1.0]}]
+)
+def test_a_minimum_that_is_not_known_is_refused(words):
+    with pytest.raises(ValueError, match="hidden layers are minimised over where they are linear"):
+        ufm.minimize(deep(**words))
+    assert ufm.lower_bound(deep(**words), deep(**words).init()) == -np.inf
 
 
 def test_what_is_said_of_all_layers_fails_elsewhere():

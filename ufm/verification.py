@@ -384,13 +384,14 @@ def _grams(prediction: Prediction, found: Found) -> Iterator[tuple[str, float, f
 def _sizes(prediction: Prediction, counts: np.ndarray, found: Found) -> Iterator[tuple[str, Quantity, Quantity, float]]:
     """Norms and singular values; each group's mean M (M, r) stands for `counts` (M,) rows of H."""
     M, A = found.means, found.classifier
-    values = np.linalg.svd(np.sqrt(counts)[:, None] * (M @ A.T), compute_uv=False)
+    wanted = prediction.singular_values
+    values = np.zeros(0) if wanted is None else np.linalg.svd(np.sqrt(counts)[:, None] * (M @ A.T), compute_uv=False)
     for name, predicted, measured in (
         ("norm of H", prediction.norm_H, float(np.sqrt(counts @ np.sum(M**2, axis=1)))),
         ("norm of A", prediction.norm_A, float(np.linalg.norm(A))),
         ("norms of class means", prediction.norms_H, np.linalg.norm(M, axis=1)),
         ("norms of classifier rows", prediction.norms_A, np.linalg.norm(A, axis=1)),
-        ("singular values of H Aᵀ", _padded(prediction.singular_values, len(values)), values),
+        ("singular values of H Aᵀ", _padded(wanted, len(values)), values),
     ):
         if predicted is not None:
             yield name, predicted, measured, _relative(predicted, measured, least=GEOMETRY)

@@ -16,6 +16,7 @@ from ufm._core.programs import kept, plain
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.focal_bound import declares_line, focal_bound
 from ufm.minima.lane_objective import is_closed
+from ufm.minima.moments import has_moments, thresholded
 from ufm.minima.reduction import (
     LaneParams,
     Reduced,
@@ -88,9 +89,10 @@ def lower_bound(problem: Problem, params: Params) -> float:
 
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
     infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
-    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). Of
-    hidden layers no bound is known: it is −∞. Where K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded
-    with probability 1 − 10⁻¹² over a random draw, the same at each call.
+    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). With
+    hidden layers it is that of the minimum where `minimize` knows it, whatever the candidate, and −∞ elsewhere. Where
+    K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability 1 − 10⁻¹² over a random draw, the
+    same at each call.
 
     Args:
         problem: any problem.
@@ -104,7 +106,7 @@ def lower_bound(problem: Problem, params: Params) -> float:
     """
     params = with_values(problem).finite_params(params)
     if problem.widths:
-        return -np.inf
+        return next(thresholded([problem])).lower_bound if has_moments(problem) else -np.inf
     means, A = group_means(problem, params.H), params.A
     if problem.classifier.fixed:
         axes = row_space(problem)

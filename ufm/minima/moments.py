@@ -7,7 +7,7 @@ import numpy as np
 
 from ufm._core.arrays import silent
 from ufm._core.blas import one_thread
-from ufm.minima.deep_linear import Posed, minima
+from ufm.minima.deep_linear import Minima, Posed, minima
 from ufm.minima.reduction import LaneParams
 from ufm.minima.symmetry import unbound
 from ufm.model.losses import SquaredError, is_one_of
@@ -17,9 +17,10 @@ HELD_TOGETHER = 2**18  # numbers of the targets of problems side by side
 
 
 class Thresholded(NamedTuple):
-    """The minimum: group means (M, r), classifier (K, r), bias (K,); its value and slope there; and a lower bound.
+    """The minimum, in reduced dimensions and widths; its value and slope there; and a lower bound.
 
-    The slope is the norm of the gradient of the problem as posed; `alive` says how many directions live.
+    The slope is the norm of the gradient of the problem as posed; `alive` says how many directions live, and
+    `local_values` are those of all local minima (see `deep_linear.Minima`).
     """
 
     params: LaneParams
@@ -27,12 +28,14 @@ class Thresholded(NamedTuple):
     grad_norm: float
     lower_bound: float
     alive: int
+    local_values: np.ndarray
 
 
 def has_moments(problem: Problem) -> bool:
-    """Whether the minimum follows from mean and covariance of the targets."""
+    """Whether the minimum follows from mean and covariance of the targets, which class labels are beneath layers."""
     decayed = all(f.decay > 0 and unbound(f.constraint) for f in problem.factors())
-    if problem.targets is None or not decayed or not is_one_of(problem.loss, SquaredError):
+    posed_so = problem.activation == "linear" and (problem.targets is not None or bool(problem.widths))
+    if not posed_so or not decayed or not is_one_of(problem.loss, SquaredError):
         return False
     return problem.bias_kind != "regularised" and bool(np.ptp(problem.group_weights) == 0)
 
@@ -49,11 +52,17 @@ def thresholded(problems: Sequence[Problem]) -> Iterator[Thresholded]:
     for first in range(0, len(problems), together):
         with one_thread(), silent():
             found = minima(posed(problems[first : first + together]))
-        alive = np.count_nonzero(found.lives, axis=1)
-        H, _, A, b = found.factors
-        for each in zip(H, A, b, found.value, found.grad_norm, found.lower_bound, alive, strict=True):
-            params, (value, grad_norm, lower_bound, living) = LaneParams(*each[:3]), map(float, each[3:])
-            yield Thresholded(params, value, grad_norm, lower_bound, int(living))
+        for lane in range(len(found.value)):
+            yield _in_lane(found, lane)
+
+
+def _in_lane(found: Minima, lane: int) -> Thresholded:
+    """What was found of one problem."""
+    H, W, A, b = found.factors
+    params = LaneParams(H[lane], A[lane], b[lane], tuple(layer[lane] for layer in W))
+    value, slope, bound = (float(each[lane]) for each in (found.value, found.grad_norm, found.lower_bound))
+    alive = int(np.count_nonzero(found.lives[lane]))
+    return Thresholded(params, value, slope, bound, alive, found.local_values[lane])
 
 
 def posed(problems: Sequence[Problem]) -> Posed:

@@ -29,7 +29,7 @@ from ufm.minima import proximal_newton, quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
 from ufm.minima.lane_objective import objective, plain_objective, unfold
-from ufm.minima.moments import Thresholded, thresholded
+from ufm.minima.moments import Thresholded, has_moments, thresholded
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, zeros
 from ufm.minima.rows import factors_of, params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
@@ -105,7 +105,7 @@ class Optimum:
 
     @ft.cached_property
     def _dense(self) -> LaneParams:
-        """Group means (M, r), classifier (K, r) and bias (K,)."""
+        """Group means (M, r), classifier (K, r), bias (K,), and hidden layers between, which have reduced widths."""
         if isinstance(self.solution, LaneParams):
             return self.solution
         K, r = self.problem.num_classes, least_dim(self.problem)
@@ -138,8 +138,8 @@ class Optimum:
 
     @property
     def params(self) -> Params:
-        """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
-        return lift(self.problem, self.means, self.A, self.b)
+        """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,), and hidden layers W."""
+        return lift(self.problem, self._dense._replace(H=self.means))
 
     @ft.cached_property
     def layers(self) -> Metrics | None:
@@ -341,8 +341,7 @@ def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded) -> 
     """The optimum of a problem that was solved so."""
     check()
     with one_thread(), silent():
-        counts = problem.group_counts.astype(np.float64)
-        measured = numbers(of_group_means(found.params.H, counts, found.params.A, found.params.b, None))
+        measured = numbers(_of_read(problem, found.params))
     certified = relative_gap(problem, found.value, found.lower_bound) <= tol
     return Optimum(
         problem=problem,
@@ -359,6 +358,16 @@ def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded) -> 
         seed=seed,
         solution=found.params,
     )
+
+
+def _of_read(problem: Problem, params: LaneParams) -> Metrics:
+    """Metrics of what the classifier reads: group means, or what linear hidden layers make of them."""
+    read, counts = params.H, problem.group_counts.astype(np.float64)
+    for layer in params.W:
+        read = read @ layer.T
+    if problem.targets is None:
+        return metrics.of_means(read, counts, params.A, params.b)
+    return of_group_means(read, counts, params.A, params.b, None)
 
 
 def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
@@ -502,7 +511,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         starts=len(candidates),
         agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,
-        solution=LaneParams(*(part[..., lane] for part in solved.params)),
+        solution=jax.tree.map(lambda part: part[..., lane], solved.params),
     )
 
 
@@ -521,12 +530,15 @@ def _of_layers(problem: Problem, params: Params) -> Metrics:
 
 
 def _check_bounded(problem: Problem) -> None:
-    """Refuse a factor that can grow without end, and hidden layers, which are only trained so far."""
-    if problem.widths:
-        raise ValueError(f"widths = {problem.widths}: hidden layers are not minimised over yet; ufm.train trains them")
+    """Refuse a factor that can grow without end, and hidden layers whose minimum isn't known in closed form."""
     for factor in problem.factors():
         if not factor.bounded:
             raise ValueError(
                 f"{factor.decay_name} = 0 with unbounded {factor.side}: no minimum is attained; weight decay or a "
                 "bound is needed"
             )
+    if problem.widths and not has_moments(problem):
+        raise ValueError(
+            f"widths = {problem.widths}: hidden layers are minimised over where they are linear, with squared error, "
+            "equal weights, and no or a free bias; ufm.train trains others"
+        )
