@@ -136,7 +136,9 @@ def _of_groups(problem: Problem, found: Found, theirs: Directions, layers: list[
 
 def _of_layer(problem, found, theirs, j, H, means) -> Iterator[Check]:
     """Features (N, w) that enter layer j are equal within groups, with a predicted Gram of the classes' means."""
-    within = np.sum((H - np.repeat(means, problem.group_counts, axis=0)) ** 2) / np.sum(H**2)
+    unit = max(float(np.max(np.abs(H))), np.finfo(float).tiny)  # their squares may underflow
+    apart = (H - np.repeat(means, problem.group_counts, axis=0)) / unit
+    within = np.sum(apart**2) / max(np.sum((H / unit) ** 2), 1.0)
     yield found.of_minimiser(f"share within groups of features after {j} layers", predicted=0.0, measured=float(within))
     if problem.targets is None:
         distance = distance_to_gram(means, gram_after(theirs, j))
