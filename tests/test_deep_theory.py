@@ -172,6 +172,22 @@ def test_many_deep_problems_are_those_one_by_one():
         assert_allclose(best.value, ufm.minimize(problem).value, rtol=1e-13)
 
 
+@pytest.mark.parametrize("targets", [None, ufm.Targets(np.array(REAL), COUNTS)])
+def test_hundreds_have_the_metrics_of_one(targets):
+    words = {} if targets is None else {"targets": targets}
+    many = [deep(**words, lambda_A=decay) for decay in np.geomspace(1e-4, 1.0, 256)]
+    found = ufm.minimize(many)
+    assert all(best.certified for best in found)
+    for index in (0, 100, 255):
+        alone = ufm.minimize(many[index])
+        assert_allclose(found[index].value, alone.value, rtol=1e-13)
+        for name, value in alone.metrics._asdict().items():
+            other = getattr(found[index].metrics, name)
+            assert (other is None) == (value is None)
+            if value is not None:
+                assert_allclose(other, value, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     "words", [{"activation": "relu"}, {"loss": ufm.CrossEntropy()}, {"class_weights": [1.0, 2.0, 1.0, 1.0]}]
 )

@@ -36,7 +36,7 @@ from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
-from ufm.minima.ways import RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
+from ufm.minima.ways import COMPILED_FROM, RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
 from ufm.model.layers import ACTIVATIONS, layers
 from ufm.model.losses import facts_of
 from ufm.model.params import Params, columns
@@ -333,15 +333,19 @@ def _in_logits(problem, seed, tol, blocks, solved, finished) -> Optimum | None:
 
 def _on_moments(problems: list[Problem], seeds: list[int], tol: float, max_steps: int) -> Iterator[Optimum]:
     """The minima of squared errors by mean and covariance of their targets."""
-    for problem, seed, found in zip(problems, seeds, thresholded(problems), strict=True):
-        yield _of_moments(problem, seed, tol, found)
+    if len(problems) < COMPILED_FROM:
+        for problem, seed, found in zip(problems, seeds, thresholded(problems), strict=True):
+            check()
+            with one_thread(), silent():
+                measured = numbers(_of_read(problem, found.params))
+            yield _of_moments(problem, seed, tol, found, measured)
+        return
+    many = list(thresholded(problems))
+    yield from map(_of_moments, problems, seeds, [tol] * len(many), many, _of_read_in_lanes(problems, many))
 
 
-def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded) -> Optimum:
+def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded, measured: Metrics) -> Optimum:
     """The optimum of a problem that was solved so."""
-    check()
-    with one_thread(), silent():
-        measured = numbers(_of_read(problem, found.params))
     certified = relative_gap(problem, found.value, found.lower_bound) <= tol
     return Optimum(
         problem=problem,
@@ -361,13 +365,37 @@ def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded) -> 
 
 
 def _of_read(problem: Problem, params: LaneParams) -> Metrics:
-    """Metrics of what the classifier reads: group means, or what linear hidden layers make of them."""
-    read, counts = params.H, problem.group_counts.astype(np.float64)
+    """Metrics of what the classifier reads."""
+    counts, read = problem.group_counts.astype(np.float64), _read(params)
+    if problem.targets is None:
+        return metrics.of_means(read.H, counts, read.A, read.b)
+    return of_group_means(read.H, counts, read.A, read.b, None)
+
+
+def _read(params: LaneParams) -> LaneParams:
+    """A classifier and what it reads: group means, or what linear hidden layers make of them."""
+    read = params.H
     for layer in params.W:
         read = read @ layer.T
-    if problem.targets is None:
-        return metrics.of_means(read, counts, params.A, params.b)
-    return of_group_means(read, counts, params.A, params.b, None)
+    return LaneParams(read, params.A, params.b)
+
+
+def _of_read_in_lanes(problems: list[Problem], found: list[Thresholded]) -> list[Metrics]:
+    """The same of many problems, compiled."""
+    params = jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *(_read(each.params) for each in found))
+    counts = np.stack([problem.group_counts.astype(np.float64) for problem in problems], axis=-1)
+    with float64():
+        how: Any = {"held": max(params.H.size, params.A.size) // len(found)}
+        if problems[0].targets is None:
+            measured = by_batches(_measured, params, counts, **how)
+        else:
+            measured = by_batches(_measured_groups, params, counts, None, **how)
+    return [_of_lane(measured, lane) for lane in range(len(found))]
+
+
+def _of_lane(measured: Metrics, lane: int) -> Metrics:
+    """Metrics of one of many problems."""
+    return Metrics(*(None if entry is None else entry[lane] for entry in measured))
 
 
 def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
@@ -507,7 +535,7 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         status=solved.status[lane],
         certified=relative_gap(problem, value, bound) <= tol,
         degenerate=bool(solved.degenerate[lane]),
-        metrics=Metrics(*(None if entry is None else entry[lane] for entry in solved.metrics)),
+        metrics=_of_lane(solved.metrics, lane),
         starts=len(candidates),
         agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,
