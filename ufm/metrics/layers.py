@@ -36,7 +36,7 @@ class Network(NamedTuple):
 
 
 def of_layers(
-    features: Sequence[Float[Array, "width N"]],
+    features: Sequence[Float[Array, "_ N"]],
     labels: Int[Array, " N"],
     num_classes: int,
     network: Network,
@@ -60,7 +60,7 @@ def of_layers(
 
 
 def of_group_layers(
-    features: Sequence[Float[Array, "width N"]],
+    features: Sequence[Float[Array, "_ N"]],
     labels: Int[Array, " N"],
     num_groups: int,
     network: Network,
@@ -80,8 +80,8 @@ def of_group_layers(
 
 
 def readers_of(
-    features: Sequence[Float[Array, "width N"]], labels: Int[Array, " N"], num_classes: int, network: Network
-) -> list[Float[Array, "K width"]]:
+    features: Sequence[Float[Array, "_ N"]], labels: Int[Array, " N"], num_classes: int, network: Network
+) -> list[Float[Array, "K _"]]:
     """The classifier of each layer but the last, H's first."""
     found: list[Any] = []
     if network.passes is None:

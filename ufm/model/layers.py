@@ -37,7 +37,7 @@ def _relu_jvp(primals, tangents):
 ACTIVATIONS = {"linear": Activation(lambda X: X, None), "relu": Activation(relu, lambda X: X > 0)}
 
 
-def layers(activation: str, params: Columns) -> list[Float[Array, "width N"]]:
+def layers(activation: str, params: Columns) -> list[Float[Array, "_ N"]]:
     """H and what each hidden layer makes of the one before, activation(W X): one sample a column."""
     found, act = [params.H], ACTIVATIONS[activation].of
     for W in params.W:
