@@ -136,24 +136,16 @@ def deep_linear_value(K, n, decays):
     return min(0.5, float(minimize_scalar(value, bounds=(0.5, 1.0), method="bounded", options={"xatol": 1e-10}).fun))
 
 
-@pytest.mark.parametrize("decays", [(1e-3, 2e-3, 3e-3), (5e-4, 1e-3, 2e-3, 1e-3)], ids=["three", "four"])
+@pytest.mark.parametrize("decays", [(1e-2, 2e-2, 1e-2), (5e-3, 1e-2, 2e-2, 1e-2)], ids=["three", "four"])
 def test_training_from_a_large_point_ends_at_the_minimum_of_the_theory(decays):
     lambda_H, *lambda_W, lambda_A = decays
     widths = (6, 5)[: len(lambda_W)]
-    p = problem(
-        num_classes=4, loss=ufm.SquaredError(), bias=False, widths=widths, lambda_W=lambda_W, lambda_A=lambda_A,
-        lambda_H=lambda_H / 5,
-    )  # fmt: skip
+    words = {"widths": widths, "lambda_W": lambda_W, "lambda_A": lambda_A, "lambda_H": lambda_H / 5}
+    p = problem(num_classes=4, loss=ufm.SquaredError(), bias=False, **words)
     predicted = deep_linear_value(4, 5, (lambda_H / 5, *lambda_W, lambda_A))
     assert predicted < 0.4
-    run = ufm.train(
-        p,
-        optax.sgd(0.5, momentum=0.9),
-        steps=20_000,
-        snapshots=3,
-        params=p.init(seed=0, scale=1.5),
-        precision="float64",
-    )
+    start, optimizer = p.init(seed=0, scale=1.5), optax.sgd(0.1, momentum=0.9)
+    run = ufm.train(p, optimizer, steps=20_000, snapshots=3, params=start, precision="float64")
     assert_allclose(run.history.loss[-1], predicted, rtol=1e-9)
     # balanced: equal singular values, as large as the decays say
     sizes = [decay * np.sum(part**2) for decay, part in zip(lambda_W, run.params.W, strict=True)]

@@ -292,10 +292,10 @@ def layers(history: "LayersOf | xarray.Dataset", *, snapshots: Integer = 6) -> F
     """
     count = integer("snapshots", snapshots, least=1, most=100)
     steps = np.asarray(getattr(history, "step", [np.nan]))
-    values = {metric: _by_layer(history, metric) for metric in ("nc1", "nc2", "nc3")}
+    found = _by_layer(history)
     chosen = np.unique(np.linspace(0, len(steps) - 1, count).round().astype(int)) if count > 1 else [len(steps) - 1]
     made, axes = figure(1, 3, width=11.0, height=3.8)
-    for axis, (metric, seen) in zip(axes.flat, values.items(), strict=True):
+    for axis, (metric, seen) in zip(axes.flat, found.items(), strict=True):
         for at, shade in zip(chosen, np.linspace(0.9, 0.0, len(chosen)), strict=True):
             label = "" if np.isnan(steps[at]) else f"step {steps[at]:,}"
             axis.plot(seen[at], color=colormaps["viridis"](shade), lw=1.6, marker="o", ms=4, label=label)
@@ -308,18 +308,21 @@ def layers(history: "LayersOf | xarray.Dataset", *, snapshots: Integer = 6) -> F
     return made
 
 
-def _by_layer(history: Any, metric: str) -> np.ma.MaskedArray:
-    """(snapshots, layers) of a metric, masked where log axes can't show it."""
-    found = getattr(history, f"layer_{metric}", None)  # of a dataset
-    if found is None:
-        found = getattr(getattr(history, "layers", history), metric, None)
-    values = np.asarray(np.nan if found is None else found, float)
-    if values.ndim == 0 or (hasattr(history, "step") and values.ndim < 2):
-        raise ValueError(
-            f"history = {shown(history)}: metrics of layers, as those of a run with hidden layers, are needed"
-        )
-    values = values if values.ndim == 3 else np.atleast_2d(values)[None]
-    return np.ma.exp(np.ma.log(np.ma.masked_array(values, ~(values > 0))).mean(axis=0))
+def _by_layer(history: Any) -> dict[str, np.ma.MaskedArray]:
+    """(snapshots, layers) of each metric, masked where log axes can't show it; a mean over seeds."""
+    layers = getattr(history, "layers", history)
+    of_dataset, alone = hasattr(history, "layer_nc1"), layers is history
+    found = {name: getattr(layers, f"layer_{name}" if of_dataset else name, None) for name in ("nc1", "nc2", "nc3")}
+    axes = np.ndim(found["nc1"])
+    if found["nc1"] is None or axes not in ((1,) if alone and not of_dataset else (2, 3)):
+        raise ValueError(f"history = {shown(history)}: metrics of layers, as of a run with hidden ones, are needed")
+    return {name: _drawable(np.asarray(np.nan if each is None else each, float)) for name, each in found.items()}
+
+
+def _drawable(values: np.ndarray) -> np.ma.MaskedArray:
+    """(snapshots, layers) of numbers that may have an axis of seeds before, or none of snapshots."""
+    seeds = values if values.ndim == 3 else np.atleast_2d(values)[None]
+    return np.ma.exp(np.ma.log(np.ma.masked_array(seeds, ~(seeds > 0))).mean(axis=0))
 
 
 def classes(result: PerClass | Shares | Mapping[str, PerClass | Shares]) -> Figure:
