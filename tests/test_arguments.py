@@ -245,6 +245,10 @@ TABLE = {
         {"histories": {"a": HISTORY}, "metrics": ["nc1", "nc2", "nc3", "nc4"], "unit": "step"},
         {"histories": EMPTY, "unit": TEXT},
     ),
+    "plot.layers": Call(
+        ufm.plot.layers,
+        {"history": dataclasses.replace(HISTORY, layers=ufm.Metrics(*np.ones((12, 2, 3)))), "snapshots": 2},
+    ),
     "plot.classes": Call(ufm.plot.classes, {"result": ufm.measure(H, LABELS, A, B, per_class=True)}),
     "plot.save": Call(ufm.plot.save, {"made": Figure(), "path": "file.png", "command": None}, {"command": TEXT | NONE}),
     "plot.write": Call(
