@@ -58,6 +58,6 @@ def _norms_about_their_mean(means):
     xp, rows = namespace(means), ROWS_AT_ONCE if namespace(means) is np else len(means)
     middle, shrink = xp.mean(means, axis=0), power_of_two(means)
     blocks = (means[first : first + rows] for first in range(0, len(means), rows))
-    norms = xp.concatenate([norm((block - middle) * shrink, axis=1) for block in blocks])
+    norms = xp.concatenate([norm((block - middle[None]) * shrink, axis=1) for block in blocks])
     whole = xp.sqrt(xp.sum(norms**2) + len(means) * xp.sum((middle * shrink) ** 2))
     return xp.where(norms <= 4 * float(np.finfo(means.dtype).eps) * whole, 0.0, norms)
