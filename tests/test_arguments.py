@@ -121,13 +121,15 @@ TABLE = {
     "Problem": Call(
         ufm.Problem,
         {"num_classes": 3, "dim": 4, "per_class": 5, "loss": ufm.CrossEntropy(), "lambda_A": 1e-2, "lambda_H": 1e-2}
-        | {"lambda_b": 0.0, "bias": True, "class_weights": None, "targets": None, **FREE},
+        | {"lambda_b": 0.0, "bias": True, "class_weights": None, "targets": None, **FREE}
+        | {"widths": (5,), "lambda_W": 1e-2, "activation": "linear"},
         dict.fromkeys(("lambda_A", "lambda_H", "lambda_b"), AT_LEAST_0)
-        | {"bias": TRUE, "class_weights": NONE, "targets": NONE},
+        | {"bias": TRUE, "class_weights": NONE, "targets": NONE, "lambda_W": AT_LEAST_0 | NONE},
     ),
     "Problem.init": Call(problem().init, {"seed": 0, "scale": 1.0}, {"seed": SEED, "scale": AT_LEAST_0}),
     "Problem.objective": Call(problem().objective, {"params": PARAMS}),
     "Problem.check_params": Call(problem().check_params, {"params": PARAMS}),
+    "Problem.parts_of": Call(problem().parts_of, {"params": PARAMS}),
     "Problem.finite_params": Call(problem().finite_params, {"params": PARAMS}),
     "Targets": Call(
         ufm.Targets, {"rows": [[1, 2, 3]], "counts": [2], "weights": [1.0]}, {"rows": NESTED, "weights": NONE}
@@ -243,6 +245,10 @@ TABLE = {
         {"histories": {"a": HISTORY}, "metrics": ["nc1", "nc2", "nc3", "nc4"], "unit": "step"},
         {"histories": EMPTY, "unit": TEXT},
     ),
+    "plot.layers": Call(
+        ufm.plot.layers,
+        {"history": dataclasses.replace(HISTORY, layers=ufm.Metrics(*np.ones((12, 2, 3)))), "snapshots": 2},
+    ),
     "plot.classes": Call(ufm.plot.classes, {"result": ufm.measure(H, LABELS, A, B, per_class=True)}),
     "plot.save": Call(ufm.plot.save, {"made": Figure(), "path": "file.png", "command": None}, {"command": TEXT | NONE}),
     "plot.write": Call(
@@ -263,9 +269,17 @@ TABLE = {
     ),
     "theory.registry.theorem": Call(
         register,
-        {"name": "a", "paper": "b", "assumes": "c", "applies": len, "checks": len, "any_targets": False},
+        {
+            "name": "a",
+            "paper": "b",
+            "assumes": "c",
+            "applies": len,
+            "checks": len,
+            "any_targets": False,
+            "any_depth": False,
+        },
         dict.fromkeys(("name", "paper", "assumes"), NAME)
-        | {"applies": FUNCTION, "checks": FUNCTION, "any_targets": TRUE},
+        | {"applies": FUNCTION, "checks": FUNCTION, "any_targets": TRUE, "any_depth": TRUE},
     ),
 }
 

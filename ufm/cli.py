@@ -95,6 +95,12 @@ class ProblemFlags:
     """Where classifier rows may be; etf fixes them at a simplex."""
     classifier_radius: float | None = None
     """Of the classifier's sphere, ball or simplex; 1 where not given."""
+    widths: tuple[int, ...] = USUAL["widths"]
+    """Of the hidden layers between features and classifier, one after the other."""
+    lambda_W: tuple[float, ...] | None = None
+    """Weight decay of the hidden layers: one number, or one a layer; where not given 5e-4."""
+    activation: Literal["linear", "relu"] = USUAL["activation"]
+    """Of each hidden layer."""
 
     def problem(self) -> ufm.Problem:
         """The problem that the flags name."""
@@ -111,11 +117,14 @@ class ProblemFlags:
             bias=self.bias,
             features=features,
             classifier=classifier,
+            widths=self.widths,
+            lambda_W=_one_or_each(self.lambda_W),
+            activation=self.activation,
         )
 
     def _samples(self) -> dict[str, Any]:
         """Classes and their counts, or targets; a problem refuses both."""
-        per_class = self.per_class[0] if self.per_class is not None and len(self.per_class) == 1 else self.per_class
+        per_class = _one_or_each(self.per_class)
         if self.targets is not None:
             return {"targets": _targets(self.targets), "num_classes": self.num_classes, "per_class": per_class}
         K = 10 if self.num_classes is None else self.num_classes
@@ -287,7 +296,8 @@ class Sweep:
     """Minimise or train over a grid into a zarr store, and summarise it; the same command goes on where it stopped."""
 
     over: tyro.conf.UseAppendAction[tuple[str, ...]]
-    """A name and its values, once a dimension: lambda_A=log:1e-5:1e-1:9, loss.alpha=lin:0:0.5:6, seed=0:8, dim=4,8."""
+    """A name and its values, once a dimension: lambda_A=log:1e-5:1e-1:9, loss.alpha=lin:0:0.5:6, seed=0:8, dim=4,8,
+    widths=none,16,16x8, activation=linear,relu."""
     store: pathlib.Path
     """Folder of the store; `xarray.open_zarr` reads it."""
     problem: Annotated[ProblemFlags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ProblemFlags)
@@ -446,6 +456,11 @@ def _show_classes(classes: Classes) -> None:
         print(f"and {len(order) - CLASSES_SHOWN:,} classes more; --json has all of them")
 
 
+def _one_or_each(values: tuple[Any, ...] | None) -> Any:
+    """What is the same for all as one number, and what is not as it is."""
+    return values[0] if values is not None and len(values) == 1 else values
+
+
 def _targets(file: pathlib.Path) -> ufm.Targets:
     """Targets of a file: arrays by name, or as they were saved."""
     form = f"{file}: an .npz of rows, counts and weights is needed, as np.savez({file.name!r}, rows=…, counts=…) writes"
@@ -500,16 +515,24 @@ def _over(text: str) -> tuple[str, list[Any]]:
             return name, spaced(float(first), float(last), int(count)).tolist()
         if bounds:
             return name, list(range(*map(int, (kind, *bounds))))
-        return name, [_value(each) for each in values.split(",")]
+        return name, [_value(name, each) for each in values.split(",")]
     except (ValueError, TypeError) as error:
         forms = "NAME=log:FIRST:LAST:COUNT, NAME=lin:FIRST:LAST:COUNT, NAME=FIRST:END or NAME=VALUE,VALUE"
         raise ValueError(f"over = {text!r}: {forms} is needed") from error
 
 
-def _value(text: str) -> Any:
-    """A truth value, a whole number or another number."""
+def _value(name: str, text: str) -> Any:
+    """A truth value, a whole number or another number, several joined by x, or a name where one is meant."""
+    if name == "activation":
+        return text
     if text in ("True", "False"):
         return text == "True"
+    if name == "widths" or "x" in text:
+        return () if text == "none" else tuple(_number(each) for each in text.split("x"))
+    return _number(text)
+
+
+def _number(text: str) -> int | float:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 

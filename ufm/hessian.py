@@ -16,6 +16,7 @@ from ufm._core.interrupts import interruptible
 from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm.model.constraints import Free
+from ufm.model.factors import assembled
 from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, risk, with_values
 from ufm.model.second_order import has_closed_hessian, hessian
@@ -71,15 +72,16 @@ class _Coordinates:
     costs λ_H/2 ‖v‖² + (w_k/2N) Σ_i ⟨Av_i, ∇²ℓ_k Av_i⟩; all samples of the group moving by one v_i/‖v_i‖, scaled to ‖v‖,
     cost no more for the best i. So the smallest eigenvalue is one of moves of whole groups.
 
-    Let H and A use s of d dimensions. The Hessian is block diagonal in the dimensions used and each of the others,
-    which all have one block: one unused dimension stands for them.
+    Let H and the factor that it meets, A or the first hidden layer, use s of d dimensions. The Hessian is block
+    diagonal in the dimensions used and each of the others, which all have one block: one unused dimension stands for
+    them.
 
     Attributes:
         groups: the problem of as many samples as move by themselves, in the dimensions of `basis`, without λ_H.
         sizes: (M,) roots of how many samples move together.
         labels: (N,) which of them each sample moves with.
         basis: (s + 1, d) orthonormal rows that span the dimensions used and an unused one.
-        start: the parameters in these coordinates: H scaled by `sizes`, A, and b where there is one.
+        start: the parameters in these coordinates: H scaled by `sizes`, W, A, and b where there is one.
     """
 
     groups: Problem
@@ -91,7 +93,7 @@ class _Coordinates:
 
 def _coordinates(problem: Problem, params: Params) -> _Coordinates:
     H, counts, labels = _moving(problem, params.H)
-    basis = _dimensions(np.vstack([H, getattr(params, _reader(problem))]))
+    basis = _dimensions(np.vstack([H, problem.factors()[1].of(params)]))
     free: Any = {"features": Free(), "classifier": Free(), "lambda_H": 0.0}
     if len(H) < problem.num_samples:  # the mean is over groups instead
         weights = problem.group_weights * counts * (problem.num_groups / problem.num_samples)
@@ -104,15 +106,11 @@ def _coordinates(problem: Problem, params: Params) -> _Coordinates:
     return _Coordinates(groups, sizes, labels, basis, _packed(groups, within))
 
 
-def _reader(problem: Problem) -> str:
-    """The name of the factor that H meets: both have the features' dimensions as coordinates of their rows."""
-    return problem.factors()[1].name
-
-
 def _turned(problem: Problem, params: Params, axes: np.ndarray) -> Params:
-    """Parameters whose features' dimensions are turned by `axes` (from, to)."""
-    name = _reader(problem)
-    return params._replace(**{"H": params.H @ axes, name: getattr(params, name) @ axes})
+    """Parameters whose features' dimensions are turned by `axes` (from, to), in H and in the factor that it meets."""
+    factors = problem.factors()
+    H, reader, *others = (factor.of(params) for factor in factors)
+    return assembled(factors, [H @ axes, reader @ axes, *others], params.b, Params)
 
 
 def _moving(problem: Problem, H: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,7 +141,7 @@ def _curvature(problem: Problem, params: Params, within: _Coordinates) -> Curvat
 def _packed(problem: Problem, params: Params) -> np.ndarray:
     """One vector (..., n) of all parameters (..., rows, columns), without a bias where the problem has none."""
     lead = params.b.shape[:-1]
-    factors = [getattr(params, factor.name).reshape(*lead, -1) for factor in problem.factors()]
+    factors = [factor.of(params).reshape(*lead, -1) for factor in problem.factors()]
     return np.concatenate([*factors, *([params.b] if problem.bias else [])], axis=-1)
 
 
@@ -152,11 +150,12 @@ def _unpacked(problem: Problem, x: Any) -> Params:
     lead = x.shape[:-1]
     factors = problem.factors()
     ends = list(itertools.accumulate(math.prod(factor.shape) for factor in factors))
-    parts = {
-        factor.name: x[..., end - math.prod(factor.shape) : end].reshape(*lead, *factor.shape)
+    matrices = (
+        x[..., end - math.prod(factor.shape) : end].reshape(*lead, *factor.shape)
         for factor, end in zip(factors, ends, strict=True)
-    }
-    return Params(b=x[..., ends[-1] :] if problem.bias else np.zeros((*lead, problem.num_classes)), **parts)
+    )
+    b = x[..., ends[-1] :] if problem.bias else np.zeros((*lead, problem.num_classes))
+    return assembled(factors, matrices, b, Params)
 
 
 def _smallest(model, x):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -64,6 +65,14 @@ class Snapshots(Protocol):
     @property
     def step(self) -> Any:
         """(S,)."""
+
+
+class LayersOf(Protocol):
+    """Metrics of layers, (S, layers) or (seeds, S, layers) with `step` (S,) beside `layers`; or (layers,) alone."""
+
+    @property
+    def nc1(self) -> Any:
+        """Of layers alone, or of what the last layer is."""
 
 
 class Shares(Protocol):
@@ -265,6 +274,55 @@ def terminal_phase(history: "Snapshots | xarray.Dataset") -> int | None:
         return None
     wrong = np.flatnonzero(accuracy < 1.0)
     return int(known[known > wrong[-1]][0] if wrong.size else known[0])
+
+
+def layers(history: "LayersOf | xarray.Dataset", *, snapshots: Integer = 6) -> Figure:
+    """NC1–NC3 of each layer, one panel a metric and one line a snapshot, on log axes.
+
+    Layer 0 are the features H. A value of zero cannot be drawn and is left out, and so is what was not measured. Of
+    several seeds a line is the geometric mean.
+
+    Args:
+        history: of a run of a problem with hidden layers, or the run's dataset; or layers alone, as `best.layers` and
+            `ufm.measure` of a list of features give them.
+        snapshots: how many at most, evenly spaced among those that were recorded.
+
+    Raises:
+        ValueError: where there are no hidden layers, or for a wrong argument.
+    """
+    count = integer("snapshots", snapshots, least=1, most=100)
+    steps = np.asarray(getattr(history, "step", [np.nan]))
+    found = _by_layer(history)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, count).round().astype(int)) if count > 1 else [len(steps) - 1]
+    made, axes = figure(1, 3, width=11.0, height=3.8)
+    for axis, (metric, seen) in zip(axes.flat, found.items(), strict=True):
+        for at, shade in zip(chosen, np.linspace(0.9, 0.0, len(chosen)), strict=True):
+            label = "" if np.isnan(steps[at]) else f"step {steps[at]:,}"
+            axis.plot(seen[at], color=colormaps["viridis"](shade), lw=1.6, marker="o", ms=4, label=label)
+        axis.set(xlabel="layer", yscale="log" if seen[chosen].count() else "linear")
+        axis.set_title(LABELS[metric], fontsize="medium")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    if handles:
+        made.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
+    return made
+
+
+def _by_layer(history: Any) -> dict[str, np.ma.MaskedArray]:
+    """(snapshots, layers) of each metric, masked where log axes can't show it; a mean over seeds."""
+    layers = getattr(history, "layers", history)
+    of_dataset, alone = hasattr(history, "layer_nc1"), layers is history
+    found = {name: getattr(layers, f"layer_{name}" if of_dataset else name, None) for name in ("nc1", "nc2", "nc3")}
+    axes = np.ndim(found["nc1"])
+    if found["nc1"] is None or axes not in ((1,) if alone and not of_dataset else (2, 3)):
+        raise ValueError(f"history = {shown(history)}: metrics of layers, as of a run with hidden ones, are needed")
+    return {name: _drawable(np.asarray(np.nan if each is None else each, float)) for name, each in found.items()}
+
+
+def _drawable(values: np.ndarray) -> np.ma.MaskedArray:
+    """(snapshots, layers) of numbers that may have an axis of seeds before, or none of snapshots."""
+    seeds = values if values.ndim == 3 else np.atleast_2d(values)[None]
+    return np.ma.exp(np.ma.log(np.ma.masked_array(seeds, ~(seeds > 0))).mean(axis=0))
 
 
 def classes(result: PerClass | Shares | Mapping[str, PerClass | Shares]) -> Figure:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._core import archive
-from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, numeric, room_for, shown
+from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, room_for, shown
 from ufm._core.identity import ByContent
 from ufm._core.interrupts import Pace, Threads, check, interruptible
 from ufm._core.precision import DTYPES, in_precision
@@ -25,9 +25,11 @@ from ufm._core.progress import progress as progress_bar
 from ufm._core.provenance import as_json, command, flags, listed, versions
 from ufm._core.repr import brief
 from ufm._core.status import Status
-from ufm.metrics.definitions import Metrics, of_columns
-from ufm.metrics.groups import of_group_columns
+from ufm.metrics.definitions import Metrics
 from ufm.metrics.history import CHIEF, History, known_snapshots, news
+from ufm.metrics.layers import Network, of_group_layers, of_layers, side_by_side
+from ufm.model.factors import assembled
+from ufm.model.layers import ACTIVATIONS, layers
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.problem import Problem, along_constraints, as_classes, feasible, risk, with_values
 
@@ -325,12 +327,13 @@ def _given(problem, params, seed, batched) -> Columns:
     """Somebody's parameters where their shapes are the problem's, with H in columns."""
     if not batched:
         return columns(problem.check_params(params))
-    H, A, b, *deeper = instance("params", params, (tuple, list), "ufm.Params(H, A, b)")
-    stacked = [numeric(f"params.{name}", leaf) for name, leaf in (("H", H), ("A", A), ("b", b))]
-    lengths, wanted = {leaf.shape[:1] for leaf in stacked}, np.shape(seed) or np.shape(H)[:1]
+    *stacked, b = problem.parts_of(params).values()
+    lengths, wanted = {leaf.shape[:1] for leaf in (*stacked, b)}, np.shape(seed) or stacked[0].shape[:1]
     if lengths != {wanted}:
         raise ValueError(f"params with leading axes of {sorted(lengths)}: {wanted}, one entry a seed, are needed")
-    each = [problem.check_params((*(leaf[i] for leaf in stacked), *deeper)) for i in range(*wanted)]
+    factors = problem.factors()
+    of_seeds = (assembled(factors, (leaf[i] for leaf in stacked), b[i], Params) for i in range(*wanted))
+    each = [problem.check_params(params) for params in of_seeds]
     return columns(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
 
 
@@ -348,7 +351,7 @@ def _drive(problem, optimizer, carry, batched, steps, looks, progress):
     size = sum(leaf.size for leaf in jax.tree.leaves(carry.params))
     advance, losses, metrics = _compiled(size < SINGLE_THREAD_BELOW)
     groups = None if as_classes(problem).targets is None else _Groups(problem.probabilities)
-    kind = problem.num_groups, np.asarray(problem.labels, np.int32), np.bool_(problem.bias), groups
+    kind = problem.activation, problem.num_groups, np.asarray(problem.labels, np.int32), np.bool_(problem.bias), groups
     group, pace = max(1, min(MOST_IN_GROUP, HELD_IN_GROUP // size)), Pace(FIRST_STEPS)
 
     def measured(params, count):
@@ -372,12 +375,17 @@ def _drive(problem, optimizer, carry, batched, steps, looks, progress):
                     records.extend(future.result())
                     pace.told(time.monotonic() - told, whole)
                     told = time.monotonic()
-                    show(reached, news(*records[-1]) if records else "")
+                    show(reached, _said(records[-1]) if records else "")
             if first and not np.any(np.isfinite(records[first - 1][0])):  # one group behind, whatever the calls
                 break
         for future, _, _ in pending:
             records.extend(future.result())
     return carry, done, records[: len(looks)]
+
+
+def _said(record: np.ndarray) -> str:
+    """A snapshot on a line: the loss, and metrics of the features that the classifier reads."""
+    return news(record[0], *record[-len(Metrics._fields) :])
 
 
 def _next_call(waiting: collections.deque, done: int, most: int) -> tuple[list[int], int]:
@@ -403,7 +411,10 @@ def _history(records, looks, first, batched) -> tuple[History, Any, Ending]:
     last = np.minimum(known, len(steps) - 1)
     statuses = tuple(Status.FINISHED if count == len(steps) else Status.DIVERGED for count in known)
     keep = max(*known, 1)
-    history = History(steps[:keep], loss[..., :keep], Metrics(*(value[..., :keep] for value in values)))
+    count, kept_values = len(Metrics._fields), [value[..., :keep] for value in values]
+    of_layers = [Metrics(*kept_values[at : at + count]) for at in range(0, len(kept_values), count)]
+    by_layer = side_by_side(of_layers) if len(of_layers) > 1 else None
+    history = History(steps[:keep], loss[..., :keep], of_layers[-1], by_layer)
     if batched:
         return history, statuses, Ending(steps[last], last)
     return history, statuses[0], Ending(int(steps[last[0]]), int(last[0]))
@@ -422,7 +433,7 @@ def _compiled(single_thread: bool):
     options = [{**alone, **in_place}, alone] if on_cpu else [None, None]
     advance = kept(_advance, static_argnums=(1, 2), donate_argnums=3, compiler_options=options[0])
     losses = kept(_losses, static_argnums=1, compiler_options=options[1])
-    return advance, losses, kept(_metrics, static_argnums=(0, 1), compiler_options=options[1])
+    return advance, losses, kept(_metrics, static_argnums=(0, 1, 2), compiler_options=options[1])
 
 
 def _advance(problem, optimizer, batched, carry, counts):
@@ -489,16 +500,23 @@ def _losses(problem, batched, params, count):
     return _of_each(lambda params: risk(problem, params), batched, params, count)
 
 
-def _metrics(batched, num_groups, labels, biased, groups, params, count):
-    """Metrics of the first `count` of a group of parameters: (group, fields) or (group, fields, seeds)."""
+def _metrics(batched, activation, num_groups, labels, biased, groups, params, count):
+    """Metrics of the first `count` of a group of parameters: (group, fields) or (group, fields, seeds).
+
+    Fields of `Metrics`, layer after layer, of which the last is the one that the classifier reads.
+    """
 
     def one(params):
         b = jnp.where(biased, params.b, jnp.zeros_like(params.b))
+        network = Network(params.W, params.A, b, ACTIVATIONS[activation].passes)
+        features = layers(activation, params)
         if groups is None:
-            return jnp.stack(of_columns(params.H, labels, num_groups, params.A, b))
-        told = None if groups.told is None else groups.told.T[:, labels].astype(params.H.dtype)
-        found = of_group_columns(params.H, labels, num_groups, params.A, b, told)
-        return jnp.stack([jnp.full((), jnp.nan, params.H.dtype) if value is None else value for value in found])
+            found = of_layers(features, labels, num_groups, network)
+        else:
+            told = None if groups.told is None else groups.told.T[:, labels].astype(params.H.dtype)
+            found = of_group_layers(features, labels, num_groups, network, told)
+        unknown = jnp.full((), jnp.nan, params.H.dtype)
+        return jnp.stack([unknown if value is None else value for layer in found for value in layer])
 
     return _of_each(one, batched, params, count)
 

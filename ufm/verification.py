@@ -20,7 +20,8 @@ from ufm.metrics.groups import of_group_columns
 from ufm.metrics.measurement import measure
 from ufm.minima.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.minima.optimum import Optimum, minimize
-from ufm.model.params import Params
+from ufm.model.layers import layers
+from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_classes, class_means, told, with_values
 from ufm.theory import applicable
 from ufm.theory.formulas import distance_to_gram
@@ -244,13 +245,14 @@ def _of_run(run: Run) -> Found:
 
 
 def _measured(problem: Problem, params: Params) -> Metrics:
-    """Metrics of samples by their groups; where these are no classes, the classifier is another matter."""
+    """Metrics of what the classifier reads, by groups; where these are no classes, the classifier is another matter."""
+    X = layers(problem.activation, columns(params))[-1]
     if as_classes(problem).targets is None:
-        return measure(params.H, problem.labels, params.A, params.b)
+        return measure(X.T, problem.labels, params.A, params.b)
     labels, bias = problem.labels, params.b if problem.bias else np.zeros_like(params.b)
     wanted = None if problem.probabilities is None else np.asarray(told(problem, labels))
     with silent(), one_thread():
-        return numbers(of_group_columns(params.H.T, labels, problem.num_groups, params.A, bias, wanted))
+        return numbers(of_group_columns(X, labels, problem.num_groups, params.A, bias, wanted))
 
 
 def _minimum(problem: Problem) -> Found:
@@ -382,13 +384,14 @@ def _grams(prediction: Prediction, found: Found) -> Iterator[tuple[str, float, f
 def _sizes(prediction: Prediction, counts: np.ndarray, found: Found) -> Iterator[tuple[str, Quantity, Quantity, float]]:
     """Norms and singular values; each group's mean M (M, r) stands for `counts` (M,) rows of H."""
     M, A = found.means, found.classifier
-    values = np.linalg.svd(np.sqrt(counts)[:, None] * (M @ A.T), compute_uv=False)
+    wanted = prediction.singular_values
+    values = np.zeros(0) if wanted is None else np.linalg.svd(np.sqrt(counts)[:, None] * (M @ A.T), compute_uv=False)
     for name, predicted, measured in (
         ("norm of H", prediction.norm_H, float(np.sqrt(counts @ np.sum(M**2, axis=1)))),
         ("norm of A", prediction.norm_A, float(np.linalg.norm(A))),
         ("norms of class means", prediction.norms_H, np.linalg.norm(M, axis=1)),
         ("norms of classifier rows", prediction.norms_A, np.linalg.norm(A, axis=1)),
-        ("singular values of H Aᵀ", _padded(prediction.singular_values, len(values)), values),
+        ("singular values of H Aᵀ", _padded(wanted, len(values)), values),
     ):
         if predicted is not None:
             yield name, predicted, measured, _relative(predicted, measured, least=GEOMETRY)

@@ -18,6 +18,8 @@ def brief(value: Any) -> str:
     if type(value) in (tuple, list) and len(value) > WRITTEN_OUT:
         first = ", ".join(map(brief, value[: WRITTEN_OUT - 1]))
         return f"({first}, …, {brief(value[-1])}; {len(value)} in all)"
+    if type(value) is tuple and any(hasattr(each, "dtype") and np.ndim(each) for each in value):
+        return f"({', '.join(map(brief, value))}{',' * (len(value) == 1)})"
     if isinstance(value, np.generic):
         return repr(value.item())
     return getattr(value, "__name__", None) or shown(value)

@@ -121,9 +121,13 @@ def of_columns(
     num_groups: int,
     A: Float[Array, "K d"] | None,
     b: Float[Array, " K"] | None,
+    decisions: Int[Array, " N"] | None = None,
 ) -> Metrics:
-    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable."""
-    about, spreads = passes_of_columns(H, labels, num_groups, A, b)
+    """All metrics of features in columns, as jitted code holds them; in their namespace, traceable.
+
+    With `decisions`, which a classifier of later features made, these are what nc4 and accuracy speak of.
+    """
+    about, spreads = passes_of_columns(H, labels, num_groups, A, b, decisions)
     return summary(about, spreads, A, pairs_of(about.centred, spreads.within / about.count, about.rounding**2))
 
 
@@ -133,6 +137,7 @@ def passes_of_columns(
     num_groups: int,
     A: Float[Array, "K d"] | None,
     b: Float[Array, " K"] | None,
+    decisions: Int[Array, " N"] | None = None,
 ) -> tuple[Centres, Spreads]:
     """Both passes over features in columns, with a classifier that has a row for each group.
 
@@ -150,31 +155,36 @@ def passes_of_columns(
     if A is not None and len(A) == num_groups:
         size = power_of_two(A)
         b = (xp.zeros_like(A[:, 0]) if b is None else b * size) + (A * size) @ offset
-        judges = judges_of(about, A * size, b * scale)
+        judges = judges_of(about, A * size, b * scale)._replace(decisions=decisions)
     return about, second_pass(H * scale, labels, about, judges)
 
 
 def of_means(
-    means: Float[Array, "groups d"], count: Float[Array, " groups"], A: Float[Array, "K d"], b: Float[Array, " K"]
+    means: Float[Array, "groups d"],
+    count: Float[Array, " groups"],
+    A: Float[Array, "K d"],
+    b: Float[Array, " K"],
+    decisions: Int[Array, " groups"] | None = None,
 ) -> Metrics:
     """Metrics of features that have collapsed to their means, `count` of each class; in their namespace, traceable."""
     xp, about = namespace(means, count, A, b), centres(count, means)
     zeros, wrong, right = xp.zeros_like(count), None, None
     if len(A) == len(count):
-        judges = judges_of(about, A, b)
+        judges = judges_of(about, A, b)._replace(decisions=decisions)
         judged = verdicts(means.T, xp.arange(len(count), dtype=np.int32), about, judges)
         wrong, right = (xp.where(verdict, count, 0.0) for verdict in judged)
     return summary(about, Spreads(count, zeros, zeros, wrong, right), A, pairs_of(about.centred, zeros))
 
 
-def of_groups(about: Centres, spreads: Spreads, A: Float[Array, "K d"], accuracy: Any) -> Metrics:
+def of_groups(about: Centres, spreads: Spreads, A: Float[Array, "K d"] | None, accuracy: Any) -> Metrics:
     """Metrics of groups that are no classes, in time linear in their number.
 
     What is about a simplex, about pairs of groups, or pairs a group with an output is None.
     """
-    norms, A = norm(about.centred, axis=1), A * power_of_two(A)
-    spread = {name: value for name, value in _of_spreads(about, spreads, None).items() if value is not None}
-    values = {"equinorm": relative_spread(norms), "equinorm_A": relative_spread(norm(A, axis=1)), **spread}
+    values = {"equinorm": relative_spread(norm(about.centred, axis=1))}
+    if A is not None:
+        values["equinorm_A"] = relative_spread(norm(A * power_of_two(A), axis=1))
+    values |= {name: value for name, value in _of_spreads(about, spreads, None).items() if value is not None}
     return Metrics(**{**dict.fromkeys(Metrics._fields), **values, "accuracy": accuracy})
 
 

@@ -67,10 +67,14 @@ class Fed:
         again.add(samples.H, samples.labels)
         self._again = again
 
-    def take_again(self, samples: Batch, given: tuple[Any, Any]) -> None:
-        """Second pass over samples that are checked, and known to be those of the first."""
+    def take_again(self, samples: Batch, given: tuple[Any, Any], decisions: Any = None) -> None:
+        """Second pass over samples that are checked, and known to be those of the first.
+
+        With `decisions` (n,), of a classifier that reads other features, these are what nc4 and accuracy speak of.
+        """
         means, self._classifier = self.means(), given
-        spreads = spreads_of(samples.H, means.place_of(samples.labels), means.about, means.judges(*given))
+        judges = means.judges(*given) if decisions is None else means.judges_of(decisions)
+        spreads = spreads_of(samples.H, means.place_of(samples.labels), means.about, judges)
         self._spreads = spreads if self._spreads is None else added(self._spreads, spreads)
 
     def metrics(self, A: Any = None, b: Any = None, *, per_class: Any = False) -> Measured:

@@ -9,6 +9,7 @@ from ufm._core import archive
 from ufm._core.pytree import pytree
 from ufm._core.repr import call, fields_of
 from ufm.metrics.definitions import LONG_NAMES, Metrics
+from ufm.metrics.layers import layer_name
 
 if TYPE_CHECKING:
     import xarray
@@ -28,11 +29,14 @@ class History:
         step: (S,) optimiser steps taken.
         loss: the objective.
         metrics: `Metrics` of arrays.
+        layers: `Metrics` of arrays with one more axis, the last: features H and then every hidden layer, of which the
+            last is what `metrics` speak of (see `ufm.metrics.layers`); None where there are no hidden layers.
     """
 
     step: Any
     loss: Any
     metrics: Metrics
+    layers: Metrics | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name in Metrics._fields:
@@ -41,7 +45,7 @@ class History:
 
     def __repr__(self) -> str:
         if not isinstance(self.loss, np.ndarray):
-            return call("History", fields_of(self))
+            return call("History", {name: value for name, value in fields_of(self).items() if value is not None})
         if not len(self.step):
             return "History(0 snapshots)"
         seeds = f" of {len(self.loss)} seeds" if self.loss.ndim == 2 else ""
@@ -64,11 +68,13 @@ class History:
         dims = ("seed", "snapshot") if np.ndim(self.loss) == 2 else ("snapshot",)
         values = {"loss": self.loss, **dict(self.metrics.known())}
         variables = {name: (dims, value, {"long_name": LONG_NAMES[name]}) for name, value in values.items()}
+        for name, value in [] if self.layers is None else self.layers.known():
+            variables[f"layer_{name}"] = ((*dims, "layer"), value, {"long_name": layer_name(name)})
         return xarray.Dataset(variables, {"step": ("snapshot", self.step, {"long_name": LONG_NAMES["step"]})})
 
     def of_seed(self, index: int) -> "History":
         """(S,) arrays of one of several seeds, up to its own divergence."""
-        alone = jax.tree.map(lambda leaf: leaf[index], (self.loss, self.metrics))
+        alone = jax.tree.map(lambda leaf: leaf[index], (self.loss, self.metrics, self.layers))
         keep = max(int(known_snapshots(alone[0])), 1)
         return History(self.step[:keep], *jax.tree.map(lambda leaf: leaf[:keep], alone))
 

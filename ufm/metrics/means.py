@@ -79,6 +79,10 @@ class Means:
             self._judges = (A, b), judges
         return judges
 
+    def judges_of(self, decisions: Int[np.ndarray, " n"]) -> Judges:
+        """The nearest class centre, and what a classifier decided that reads other features of the same samples."""
+        return Judges(self.nearest(), self.nearest(), self.names, decisions)
+
     def nearest(self) -> Rule:
         """The nearest class centre, which decides for a row of the means."""
         return nearest_centre(self.about).prepared()

@@ -1,5 +1,6 @@
 """Anybody's features measured: arrays of any library at once, or traced inside somebody's own jitted code."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import jax
@@ -25,6 +26,8 @@ from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.evaluation import Evaluation, evaluation, means_given
 from ufm.metrics.fed import Fed
+from ufm.metrics.layers import side_by_side
+from ufm.metrics.rows import decisions_of
 
 
 @overload
@@ -53,17 +56,29 @@ def measure(
 ) -> Evaluation: ...
 
 
+@overload
 def measure(
-    H: ArrayLike,
+    H: Sequence[np.ndarray | jax.Array],
     labels: ArrayLike,
-    A: ArrayLike | None = None,
+    A: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    b: ArrayLike | None = None,
+    *,
+    absent: Literal["error", "drop"] = "error",
+    ignore: Integer | None = None,
+) -> Metrics: ...
+
+
+def measure(
+    H: Any,
+    labels: ArrayLike,
+    A: Any = None,
     b: ArrayLike | None = None,
     *,
     means: ArrayLike | None = None,
     absent: str = "error",
     ignore: Integer | None = None,
     per_class: bool = False,
-) -> Measured | Evaluation:
+) -> Measured | Evaluation | Metrics:
     """Metrics of features, exactly: whatever their precision, what is computed of them is computed in float64.
 
     Directions of the centred class means count as absent where their singular value is below (u/2) r (√K + √d), with r
@@ -75,11 +90,17 @@ def measure(
     then distances to the simplex of K' vertices, nc1 to nc3, equinorm_A and self_duality take the classifier's rows of
     these classes alone, while for nc4 and accuracy all K rows compete.
 
+    Of a network's layers a list of features gives arrays, one entry a layer. The classifier reads the last; its
+    decisions are what nc4 and accuracy of every layer speak of. What pairs a layer with what reads it (nc3, equinorm_A,
+    self_duality) is NaN but for the last, unless A is a list too: of layers that are linear, A, A W_L, A W_L W_{L−1}, …
+    from the last to the first.
+
     Args:
-        H: (N, d) features, one sample a row: NumPy, JAX or torch, or what NumPy makes an array of.
+        H: (N, d) features, one sample a row: NumPy, JAX or torch, or what NumPy makes an array of. Or a list
+            of such arrays, (N, d_j) each, of the same samples.
         labels: (N,) integers 0..K−1 in any order, each class present.
         A: (K, d) classifier; without it K is the largest label plus one, and nc3, nc4, equinorm_A, self_duality
-            and accuracy are None.
+            and accuracy are None. Of a list of features the last one's, or a list of as many, None where there is none.
         b: (K,) bias; zeros where absent.
         means: (K, d) class means of other features, which these are to be measured against.
         absent: what becomes of classes without a sample: "error", or "drop".
@@ -88,7 +109,7 @@ def measure(
 
     Returns:
         Dimensionless metrics in float64, with `rank`, `absent`, `uniformity` and `classes` beside them (see
-        `ufm.metrics.Measured`); or an `Evaluation` where `means` are given.
+        `ufm.metrics.Measured`); an `Evaluation` where `means` are given; or of a list `Metrics` of arrays.
 
     Raises:
         ValueError: for wrong shapes, labels out of range, an absent class, a NaN or an infinity, and inside jit, grad
@@ -97,6 +118,10 @@ def measure(
     check_untraced(A=A, b=b, means=means)
     choice("absent", absent, ABSENT)
     flag("per_class", per_class)
+    if _is_list(H):
+        if means is not None or per_class:
+            raise ValueError("H of several layers with means or per_class: only whole metrics of each are measured")
+        return _of_layers(H, labels, A, b, absent, ignore)
     samples = batch(H, labels, ignore)
     check_some(samples.labels, ignore)
     dim = samples.H.shape[1]
@@ -144,6 +169,43 @@ def evaluate(
     samples = Batch(np.asarray(X), y, rounding_of("features H", H))
     found = _measured(samples, A, b, K, "error", False)
     return Metrics(*(None if value is None else value.astype(X.dtype) for value in found))
+
+
+def _is_list(tables: Any) -> bool:
+    """Whether these are arrays of several layers, of which some may be absent."""
+    listed = isinstance(tables, list | tuple) and any(each is not None for each in tables)
+    return listed and all(each is None or getattr(each, "ndim", 0) == 2 for each in tables)
+
+
+def _of_layers(features: Sequence[Any], labels: Any, A: Any, b: Any, absent: str, ignore: Any) -> Metrics:
+    """Metrics of the same samples' features in several layers, the last of which a classifier reads."""
+    layers = [batch(H, labels, ignore) for H in features]
+    last = layers[-1]
+    check_some(last.labels, ignore)
+    readers = list(A) if _is_list(A) else [*[None] * (len(layers) - 1), A]
+    if len(readers) != len(layers):
+        raise ValueError(
+            f"A of {len(readers)} entries: one classifier, or {len(layers)} of them, one a layer, are needed"
+        )
+    given = classifier(readers[-1], b, None, last.H.shape[1], np.float64)
+    K = number_of_classes(last.labels, given[0], absent=absent)
+    found, decisions = [_measured(last, *given, K, absent, False)], _decisions(last, given, K, absent)
+    for samples, reader in zip(layers[-2::-1], readers[-2::-1], strict=True):
+        fed = Fed(K, absent=absent)
+        fed.take(samples)
+        fed.take_again(samples, (None, None), decisions)
+        found.append(fed.metrics(reader))
+    return side_by_side(found[::-1])
+
+
+def _decisions(samples: Batch, given: tuple[Any, Any], num_classes: int, absent: str) -> Any:
+    """What a classifier decides at each sample (n,); None without one."""
+    if given[0] is None:
+        return None
+    fed = Fed(num_classes, absent=absent)
+    fed.take(samples)
+    about, judges = fed.means().about, fed.means().judges(*given)
+    return None if judges is None else decisions_of(samples.H, about, (judges.given,))[0]
 
 
 def _measured(samples: Batch, A: Any, b: Any, num_classes: int, absent: str, per_class: bool) -> Measured:

@@ -54,11 +54,13 @@ class Judges(NamedTuple):
     """Two classifiers of a sample in the coordinates of `Centres`: the nearest class centre, and the one that is given.
 
     Names (groups,) say which of the given classifier's outputs each class mean is of; None stands for 0, 1, ….
+    Decisions (n,) are those of a classifier that reads other features of the samples, and stand in for the given one's.
     """
 
     nearest: Rule
     given: Rule
     names: Any = None
+    decisions: Any = None
 
 
 class Spreads(NamedTuple):
@@ -144,7 +146,8 @@ def second_pass(
 def verdicts(H: Float[Array, "d n"], labels: Int[Array, " n"], about: Centres, judges: Judges) -> tuple[Any, Any]:
     """Of each sample (n,): whether the classifier disagrees with the nearest centre, and whether it is right."""
     places = (H - about.origin[:, None]) * about.scale
-    nearest, decision = decide(judges.nearest, places), decide(judges.given, places)
+    nearest = decide(judges.nearest, places)
+    decision = decide(judges.given, places) if judges.decisions is None else judges.decisions
     if judges.names is not None:
         nearest, labels = judges.names[nearest], judges.names[labels]
     return decision != nearest, decision == labels

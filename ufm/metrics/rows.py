@@ -63,11 +63,13 @@ class Totals:
 def spreads_of(X: Any, labels: Int[np.ndarray, " n"], about: Centres, judges: Judges | None) -> Spreads:
     """The second pass over rows (n, d), whose labels name rows of the means."""
     rows = _rows_for(X, 1 if judges is None else len(judges.given.rows))
+    decided = () if judges is None or judges.decisions is None else (judges.decisions,)
 
-    def spreads(block, labels):
-        return second_pass(block.T, labels, about, judges)
+    def spreads(block, labels, decisions=None):
+        judging = judges if decisions is None or judges is None else judges._replace(decisions=decisions)
+        return second_pass(block.T, labels, about, judging)
 
-    return ft.reduce(added, _in_blocks(spreads, rows, X, labels))
+    return ft.reduce(added, _in_blocks(spreads, rows, X, labels, *decided))
 
 
 def decisions_of(X: Any, about: Centres, rules: tuple[Rule, ...]) -> list[Int[np.ndarray, " n"]]:

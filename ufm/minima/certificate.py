@@ -16,6 +16,7 @@ from ufm._core.programs import kept, plain
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.focal_bound import declares_line, focal_bound
 from ufm.minima.lane_objective import is_closed
+from ufm.minima.moments import has_moments, thresholded
 from ufm.minima.reduction import (
     LaneParams,
     Reduced,
@@ -88,7 +89,8 @@ def lower_bound(problem: Problem, params: Params) -> float:
 
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
     infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
-    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). Where
+    loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). With
+    hidden layers it is that of the minimum where `minimize` knows it, whatever the candidate, and −∞ elsewhere. Where
     K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability 1 − 10⁻¹² over a random draw, the
     same at each call.
 
@@ -103,6 +105,8 @@ def lower_bound(problem: Problem, params: Params) -> float:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = with_values(problem).finite_params(params)
+    if problem.widths:
+        return next(thresholded([problem])).lower_bound if has_moments(problem) else -np.inf
     means, A = group_means(problem, params.H), params.A
     if problem.classifier.fixed:
         axes = row_space(problem)
@@ -150,6 +154,8 @@ def dual_bound(problem: Problem, params: Params) -> Float[Array, ""]:
             problem are traced whose loss isn't convex but has a bound.
     """
     params = as_problem(problem).check_params(params)
+    if problem.widths:
+        return jnp.asarray(-jnp.inf, jnp.result_type(float))
     if not facts_of(problem.loss).convex:
         return _bound_of_line(problem)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, params))):

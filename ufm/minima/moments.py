@@ -1,32 +1,26 @@
-"""Squared error of any real targets at once, from their mean and covariance: a spectral thresholding.
+"""Problems that mean and covariance of their targets solve: squared error of linear factors, without any iteration."""
 
-Let targets have mean T̄ and covariance Σ = V diag(s_j²) Vᵀ (or T̄ = 0 and second moments, without a bias), with decay on
-both factors, no constraints and one weight w: f is w times that of weight one and decays over w. There, with
-ĉ = √(N λ_A λ_H), logits are Z = X S' Vᵀ with s_j' = (s_j − ĉ)₊ of the d largest s_j, and
-
-    f* = Σ_alive (ĉ s_j − ĉ²/2) + Σ_dead s_j²/2
-
-(Andriopoulos et al. 2024 for the covariance of full rank; by von Neumann's inequality for any, and any d). So a million
-samples cost their K × K moments and its eigenvectors, and the value is its own lower bound, up to rounding.
-"""
-
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufm._core.linalg import ROWS_AT_ONCE, triangle
-from ufm._core.precision import allowance
-from ufm._core.side_by_side import side_by_side
-from ufm.minima.reduction import LaneParams, least_dim
+from ufm._core.arrays import silent
+from ufm._core.blas import one_thread
+from ufm.minima.deep_linear import Minima, Posed, minima
+from ufm.minima.reduction import LaneParams
 from ufm.minima.symmetry import unbound
 from ufm.model.losses import SquaredError, is_one_of
 from ufm.model.problem import Problem
 
+HELD_TOGETHER = 2**18  # numbers of the targets of problems side by side
+
 
 class Thresholded(NamedTuple):
-    """The minimum: group means (M, r), classifier (K, r), bias (K,); its value and slope there; and a lower bound.
+    """The minimum, in reduced dimensions and widths; its value and slope there; and a lower bound.
 
-    The slope is the norm of the gradient of the problem as posed; `alive` says how many directions live.
+    The slope is the norm of the gradient of the problem as posed; `alive` says how many directions live, and
+    `local_values` are those of all local minima (see `deep_linear.Minima`).
     """
 
     params: LaneParams
@@ -34,72 +28,57 @@ class Thresholded(NamedTuple):
     grad_norm: float
     lower_bound: float
     alive: int
+    local_values: np.ndarray
 
 
 def has_moments(problem: Problem) -> bool:
-    """Whether the minimum follows from mean and covariance of the targets."""
+    """Whether the minimum follows from mean and covariance of the targets, which class labels are beneath layers."""
     decayed = all(f.decay > 0 and unbound(f.constraint) for f in problem.factors())
-    if problem.targets is None or not decayed or not is_one_of(problem.loss, SquaredError):
+    posed_so = problem.activation == "linear" and (problem.targets is not None or bool(problem.widths))
+    if not posed_so or not decayed or not is_one_of(problem.loss, SquaredError):
         return False
     return problem.bias_kind != "regularised" and bool(np.ptp(problem.group_weights) == 0)
 
 
-def thresholded(problem: Problem) -> Thresholded:
-    """The minimum of a problem that `has_moments`; in NumPy float64, and passes over blocks of groups on all cores."""
-    targets: Any = problem.targets
-    T, w = np.asarray(targets.rows), float(np.asarray(targets.weights)[0])
-    mean = targets.shares @ T if problem.bias_kind == "free" else np.zeros(T.shape[1])
-    s, V = _spectrum(T, np.sqrt(targets.shares), mean)
-    lambda_A, N_lambda_H = problem.lambda_A / w, problem.num_samples * problem.lambda_H / w
-    price = np.sqrt(problem.num_samples * lambda_A) * np.sqrt(problem.lambda_H / w)
-    lives = (s > price) & (np.arange(len(s)) < problem.dim)
-    left = np.where(lives, s - price, 0.0)
-    r = min(least_dim(problem), len(s))
-    missing = ((0, 0), (0, least_dim(problem) - r))
-    A = np.pad(V[:, :r] * np.sqrt(np.sqrt(N_lambda_H / lambda_A) * left)[:r], missing)
-    of_direction = np.sqrt(np.sqrt(lambda_A / N_lambda_H) * left) / np.where(lives, s, 1.0)
-    H, there, grad_norm = _at(problem, np.pad(V[:, :r] * of_direction[:r], missing), A, mean)
-    value = w * float(np.sum(np.where(lives, price * s - 0.5 * price**2, 0.5 * s**2)))
-    # singular values are found to rounding of the largest and of the mean; the value's slope along one is ĉ or s
-    size, slopes = np.linalg.norm(s) + np.linalg.norm(mean), np.sum(np.where(lives, price, s))
-    doubt = allowance() * (w * float(slopes * size) + value)
-    bound, alive = max(value - doubt, 0.0), int(np.count_nonzero(lives))
-    return Thresholded(LaneParams(H, A, mean), there, grad_norm, bound, alive)
+def stacking_key(problem: Problem) -> Any:
+    """What problems that have moments must share to be solved side by side."""
+    columns = tuple(factor.shape[1] for factor in problem.factors()[1:])
+    return problem.num_groups, problem.num_classes, columns, problem.bias_kind
 
 
-def _blocks(rows: int) -> list[slice]:
-    return [slice(first, first + ROWS_AT_ONCE) for first in range(0, rows, ROWS_AT_ONCE)]
+def thresholded(problems: Sequence[Problem]) -> Iterator[Thresholded]:
+    """Minima of problems of one `stacking_key` that have moments, in order, by passes over blocks on all cores."""
+    together = max(1, HELD_TOGETHER // (problems[0].num_groups * problems[0].num_classes))
+    for first in range(0, len(problems), together):
+        with one_thread(), silent():
+            found = minima(posed(problems[first : first + together]))
+        for lane in range(len(found.value)):
+            yield _in_lane(found, lane)
 
 
-def _spectrum(T, roots, mean):
-    """Singular values (K' ≤ K,) and right singular vectors (K, K') of the centred rows, each times its root."""
-
-    def of(block):
-        return np.linalg.qr(roots[block, None] * (T[block] - mean), mode="r")
-
-    triangles = np.concatenate(list(side_by_side(of, _blocks(len(T)))))
-    _, s, Vt = np.linalg.svd(triangle(triangles), full_matrices=False)
-    return s, Vt.T
+def _in_lane(found: Minima, lane: int) -> Thresholded:
+    """What was found of one problem."""
+    H, W, A, b = found.factors
+    params = LaneParams(H[lane], A[lane], b[lane], tuple(layer[lane] for layer in W))
+    value, slope, bound = (float(each[lane]) for each in (found.value, found.grad_norm, found.lower_bound))
+    alive = int(np.count_nonzero(found.lives[lane]))
+    return Thresholded(params, value, slope, bound, alive, found.local_values[lane])
 
 
-def _at(problem: Problem, to_H: Any, A: Any, b: Any) -> tuple[np.ndarray, float, float]:
-    """Group means (T − b) to_H, the objective there, and the norm of its gradient.
+def posed(problems: Sequence[Problem]) -> Posed:
+    """The same as arrays; class labels are targets too, the rows of the identity."""
+    _, K, columns, bias_kind = stacking_key(problems[0])
+    return Posed(
+        rows=_stacked(np.eye(K) if p.targets is None else np.asarray(p.targets.rows) for p in problems),
+        counts=_stacked(p.group_counts for p in problems),
+        weights=np.array([float(np.asarray(p.group_weights)[0]) for p in problems]),
+        decays=np.array([[float(factor.decay) for factor in p.factors()] for p in problems]),
+        columns=columns,
+        free_bias=bias_kind == "free",
+    )
 
-    A sample's gradient is the n_m-th part of its group's.
-    """
-    targets: Any = problem.targets
-    T, weight = np.asarray(targets.rows), float(np.asarray(targets.weights)[0]) / problem.num_samples
-    H = np.empty((len(T), to_H.shape[1]))
 
-    def of(block):
-        mine, n = (T[block] - b) @ to_H, problem.group_counts[block, None]
-        H[block] = mine
-        residual = mine @ A.T + b - T[block]
-        slopes = residual * (weight * n)
-        twice = np.vdot(slopes, residual) + problem.lambda_H * np.vdot(n * mine, mine)
-        squares = np.sum((slopes @ A + problem.lambda_H * n * mine) ** 2 / n)
-        return twice, squares, slopes.T @ mine, slopes.sum(axis=0)
-
-    twice, squares, along_A, along_b = map(sum, zip(*side_by_side(of, _blocks(len(T))), strict=True))
-    squares += np.sum((along_A + problem.lambda_A * A) ** 2) + (problem.bias_kind == "free") * np.sum(along_b**2)
-    return H, 0.5 * float(twice + problem.lambda_A * np.sum(A**2)), float(np.sqrt(squares))
+def _stacked(arrays: Any) -> np.ndarray:
+    """Side by side; one alone isn't copied, since it may be large."""
+    first, *others = arrays
+    return np.stack([first, *others]) if others else first[None]

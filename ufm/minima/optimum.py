@@ -5,7 +5,7 @@ import dataclasses
 import functools as ft
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import jax
@@ -24,20 +24,22 @@ from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_means
+from ufm.metrics.layers import Network, of_group_layers, of_layers, side_by_side
 from ufm.minima import proximal_newton, quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
 from ufm.minima.lane_objective import objective, plain_objective, unfold
-from ufm.minima.moments import thresholded
+from ufm.minima.moments import Thresholded, has_moments, thresholded
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, zeros
 from ufm.minima.rows import params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
-from ufm.minima.ways import RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
+from ufm.minima.ways import COMPILED_FROM, RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
+from ufm.model.layers import ACTIVATIONS, layers
 from ufm.model.losses import facts_of
-from ufm.model.params import Params
+from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_classes, with_values
 
 BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors fit; larger ones gain nothing
@@ -103,7 +105,7 @@ class Optimum:
 
     @ft.cached_property
     def _dense(self) -> LaneParams:
-        """Group means (M, r), classifier (K, r) and bias (K,)."""
+        """Group means (M, r), classifier (K, r), bias (K,), and hidden layers between, which have reduced widths."""
         if isinstance(self.solution, LaneParams):
             return self.solution
         K, r = self.problem.num_classes, least_dim(self.problem)
@@ -136,8 +138,16 @@ class Optimum:
 
     @property
     def params(self) -> Params:
-        """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,)."""
-        return lift(self.problem, self.means, self.A, self.b)
+        """A minimiser of the problem as posed: H (N, d), A (K, d), b (K,), and hidden layers W."""
+        return lift(self.problem, self._dense._replace(H=self.means))
+
+    @ft.cached_property
+    def layers(self) -> Metrics | None:
+        """`Metrics` of arrays over layers, features H and then every hidden layer; None where there are none."""
+        if not self.problem.widths:
+            return None
+        params, counts = self.params, self.problem.group_counts
+        return _of_layers(self.problem, params._replace(H=params.H[np.cumsum(counts) - counts]))
 
     def __repr__(self) -> str:
         certified = "certified" if self.certified else "not certified"
@@ -234,11 +244,11 @@ def minimize_all(
         raise ValueError("problems: all of one shape and kind are needed")
     heard = advanced or (lambda ended: None)
     found: list[Optimum | None] = [None] * len(problems)
-    ways = {Way.ON_SIZES: _on_sizes, Way.ON_MOMENTS: _on_moments, Way.ON_ROWS: _on_rows}
-    alone = ways.get(way_of(problems[0], len(problems)))
-    if alone is not None:
-        for index, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
-            found[index] = alone(problem, seed, tol, max_steps)
+    ways = {Way.ON_SIZES: _one_by_one(_on_sizes), Way.ON_MOMENTS: _on_moments, Way.ON_ROWS: _one_by_one(_on_rows)}
+    without_lanes = ways.get(way_of(problems[0], len(problems)))
+    if without_lanes is not None:
+        for index, best in enumerate(without_lanes(problems, seeds, tol, max_steps)):
+            found[index] = best
             heard(index + 1)
     left = [index for index, best in enumerate(found) if best is None]
     if left:
@@ -246,6 +256,11 @@ def minimize_all(
         found = [best or ended.pop(0) for best in found]
     pairs: Any = zip(found, posed, strict=True)
     return [best if best.problem is problem else dataclasses.replace(best, problem=problem) for best, problem in pairs]
+
+
+def _one_by_one(solve):
+    """A way of one problem as a way of several."""
+    return lambda problems, seeds, *options: (solve(*each, *options) for each in zip(problems, seeds, strict=True))
 
 
 def _on_sizes(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum | None:
@@ -316,13 +331,21 @@ def _in_logits(problem, seed, tol, blocks, solved, finished) -> Optimum | None:
     )
 
 
-def _on_moments(problem: Problem, seed: int, tol: float, max_steps: int) -> Optimum:
-    """The minimum of a squared error by mean and covariance of its targets."""
-    check()
-    with one_thread(), silent():
-        found = thresholded(problem)
-        counts = problem.group_counts.astype(np.float64)
-        measured = numbers(of_group_means(found.params.H, counts, found.params.A, found.params.b, None))
+def _on_moments(problems: list[Problem], seeds: list[int], tol: float, max_steps: int) -> Iterator[Optimum]:
+    """The minima of squared errors by mean and covariance of their targets."""
+    if len(problems) < COMPILED_FROM:
+        for problem, seed, found in zip(problems, seeds, thresholded(problems), strict=True):
+            check()
+            with one_thread(), silent():
+                measured = numbers(_of_read(problem, found.params))
+            yield _of_moments(problem, seed, tol, found, measured)
+        return
+    many = list(thresholded(problems))
+    yield from map(_of_moments, problems, seeds, [tol] * len(many), many, _of_read_in_lanes(problems, many))
+
+
+def _of_moments(problem: Problem, seed: int, tol: float, found: Thresholded, measured: Metrics) -> Optimum:
+    """The optimum of a problem that was solved so."""
     certified = relative_gap(problem, found.value, found.lower_bound) <= tol
     return Optimum(
         problem=problem,
@@ -339,6 +362,40 @@ def _on_moments(problem: Problem, seed: int, tol: float, max_steps: int) -> Opti
         seed=seed,
         solution=found.params,
     )
+
+
+def _of_read(problem: Problem, params: LaneParams) -> Metrics:
+    """Metrics of what the classifier reads."""
+    counts, read = problem.group_counts.astype(np.float64), _read(params)
+    if problem.targets is None:
+        return metrics.of_means(read.H, counts, read.A, read.b)
+    return of_group_means(read.H, counts, read.A, read.b, None)
+
+
+def _read(params: LaneParams) -> LaneParams:
+    """A classifier and what it reads: group means, or what linear hidden layers make of them."""
+    read = params.H
+    for layer in params.W:
+        read = read @ layer.T
+    return LaneParams(read, params.A, params.b)
+
+
+def _of_read_in_lanes(problems: list[Problem], found: list[Thresholded]) -> list[Metrics]:
+    """The same of many problems, compiled."""
+    params = jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *(_read(each.params) for each in found))
+    counts = np.stack([problem.group_counts.astype(np.float64) for problem in problems], axis=-1)
+    with float64():
+        how: Any = {"held": max(params.H.size, params.A.size) // len(found)}
+        if problems[0].targets is None:
+            measured = by_batches(_measured, params, counts, **how)
+        else:
+            measured = by_batches(_measured_groups, params, counts, None, **how)
+    return [_of_lane(measured, lane) for lane in range(len(found))]
+
+
+def _of_lane(measured: Metrics, lane: int) -> Metrics:
+    """Metrics of one of many problems."""
+    return Metrics(*(None if entry is None else entry[lane] for entry in measured))
 
 
 def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
@@ -478,19 +535,38 @@ def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optim
         status=solved.status[lane],
         certified=relative_gap(problem, value, bound) <= tol,
         degenerate=bool(solved.degenerate[lane]),
-        metrics=Metrics(*(None if entry is None else entry[lane] for entry in solved.metrics)),
+        metrics=_of_lane(solved.metrics, lane),
         starts=len(candidates),
         agreed=sum(abs(other - value) <= close for other in values),
         seed=seed,
-        solution=LaneParams(*(part[..., lane] for part in solved.params)),
+        solution=jax.tree.map(lambda part: part[..., lane], solved.params),
     )
 
 
+def _of_layers(problem: Problem, params: Params) -> Metrics:
+    """Metrics of each layer of features that have collapsed to their groups' means, H (M, d)."""
+    network = Network(params.W, params.A, params.b, ACTIVATIONS[problem.activation].passes)
+    features, groups = layers(problem.activation, columns(params)), problem.group_labels
+    counts = problem.group_counts.astype(float)
+    with silent(), one_thread():
+        if as_classes(problem).targets is None:
+            found = of_layers(features, groups, problem.num_groups, network, counts)
+        else:
+            told = None if problem.probabilities is None else problem.probabilities.T
+            found = of_group_layers(features, groups, problem.num_groups, network, told, counts)
+        return side_by_side(found)
+
+
 def _check_bounded(problem: Problem) -> None:
-    """Refuse a factor that can grow without end."""
+    """Refuse a factor that can grow without end, and hidden layers whose minimum isn't known in closed form."""
     for factor in problem.factors():
         if not factor.bounded:
             raise ValueError(
                 f"{factor.decay_name} = 0 with unbounded {factor.side}: no minimum is attained; weight decay or a "
                 "bound is needed"
             )
+    if problem.widths and not has_moments(problem):
+        raise ValueError(
+            f"widths = {problem.widths}: hidden layers are minimised over where they are linear, with squared error, "
+            "equal weights, and no or a free bias; ufm.train trains others"
+        )

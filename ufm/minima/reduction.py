@@ -44,11 +44,15 @@ KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hol
 
 @storable
 class LaneParams(NamedTuple):
-    """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, r, L), bias b (K, L)."""
+    """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, r, L), bias b (K, L).
+
+    Hidden layers W are of one problem only.
+    """
 
     H: Any
     A: Any
     b: Any
+    W: Any = ()
 
 
 class LaneFactor(NamedTuple):
@@ -316,12 +320,19 @@ def by_lane(of_lane: Callable[..., Any], reduced: Reduced, *trees: Any) -> Any:
     return each(one, reduced, *trees)
 
 
-def lift(problem: Problem, means: np.ndarray, A: np.ndarray, b: np.ndarray) -> Params:
-    """Parameters of the problem as posed: every sample at its group's mean, dimensions filled up with zeros."""
+def lift(problem: Problem, found: LaneParams) -> Params:
+    """Parameters of the problem as posed: every group's samples at its mean, dimensions filled up with zeros."""
     problem.check_room()
-    axes = row_space(problem)
-    A = problem.classifier.matrix if problem.classifier.fixed else A @ axes
-    return Params(np.repeat(means @ axes, problem.group_counts, axis=0), A, b)
+    H = np.repeat(found.H @ row_space(problem), problem.group_counts, axis=0)
+    _, *layers = problem.factors()
+    *W, A = (_filled_up(part, layer.shape) for part, layer in zip((*found.W, found.A), layers, strict=True))
+    if problem.classifier.fixed:
+        A = problem.classifier.matrix
+    return Params(H, A, found.b, tuple(W))
+
+
+def _filled_up(matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.pad(matrix, [(0, missing) for missing in np.subtract(shape, matrix.shape)])
 
 
 def zeros(reduced: Reduced, *shape: int) -> Float[Array, "*shape L"]:

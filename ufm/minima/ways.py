@@ -12,7 +12,7 @@ import enum
 from typing import Any
 
 from ufm.minima.lane_objective import is_closed
-from ufm.minima.moments import has_moments
+from ufm.minima.moments import has_moments, stacking_key
 from ufm.minima.reduction import lane_of, shape_key
 from ufm.minima.rows import on_rows
 from ufm.minima.symmetry import symmetric
@@ -38,7 +38,7 @@ class Way(enum.Enum):
 def batch_key(problem: Problem) -> Any:
     """What problems must share to be solved by one call: shape, kind and way."""
     problem = as_classes(problem)
-    return Way.ON_MOMENTS if has_moments(problem) else shape_key(problem)
+    return (Way.ON_MOMENTS, stacking_key(problem)) if has_moments(problem) else shape_key(problem)
 
 
 def way_of(problem: Problem, count: int) -> Way:

@@ -1,6 +1,7 @@
 """The factors of the logits, in the order in which they multiply: the one table that lists them."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,18 +9,21 @@ import numpy as np
 from ufm._core.arrays import custom_jvp, namespace
 from ufm.model.params import Columns, Params
 
+T = TypeVar("T", Params, Columns)
+
 
 class Factor(NamedTuple):
     """One matrix of the product H … Aᵀ, each of whose rows is kept by a constraint and priced by weight decay.
 
     Attributes:
-        name: of the field of `Params`.
-        side: of the field of `Problem` that constrains its rows.
-        decay_name: of the field of `Problem` that is its weight decay.
+        name: of what it is in `Params`: a field, or an entry of W.
+        side: of the field of `Problem` that constrains its rows; of a hidden layer its name.
+        decay_name: of what is its weight decay in `Problem`.
         shape: (rows, coordinates of each).
         constraint: of the rows.
         decay: λ of half the squared norm.
         counts: (groups,) rows of each group where the rows are samples; None where each stands for itself.
+        layer: which entry of W it is; None of the others.
     """
 
     name: str
@@ -29,6 +33,11 @@ class Factor(NamedTuple):
     constraint: Any
     decay: Any
     counts: Any = None
+    layer: int | None = None
+
+    def of(self, params: Params | Columns) -> Any:
+        """The matrix that it is in parameters."""
+        return getattr(params, self.name) if self.layer is None else params.W[self.layer]
 
     @property
     def samples(self) -> bool:
@@ -56,9 +65,16 @@ class Factor(NamedTuple):
         return self.constraint.tangent(matrix, gradient, axis=self.axis)
 
 
+def assembled(factors: Sequence[Factor], matrices: Iterable[Any], b: Any, kind: type[T]) -> T:
+    """Parameters of these matrices, in the order of all factors, and a bias: `Params` or `Columns`."""
+    parts = list(zip(factors, matrices, strict=True))
+    fields = {factor.name: matrix for factor, matrix in parts if factor.layer is None}
+    return kind(**fields, b=b, W=tuple(matrix for factor, matrix in parts if factor.layer is not None))
+
+
 def squared_size(factors: tuple[Factor, ...], params: Params | Columns) -> Any:
     """Σ λ ‖factor‖², twice the weight decay of all factors."""
-    return sum(factor.decay * squared_norm(getattr(params, factor.name)) for factor in factors)
+    return sum(factor.decay * squared_norm(factor.of(params)) for factor in factors)
 
 
 @custom_jvp

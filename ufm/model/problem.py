@@ -1,7 +1,9 @@
-"""What is minimised: a loss, weight decay and constraints over free features, classifier and bias."""
+"""What is minimised: a loss, weight decay and constraints over free features, hidden layers, classifier and bias."""
 
 import dataclasses
 import functools as ft
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,19 +18,34 @@ from ufm._core.archive import storable
 from ufm._core.arrays import Array, namespace_of, silent
 from ufm._core.blas import one_thread
 from ufm._core.blocks import few, fits
-from ufm._core.checks import Integer, Real, doubles, flag, instance, integer, numeric, real, room_for, shown
+from ufm._core.checks import (
+    Integer,
+    Real,
+    choice,
+    doubles,
+    entries,
+    flag,
+    instance,
+    integer,
+    numeric,
+    real,
+    room_for,
+    shown,
+)
 from ufm._core.precision import at_once, float64, is_traced
 from ufm._core.programs import kept
 from ufm._core.pytree import pytree, set_field, static
 from ufm._core.repr import call, fields_of, unusual
 from ufm.model.constraints import Constraint, Free, as_constraint, folds
-from ufm.model.factors import Factor, squared_size
+from ufm.model.factors import Factor, assembled, squared_size
+from ufm.model.layers import ACTIVATIONS
 from ufm.model.losses import CrossEntropy, as_loss, check_loss, closed, facts_of
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.streamed_loss import streamed_loss, weighted_losses
 from ufm.model.targets import Targets, as_targets, check_for, counts_of, is_one_number, weighted, weights_of
 
 SMALLEST_DECAY, LARGEST_DECAY = 1e-100, 1e100  # but for zero: squares of quotients stay finite
+USUAL_DECAY = 5e-4
 
 
 @storable
@@ -39,6 +56,9 @@ class Problem:
     Minimise over features H (N, d), classifier A (K, d) and bias b (K,), with logits Z = H Aᵀ + 1bᵀ,
 
         f = (1/N) Σ_i w_{y_i} loss(Z_i, y_i) + λ_A/2 ‖A‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖².
+
+    With hidden layers of `widths` between them, Z = X_L Aᵀ + 1bᵀ with X_0 = H, X_j = act(X_{j−1} W_jᵀ), A (K, w_L) and
+    W_j (w_j, w_{j−1}), w_0 = d, of which each adds λ_j/2 ‖W_j‖².
 
     Shapes, kinds of loss, constraint and bias are static; every number (λ, smoothing, gamma, radius, class
     weight) is traced, so that changing it never compiles again.
@@ -65,6 +85,9 @@ class Problem:
         features: where rows of H may be: `Free()`, `Sphere(radius)`, `Ball(radius)`, `MeanBall(radius)` or
             `Nonnegative()`.
         classifier: where rows of A may be: one of these, or `Fixed(matrix)`.
+        widths: of the hidden layers between features and classifier, each at least 1; none by default.
+        lambda_W: weight decay of the hidden layers, one number or one a layer; 5e-4 where there are any.
+        activation: of each hidden layer, "linear" or "relu"; features are not passed through it.
 
     Raises:
         ValueError: naming the argument, its value and what is legal.
@@ -75,14 +98,17 @@ class Problem:
     _: dataclasses.KW_ONLY
     per_class: Integer | Sequence[int] | np.ndarray | None = static(default=None)
     loss: Any = CrossEntropy()
-    lambda_A: Real = 5e-4
-    lambda_H: Real = 5e-4
+    lambda_A: Real = USUAL_DECAY
+    lambda_H: Real = USUAL_DECAY
     lambda_b: Real = 0.0
     bias: bool = static(default=True)
     class_weights: ArrayLike | None = None
     targets: Targets | None = None
     features: Constraint = Free()
     classifier: Constraint = Free()
+    widths: Sequence[int] = static(default=())
+    lambda_W: Real | Sequence[Real] | None = None
+    activation: str = static(default="linear")
     bias_kind: str = static(default="", init=False)
 
     def __post_init__(self):
@@ -91,7 +117,9 @@ class Problem:
         else:
             self._take_targets()
         set_field(self, "dim", integer("dim", self.dim, least=1))
-        room_for(f"num_classes = {self.num_classes}, dim = {self.dim}: A (K, d)", self.num_classes * (self.dim + 1))
+        self._take_layers()
+        sizes = self.num_classes + sum(map(math.prod, self._shapes()))
+        room_for(f"num_classes = {self.num_classes}, {self._sizes()}", sizes)
         if self.targets is None:
             set_field(self, "per_class", _per_class(self.per_class, self.num_classes))
             set_field(self, "class_weights", weights_of("class_weights", self.class_weights, self.num_classes))
@@ -119,6 +147,27 @@ class Problem:
                 raise ValueError(f"{name} = {shown(value)} beside targets, which say it: one of the two is needed")
         set_field(self, "num_classes", _OfTargets(outputs))
 
+    def _take_layers(self) -> None:
+        """Widths as a tuple, and decay and activation where there are any."""
+        set_field(self, "widths", _widths(self.widths))
+        choice("activation", self.activation, tuple(ACTIVATIONS))
+        if self.widths:
+            set_field(self, "lambda_W", _layer_decays(self.lambda_W, len(self.widths)))
+            return
+        for name, said in (("lambda_W", self.lambda_W is not None), ("activation", self.activation != "linear")):
+            if said:
+                value = shown(getattr(self, name))
+                raise ValueError(f"{name} = {value}: hidden layers, such as widths=(64,), are needed for it")
+
+    def _sizes(self) -> str:
+        """Dimensions, for an error about memory."""
+        return f"dim = {self.dim}: A (K, d)" if not self.widths else f"dim = {self.dim}, widths = {shown(self.widths)}"
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """(rows, columns) of the hidden layers in order, and of the classifier."""
+        sizes = [self.dim, *self.widths, self.num_classes]
+        return [(rows, columns) for columns, rows in itertools.pairwise(sizes)]
+
     def __repr__(self) -> str:
         shown = unusual(self, always=("loss", "lambda_A", "lambda_H"))
         hidden = {"class_weights"} if self.targets is None and not weighted(self.class_weights) else set()
@@ -128,6 +177,8 @@ class Problem:
     def _to_file(self) -> dict[str, Any]:
         """What a file or a store says; weights that are ones as none, as in those of earlier versions."""
         said = fields_of(self)
+        if not self.widths:
+            said = {name: value for name, value in said.items() if name not in ("widths", "lambda_W", "activation")}
         if self.targets is not None:
             return said | {"num_classes": None}
         del said["targets"]
@@ -192,15 +243,31 @@ class Problem:
         """Whether all groups have equally many samples and one weight."""
         return bool(np.ptp(self.group_counts) == 0 and np.ptp(self.group_weights) == 0)
 
+    @property
+    def widest(self) -> int:
+        """Numbers of a sample in the largest array that is formed of its features: logits, or a hidden layer."""
+        return max(self.num_classes, *self.widths) if self.widths else self.num_classes
+
+    @property
+    def products(self) -> int:
+        """Multiplications that the logits take."""
+        return self.num_samples * sum(map(math.prod, self._shapes()))
+
     def factors(self) -> tuple[Factor, ...]:
         """The factors of the logits in the order in which they multiply, H … Aᵀ: shapes, constraints, decays."""
-        samples = self.num_samples, self.dim
+        samples, (*hidden, outputs) = (self.num_samples, self.dim), self._shapes()
         H = Factor("H", "features", "lambda_H", samples, self.features, self.lambda_H, self.group_counts)
-        A = Factor("A", "classifier", "lambda_A", (self.num_classes, self.dim), self.classifier, self.lambda_A)
-        return H, A
+        A = Factor("A", "classifier", "lambda_A", outputs, self.classifier, self.lambda_A)
+        return H, *(self._layer(j, shape) for j, shape in enumerate(hidden)), A
+
+    def _layer(self, j: int, shape: tuple[int, int]) -> Factor:
+        """A hidden layer; one weight decay is that of each."""
+        each = isinstance(self.lambda_W, tuple)
+        name, decay = (f"lambda_W[{j}]", self.lambda_W[j]) if each else ("lambda_W", self.lambda_W)
+        return Factor(f"W[{j}]", f"W[{j}]", name, shape, Free(), decay, layer=j)
 
     def init(self, seed: Integer = 0, scale: Real = 1.0) -> Params:
-        """Random feasible parameters: entries of H and A normal with variance scale²/d, no bias.
+        """Random feasible parameters, no bias: entries of H, W and A normal with variance scale²/(columns).
 
         Args:
             seed: a non-negative integer; the same seed gives the same bits.
@@ -214,12 +281,11 @@ class Problem:
         """
         self.check_room()
         random = np.random.default_rng(integer("seed", seed, least=0))
-        spread = real("scale", scale, least=0.0) / np.sqrt(self.dim)
-        H = spread * random.normal(size=(self.num_samples, self.dim))
-        A = spread * random.normal(size=(self.num_classes, self.dim))
-        drawn = Params(H, A, np.zeros(self.num_classes))
+        scale, factors = real("scale", scale, least=0.0), self.factors()
+        matrices = (scale / np.sqrt(f.shape[1]) * random.normal(size=f.shape) for f in factors)
+        drawn = assembled(factors, matrices, np.zeros(self.num_classes), Params)
         with float64(), silent():
-            ours = all(folds(factor.constraint) for factor in self.factors())
+            ours = all(folds(factor.constraint) for factor in factors)
             drawn = drawn if ours else jax.tree.map(jnp.asarray, drawn)
             return jax.tree.map(np.asarray, rows(feasible(self, columns(drawn))))
 
@@ -249,7 +315,8 @@ class Problem:
 
     def _at_once(self, params: Params) -> bool:
         """Whether NumPy computes the objective: of few parameters that it holds, for a loss that is written for it."""
-        numbers = self.num_samples * (self.num_classes + self.dim) + self.num_classes * self.dim
+        formed = self.num_samples * (self.num_classes + sum(self.widths))
+        numbers = formed + sum(math.prod(factor.shape) for factor in self.factors())
         return namespace_of(params) is np and few(numbers) and closed(self.loss)
 
     def check_params(self, params: Params) -> Params:
@@ -260,25 +327,35 @@ class Problem:
         Raises:
             ValueError: naming the parameter that has another shape or no real numbers, with what is needed.
         """
+        checked, factors = self.parts_of(params), self.factors()
+        shapes = [factor.shape for factor in factors] + [(self.num_classes,)]
+        for (name, part), shape in zip(checked.items(), shapes, strict=True):
+            if part.shape != shape:
+                raise ValueError(f"params.{name} of shape {part.shape}: {shape} is needed")
+        *matrices, b = _of_one_precision(list(checked.values()))
+        return assembled(factors, matrices, b, Params)
+
+    def parts_of(self, params: Any) -> dict[str, Any]:
+        """What is given for each factor, in their order, and for b: arrays by name, whatever their shapes.
+
+        Raises:
+            ValueError: where there are more or fewer than the problem has, or one holds no real numbers.
+        """
         parts = tuple(instance("params", params, (tuple, list), "ufm.Params(H, A, b)"))
         if len(parts) not in (3, 4):
             raise ValueError(f"params of {len(parts)} parts: ufm.Params(H, A, b) is needed")
-        shapes = {factor.name: factor.shape for factor in self.factors()} | {"b": (self.num_classes,)}
-        if len(parts) == 4 and not (isinstance(parts[3], tuple | list) and len(parts[3]) == 0):
-            raise ValueError(f"params.W = {shown(parts[3])}: (), since there are no hidden layers, is needed")
-        checked: dict[str, Any] = {
-            name: numeric(f"params.{name}", part) for name, part in zip(shapes, parts, strict=False)
-        }
-        for name, shape in shapes.items():
-            if checked[name].shape != shape:
-                raise ValueError(f"params.{name} of shape {checked[name].shape}: {shape} is needed")
-        return Params(**_of_one_precision(checked))
+        given, count = Params(*parts), len(self.widths)
+        if not isinstance(given.W, tuple | list) or len(given.W) != count:
+            needed = f"{count} matrices, one a hidden layer," if count else "(), since there are no hidden layers,"
+            raise ValueError(f"params.W = {shown(given.W)}: {needed} {'are' if count else 'is'} needed")
+        parts = {**{factor.name: factor.of(given) for factor in self.factors()}, "b": given.b}
+        return {name: numeric(f"params.{name}", part) for name, part in parts.items()}
 
     def finite_params(self, params: Params) -> Params:
         """`params` in float64, refused where one is NaN or infinite."""
-        checked = self.check_params(params)
-        names = (*(factor.name for factor in self.factors()), "b")
-        return checked._replace(**{name: doubles(f"params.{name}", getattr(checked, name)) for name in names})
+        parts = self.parts_of(self.check_params(params))
+        *matrices, b = (doubles(f"params.{name}", part) for name, part in parts.items())
+        return assembled(self.factors(), matrices, b, Params)
 
 
 class _OfTargets(int):
@@ -320,34 +397,32 @@ def with_values(problem: Any) -> Problem:
     return problem
 
 
-def _of_one_precision(arrays: dict[str, Any]) -> dict[str, Any]:
+def _of_one_precision(arrays: list[Any]) -> list[Any]:
     """NumPy arrays in float64 where one is, or holds whole numbers; float32 and traced ones as they are."""
-    if all(array.dtype == np.float32 or isinstance(array, Tracer) for array in arrays.values()):
+    if all(array.dtype == np.float32 or isinstance(array, Tracer) for array in arrays):
         return arrays
-    return {
-        name: array if isinstance(array, Tracer) else np.asarray(array, np.float64) for name, array in arrays.items()
-    }
+    return [array if isinstance(array, Tracer) else np.asarray(array, np.float64) for array in arrays]
 
 
 def risk(problem: Problem, params: Columns) -> Float[Array, ""]:
     """F at parameters in columns, in their namespace."""
     xp = namespace_of(problem, params)
     decay = squared_size(problem.factors(), params) + problem.lambda_b * xp.sum(params.b**2)
-    if fits(problem.num_samples, problem.num_classes):
+    if fits(problem.num_samples, problem.widest):
         return xp.mean(weighted_losses(problem, params, xp.asarray(problem.labels))) + 0.5 * decay
-    return streamed_loss(params.H, params.A, params.b, problem) + 0.5 * decay
+    return streamed_loss(params.H, params.A, params.b, params.W, problem) + 0.5 * decay
 
 
 def feasible(problem: Problem, params: Columns) -> Columns:
     """The nearest parameters that keep the constraints."""
-    return params._replace(**{f.name: f.project(getattr(params, f.name)) for f in problem.factors()})
+    factors = problem.factors()
+    return assembled(factors, (f.project(f.of(params)) for f in factors), params.b, Columns)
 
 
 def along_constraints(problem: Problem, params: Columns, gradient: Columns) -> Columns:
     """The part of a gradient along which an optimiser may step before it projects."""
-    return gradient._replace(
-        **{f.name: f.tangent(getattr(params, f.name), getattr(gradient, f.name)) for f in problem.factors()}
-    )
+    factors = problem.factors()
+    return assembled(factors, (f.tangent(f.of(params), f.of(gradient)) for f in factors), gradient.b, Columns)
 
 
 def _check_factor(factor: Factor) -> None:
@@ -373,6 +448,24 @@ def _per_class(value: Any, num_classes: int) -> int | tuple[int, ...]:
     """One number as it is, so that a problem reads as it was written."""
     counts = counts_of("per_class", value, num_classes)
     return counts[0] if is_one_number(value) else counts
+
+
+def _widths(value: Any) -> tuple[int, ...]:
+    """Widths of hidden layers."""
+    found = entries(value)
+    if found is None:
+        raise ValueError(f"widths = {shown(value)}: a tuple of integers of at least 1, one a hidden layer, is needed")
+    return tuple(integer(f"widths[{j}]", width, least=1) for j, width in enumerate(found))
+
+
+def _layer_decays(value: Any, count: int) -> float | tuple[float, ...]:
+    """Weight decay of hidden layers: one number as it is, so that a problem reads as it was written."""
+    found = entries(value)
+    if found is None:
+        return USUAL_DECAY if value is None else _decay("lambda_W", value)
+    if len(found) != count:
+        raise ValueError(f"lambda_W = {shown(value)}: one number, or {count} of them, one a hidden layer, are needed")
+    return tuple(_decay(f"lambda_W[{j}]", decay) for j, decay in enumerate(found))
 
 
 def _decay(name: str, value: Any) -> float:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ufm._core.arrays import Array, namespace
 from ufm._core.blocks import cut, put, scan_blocks
+from ufm.model.layers import layers
 from ufm.model.losses import per_sample
 from ufm.model.params import Columns
 
@@ -30,25 +31,25 @@ def _told(problem, labels, params):
 
 
 @jax.custom_jvp
-def streamed_loss(H, A, b, problem):
+def streamed_loss(H, A, b, W, problem):
     """The mean loss where the logits are too many to hold: blocks of samples, one after the other."""
     labels = jnp.asarray(problem.labels)
 
     def step(total, first, new):
-        return total + _block_loss(cut(H, first, new, 1), A, b, problem, cut(labels, first, new), new)
+        return total + _block_loss(cut(H, first, new, 1), A, b, W, problem, cut(labels, first, new), new)
 
-    return scan_blocks(step, jnp.zeros((), H.dtype), problem.num_samples, problem.num_classes)
+    return scan_blocks(step, jnp.zeros((), H.dtype), problem.num_samples, problem.widest)
 
 
 @ft.partial(streamed_loss.defjvp, symbolic_zeros=True)
 def _streamed_loss_jvp(primals, tangents):
     """Value and gradient of a block together, while its logits are there: three products instead of four.
 
-    The tangent is ⟨gradient, move⟩, summed over those of H, A, b and the problem's numbers that move: linear in the
+    The tangent is ⟨gradient, move⟩, summed over those of H, A, b, W and the problem's numbers that move: linear in the
     moves, as a rule must be, and the gradient can be differentiated again. Blocks have columns of H, and of its
     gradient, to themselves; to the gradient of everything else each block adds.
     """
-    inputs, moves = (dict(zip(("H", "A", "b", "problem"), each, strict=True)) for each in (primals, tangents))
+    inputs, moves = (dict(zip(("H", "A", "b", "W", "problem"), each, strict=True)) for each in (primals, tangents))
     moves = jax.tree.map(lambda move: None if isinstance(move, SymbolicZero) else move, moves)
     moving = _where_known(moves, inputs)
     labels = jnp.asarray(inputs["problem"].labels)
@@ -71,7 +72,7 @@ def _streamed_loss_jvp(primals, tangents):
 
     H, problem = inputs["H"], inputs["problem"]
     start = jnp.zeros((), H.dtype), jax.tree.map(jnp.zeros_like, moving)
-    value, gradient = scan_blocks(step, start, problem.num_samples, problem.num_classes)
+    value, gradient = scan_blocks(step, start, problem.num_samples, problem.widest)
     along = jax.tree.map(lambda slope, move: jnp.sum(slope * move).astype(value.dtype), gradient, moves)
     return value, sum(jax.tree.leaves(along))
 
@@ -90,13 +91,13 @@ def _absent(leaf):
     return leaf is None
 
 
-def _block_loss(H, A, b, problem, labels, new):
+def _block_loss(H, A, b, W, problem, labels, new):
     """What a block's new samples add to the mean loss."""
-    losses = weighted_losses(problem, Columns(H, A, b), labels)
+    losses = weighted_losses(problem, Columns(H, A, b, W), labels)
     return jnp.sum(jnp.where(new, losses, 0.0)) / problem.num_samples
 
 
 def logits(problem: Any, params: Columns) -> Float[Array, "K N"]:
-    """A H + b, one sample a column."""
-    products = params.A @ params.H
+    """A X + b of what the classifier reads, one sample a column."""
+    products = params.A @ layers(problem.activation, params)[-1]
     return products + params.b[:, None] if problem.bias else products

@@ -42,4 +42,5 @@ def rows_of(
     places = places or lanes.all_places()[:1]
     with jax.default_device(places[0]):
         found = engine.solve(points, advanced, places)
-    return np.concatenate([stacked([values[field.name] for values in found], field.shape) for field in fields], axis=1)
+    columns = ((field, [values.get(field.name) for values in found]) for field in fields)  # some points lack layers
+    return np.concatenate([stacked(values, field.shape) for field, values in columns], axis=1)

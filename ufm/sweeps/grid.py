@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import xarray
 
 PARTS = ("loss", "targets", "features", "classifier")  # fields of a problem with fields of their own
-COUNTS = ("num_classes", "dim", "per_class", "seed")  # what is swept over in whole numbers
+COUNTS = ("num_classes", "dim", "per_class", "widths", "seed")  # what is swept over in whole numbers
 SENT_AHEAD = 1024  # batches that wait in an executor
 TOLD_EVERY = 0.25  # seconds, of points that have ended in unfinished batches
 PENDING = -1  # in whole numbers of points that are not done
@@ -76,16 +76,18 @@ def sweep(
             batch keeps one busy, or for each device where it sees no other; None computes in this process, on all of
             its cores or devices.
         progress: whether to draw a bar; None draws where standard error is a terminal.
-        params: whether to keep H (sample, axis), A (class, axis) and b (class) too, filled up with NaN where shapes
-            differ.
+        params: whether to keep H (sample, axis), A (class, axis) and b (class) too, and of hidden layers W0 (unit0,
+            axis), W1 (unit1, unit0), … and A (class, read); filled up with NaN where shapes differ.
         versions: "any" goes on in a store whose batches other versions of ufm, JAX or NumPy made, or another kind of
             device; the attribute `versions` then lists all. "same" refuses.
 
     Returns:
         xarray.Dataset over the swept names. For `minimize`: value, lower_bound, gap, grad_norm, steps, starts,
         agreed, status, certified, degenerate, and the fields of `ufm.Metrics`. For training: loss and the metrics over
-        `snapshot`, whose coordinate `step` counts steps, and status; NaN after a divergence. Whole numbers and status
-        are −1 where a point is not done; what the numbers of status mean stands in its `flag_meanings`.
+        `snapshot`, whose coordinate `step` counts steps, and status; NaN after a divergence. Where a point has hidden
+        layers, metrics of each are beside them: `layer_nc1` and so on over `layer`, NaN where it has fewer. Whole
+        numbers and status are −1 where a point is not done; what the numbers of status mean stands in its
+        `flag_meanings`.
 
     Raises:
         ValueError: for a name that does not exist, with those that do; for a value that a problem refuses; where the
@@ -335,7 +337,7 @@ def _coordinate(column: Sequence[Any]) -> np.ndarray:
 
 def _label(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(getattr(value, "__name__", value))
 
 

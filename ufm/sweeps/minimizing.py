@@ -8,7 +8,7 @@ from ufm._core.status import Status
 from ufm.metrics.definitions import Metrics
 from ufm.minima.optimum import Optimum, batch_size, minimize_all
 from ufm.minima.ways import batch_key
-from ufm.sweeps.points import Counted, Field, Point, param_fields, param_values
+from ufm.sweeps.points import Counted, Field, Point, layer_fields, layer_values, param_fields, param_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Minimizing:
         flags = [Field(name, "bool") for name in ("certified", "degenerate")]
         metrics = [Field(name) for name in Metrics._fields]
         extra = param_fields(points) if self.params else []
-        return [*floats, *counts, Field("status", "status"), *flags, *metrics, *extra]
+        return [*floats, *counts, Field("status", "status"), *flags, *metrics, *layer_fields(points), *extra]
 
     def coords(self) -> dict[str, Any]:
         """Coordinates beside the grid's."""
@@ -55,4 +55,4 @@ class Minimizing:
         values = {name: getattr(best, name) for name in names}
         status = self.states.index(best.status)
         extra = param_values(best.params) if self.params else {}
-        return {**values, "status": status, **best.metrics._asdict(), **extra}
+        return {**values, "status": status, **best.metrics._asdict(), **layer_values(best.layers), **extra}

@@ -1,12 +1,14 @@
 """Points of a grid, and what is kept of each."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ufm._core.status import Status
-from ufm.metrics.definitions import LONG_NAMES
+from ufm.metrics.definitions import LONG_NAMES, Metrics
+from ufm.metrics.layers import layer_name
 from ufm.model.params import Params
 from ufm.model.problem import Problem
 
@@ -36,6 +38,7 @@ OWN_NAMES = {
     "A": "classifier",
     "b": "bias",
 }
+LAYER = "layer_"  # before the name of a metric of each layer
 
 
 class Field(NamedTuple):
@@ -49,7 +52,10 @@ class Field(NamedTuple):
     @property
     def long_name(self) -> str:
         """What a plot's label says of it."""
-        return {**LONG_NAMES, **OWN_NAMES}[self.name]
+        if self.name.startswith(LAYER):
+            return layer_name(self.name.removeprefix(LAYER))
+        hidden = re.fullmatch(r"W(\d+)", self.name)
+        return f"hidden layer {hidden[1]}" if hidden else {**LONG_NAMES, **OWN_NAMES}[self.name]
 
     @property
     def size(self) -> int:
@@ -126,23 +132,39 @@ def stacked(values: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     return filled.reshape(len(values), -1)
 
 
+def layer_fields(points: Sequence[Point], dims: tuple[str, ...] = (), shape: tuple[int, ...] = ()) -> list[Field]:
+    """Metrics of each layer where a point has hidden ones, filled up with NaN where there are fewer."""
+    hidden = max(len(point.problem.widths) for point in points)
+    whole = (*shape, hidden + 1)
+    return [Field(f"{LAYER}{name}", dims=(*dims, "layer"), shape=whole) for name in Metrics._fields] if hidden else []
+
+
+def layer_values(layers: Metrics | None) -> dict[str, Any]:
+    """The values of `layer_fields`, of a point that may have no hidden layers."""
+    return {f"{LAYER}{name}": None if layers is None else getattr(layers, name) for name in Metrics._fields}
+
+
 def param_fields(points: Sequence[Point]) -> list[Field]:
-    """Parameters, filled up with NaN where shapes differ."""
-    tables = [_parameters(point.problem) for point in points]
-    sizes = {name: [table[name][1] for table in tables] for name in tables[0]}
-    return [
-        Field(name, "float64", dims, tuple(max(lengths) for lengths in zip(*sizes[name], strict=True)))
-        for name, (dims, _) in tables[0].items()
-    ]
+    """Parameters, filled up with NaN where shapes differ, or where a point has fewer hidden layers."""
+    hidden = max(len(point.problem.widths) for point in points)
+    sizes: dict[str, int] = {}
+    for name, size in (entry for point in points for entry in _sizes(point.problem, hidden)):
+        sizes[name] = max(size, sizes.get(name, 0))
+    units = ["axis", *(f"unit{j}" for j in range(hidden))]
+    dims = {"H": ("sample", "axis"), "A": ("class", "read" if hidden else "axis"), "b": ("class",)}
+    dims |= {f"W{j}": (units[j + 1], units[j]) for j in range(hidden)}
+    return [Field(name, "float64", of, tuple(sizes[each] for each in of)) for name, of in dims.items()]
 
 
-def _parameters(problem: Problem) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Dimensions and shape of each factor, and of the bias."""
-    dims = {True: ("sample", "axis"), False: ("class", "axis")}
-    factors = {factor.name: (dims[factor.samples], factor.shape) for factor in problem.factors()}
-    return {**factors, "b": (("class",), (problem.num_classes,))}
+def _sizes(problem: Problem, hidden: int) -> Iterator[tuple[str, int]]:
+    """Sizes of the dimensions of a problem's parameters, of a sweep whose deepest point has so many hidden layers."""
+    yield from (("sample", problem.num_samples), ("axis", problem.dim), ("class", problem.num_classes))
+    yield from ((f"unit{j}", width) for j, width in enumerate(problem.widths))
+    if hidden:
+        yield "read", (problem.dim, *problem.widths)[-1]
 
 
 def param_values(params: Params) -> dict[str, Any]:
     """The values of `param_fields`."""
-    return {name: value for name, value in params._asdict().items() if name != "W"}
+    hidden = {f"W{j}": W for j, W in enumerate(params.W)}
+    return {"H": params.H, "A": params.A, "b": params.b, **hidden}

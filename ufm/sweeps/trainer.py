@@ -14,7 +14,7 @@ from ufm._core.identity import ByContent
 from ufm._core.precision import DTYPES
 from ufm._core.status import Status
 from ufm.metrics.definitions import LONG_NAMES, Metrics
-from ufm.sweeps.points import Counted, Field, Point, param_fields, param_values
+from ufm.sweeps.points import Counted, Field, Point, layer_fields, layer_values, param_fields, param_values
 from ufm.training import ENDINGS, Run, schedule, trained
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class Trainer:
 
     def batch_size(self, point: Point) -> int:
         """Points of a batch."""
-        of = point.problem
-        work = 6.0 * of.num_samples * of.num_classes * of.dim * int(self.training.steps)
+        work = 6.0 * point.problem.products * int(self.training.steps)
         return int(np.clip(WORK_IN_BATCH / work, 1, MOST_RUNS))
 
     def fields(self, points: Sequence[Point], taken: Sequence[str]) -> list[Field]:
@@ -122,7 +121,8 @@ class Trainer:
         shape = (len(self._steps),)
         self_named = "objective" if "loss" in taken else "loss"
         history = [Field(name, dims=("snapshot",), shape=shape) for name in (self_named, *Metrics._fields)]
-        return [*history, Field("status", "status"), *(param_fields(points) if self.params else [])]
+        layers = layer_fields(points, ("snapshot",), shape)
+        return [*history, *layers, Field("status", "status"), *(param_fields(points) if self.params else [])]
 
     def coords(self) -> dict[str, Any]:
         """Coordinates beside the grid's."""
@@ -162,7 +162,8 @@ class Trainer:
         status = self.states.index(run.status)
         loss = {"loss": run.history.loss, "objective": run.history.loss}
         extra = param_values(run.params) if self.params else {}
-        return {**loss, **run.history.metrics._asdict(), "status": status, **extra}
+        metrics = {**run.history.metrics._asdict(), **layer_values(run.history.layers)}
+        return {**loss, **metrics, "status": status, **extra}
 
 
 @dataclasses.dataclass(frozen=True)

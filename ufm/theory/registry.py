@@ -195,6 +195,7 @@ class Theorem:
         predicts: what it says, in words.
         applies: whether a problem meets the assumptions.
         any_targets: whether it speaks of problems with `targets` too; others are of class labels alone.
+        any_depth: whether it speaks of problems with hidden layers too; others are of none.
         predict: what it says of that problem's optimum.
         checks: what else it says, of whatever was found for the problem, beside what was measured there.
     """
@@ -207,10 +208,12 @@ class Theorem:
     predict: Predict
     checks: Checks = nothing_more
     any_targets: bool = False
+    any_depth: bool = False
 
     def speaks_of(self, problem: Problem) -> bool:
         """Whether it says something of a problem."""
-        return (self.any_targets or problem.targets is None) and self.applies(problem)
+        meant = (self.any_targets or problem.targets is None) and (self.any_depth or not problem.widths)
+        return meant and self.applies(problem)
 
     def __repr__(self) -> str:
         return f"{self.name} ({self.paper}): {self.predicts}"
@@ -224,6 +227,7 @@ def theorem(
     applies: Callable[[Problem], bool],
     checks: Checks = nothing_more,
     any_targets: bool = False,
+    any_depth: bool = False,
 ) -> Callable[[Predict], Predict]:
     """Register the function below it as a theorem's prediction; its docstring's first line says what it predicts.
 
@@ -253,6 +257,7 @@ def theorem(
             field of `Prediction`: about any parameters, a limit, the landscape, the course of training.
         any_targets: whether the theorem speaks of problems with `targets` too, about which `applies` is then asked;
             without it, of class labels alone.
+        any_depth: whether the theorem speaks of problems with hidden layers too; without it, of none.
 
     Raises:
         ValueError: where a text is missing, that docstring too, a function is none, or a theorem of another module has
@@ -275,6 +280,7 @@ def theorem(
             predict=predict,
             checks=checks,
             any_targets=flag("any_targets", any_targets),
+            any_depth=flag("any_depth", any_depth),
         )
         return predict
 
