@@ -312,7 +312,8 @@ def _by_layer(history: Any) -> dict[str, np.ma.MaskedArray]:
     """(snapshots, layers) of each metric, masked where log axes can't show it; a mean over seeds."""
     layers = getattr(history, "layers", history)
     of_dataset, alone = hasattr(history, "layer_nc1"), layers is history
-    found = {name: getattr(layers, f"layer_{name}" if of_dataset else name, None) for name in ("nc1", "nc2", "nc3")}
+    form = "layer_{}" if of_dataset else "{}"
+    found: Any = {name: getattr(layers, form.format(name), None) for name in ("nc1", "nc2", "nc3")}
     axes = np.ndim(found["nc1"])
     if found["nc1"] is None or axes not in ((1,) if alone and not of_dataset else (2, 3)):
         raise ValueError(f"history = {shown(history)}: metrics of layers, as of a run with hidden ones, are needed")

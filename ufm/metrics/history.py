@@ -67,7 +67,7 @@ class History:
 
         dims = ("seed", "snapshot") if np.ndim(self.loss) == 2 else ("snapshot",)
         values = {"loss": self.loss, **dict(self.metrics.known())}
-        variables = {name: (dims, value, {"long_name": LONG_NAMES[name]}) for name, value in values.items()}
+        variables: dict[str, Any] = {n: (dims, value, {"long_name": LONG_NAMES[n]}) for n, value in values.items()}
         for name, value in [] if self.layers is None else self.layers.known():
             variables[f"layer_{name}"] = ((*dims, "layer"), value, {"long_name": layer_name(name)})
         return xarray.Dataset(variables, {"step": ("snapshot", self.step, {"long_name": LONG_NAMES["step"]})})

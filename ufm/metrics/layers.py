@@ -53,10 +53,13 @@ def of_layers(
             return of_means(X.T, counts, reader, network.b, decisions)
         return of_columns(X, labels, num_classes, reader, network.b, decisions)
 
+    whole = one(last, network.A, None)
+    if not before:
+        return [whole]
     decisions = decide(Rule(network.A, network.b), last)
     readers = readers_of(features, labels, num_classes, network)
     found = [one(X, reader, decisions) for X, reader in zip(before, readers, strict=True)]
-    return [*found, one(last, network.A, None)]
+    return [*found, whole]
 
 
 def of_group_layers(

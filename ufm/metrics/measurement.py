@@ -69,9 +69,9 @@ def measure(
 
 
 def measure(
-    H: Any,
+    H: ArrayLike | Sequence[np.ndarray | jax.Array],
     labels: ArrayLike,
-    A: Any = None,
+    A: ArrayLike | Sequence[ArrayLike | None] | None = None,
     b: ArrayLike | None = None,
     *,
     means: ArrayLike | None = None,
@@ -177,7 +177,7 @@ def _is_list(tables: Any) -> bool:
     return listed and all(each is None or getattr(each, "ndim", 0) == 2 for each in tables)
 
 
-def _of_layers(features: Sequence[Any], labels: Any, A: Any, b: Any, absent: str, ignore: Any) -> Metrics:
+def _of_layers(features: Any, labels: Any, A: Any, b: Any, absent: str, ignore: Any) -> Metrics:
     """Metrics of the same samples' features in several layers, the last of which a classifier reads."""
     layers = [batch(H, labels, ignore) for H in features]
     last = layers[-1]

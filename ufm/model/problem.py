@@ -262,8 +262,9 @@ class Problem:
 
     def _layer(self, j: int, shape: tuple[int, int]) -> Factor:
         """A hidden layer; one weight decay is that of each."""
-        each = isinstance(self.lambda_W, tuple)
-        name, decay = (f"lambda_W[{j}]", self.lambda_W[j]) if each else ("lambda_W", self.lambda_W)
+        name, decay = "lambda_W", self.lambda_W
+        if isinstance(decay, tuple):
+            name, decay = f"lambda_W[{j}]", decay[j]
         return Factor(f"W[{j}]", f"W[{j}]", name, shape, Free(), decay, layer=j)
 
     def init(self, seed: Integer = 0, scale: Real = 1.0) -> Params:
@@ -335,7 +336,7 @@ class Problem:
         *matrices, b = _of_one_precision(list(checked.values()))
         return assembled(factors, matrices, b, Params)
 
-    def parts_of(self, params: Any) -> dict[str, Any]:
+    def parts_of(self, params: Params) -> dict[str, Any]:
         """What is given for each factor, in their order, and for b: arrays by name, whatever their shapes.
 
         Raises:
