@@ -3,8 +3,9 @@
 A product of L matrices under weight decay is features, L − 2 hidden layers and a classifier. With squared error and
 linear layers the minimum is known for every L (Dang et al. 2023): as decay λ grows, a direction of the targets is lost
 all at once for L ≥ 3, and beyond that jump it is a local minimum still, up to a fold. What training ends at there
-depends on where it begins. A perceptron on handwritten digits, with the same decays, has the singular values predicted
-in each of its upper layers, be they linear or cut at zero. Needs scikit-learn: `pip install -e '.[studies]'`.
+depends on where it begins. With ReLU layers and more classes collapse is no minimum: solutions of low rank lie below it
+(Súkeník et al. 2024), and lower ones are found from there. A perceptron on handwritten digits, with the same decays,
+has the singular values predicted in each of its upper layers. Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 import dataclasses
@@ -20,13 +21,13 @@ import numpy as np
 import optax
 import tyro
 import xarray
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 import ufm
 from handwriting import NUM_CLASSES, split_by_class
 from ufm import plot
 from ufm.console import progress, show
-from ufm.theory import deep_linear
+from ufm.theory import deep_linear, deep_relu
 from ufm.training import schedule
 
 METRICS = ("nc1", "nc2", "nc3")
@@ -66,6 +67,12 @@ class Config:
     """Its learning rate."""
     followed: float = 0.1
     """λ, in units of the jump's, at which layers are followed along training."""
+    relu_classes: tuple[int, ...] = (3, 6, 10)
+    """K of ReLU models of one sample a class that are minimised; layers have K dimensions."""
+    relu_layers: tuple[int, ...] = (2, 3, 4)
+    """Hidden layers of those of the most classes; others have as many as there are in the middle."""
+    relu_decay: float = 2e-3
+    """Weight decay of all of their matrices."""
     samples: int = 50
     """Training samples of each digit."""
     below: tuple[int, ...] = (256,)
@@ -104,9 +111,9 @@ def problem_of(config: Config, depth: int, price: float, activation: str = "line
 
 
 def data(config: Config) -> xarray.Dataset:
-    """Minima over decay and depth, where training ends, layers along training, and perceptrons on digits."""
-    parts = over_decays(config), over_starts(config), over_steps(config), over_digits(config)
-    return xarray.merge(parts)
+    """Minima over decay and depth, where training ends, layers along training, ReLU models, and perceptrons."""
+    parts = over_decays, over_starts, over_steps, over_structures, over_digits
+    return xarray.merge([part(config) for part in parts])
 
 
 def over_decays(config: Config) -> xarray.Dataset:
@@ -230,6 +237,66 @@ def over_steps(config: Config) -> xarray.Dataset:
     axes = ("activation", "step", "layer")
     coords = {"activation": list(ACTIVATIONS), "step": steps, "layer": range(L - 1)}
     return xarray.Dataset({f"followed/{name}": (axes, values) for name, values in found.items()}, coords)
+
+
+def over_structures(config: Config) -> xarray.Dataset:
+    """ReLU models: values of collapse and low rank over classes and layers, the best found, and one's Gram matrices."""
+    most, usual = max(config.relu_classes), config.relu_layers[len(config.relu_layers) // 2]
+    cases = {
+        "relu_class": [(K, usual) for K in config.relu_classes],
+        "relu_layer": [(most, layers) for layers in config.relu_layers],
+    }
+    found = {case: ufm.minimize(relu_problem(config, *case)) for case in sorted({*itertools.chain(*cases.values())})}
+    values = {f"{name}/found": (name, [found[case].value for case in each]) for name, each in cases.items()}
+    fine = {
+        "any_class": [(K, usual) for K in range(3, most + 3)],
+        "any_layer": [(most, layers) for layers in range(1, max(config.relu_layers) + 2)],
+    }
+    for name, each in fine.items():
+        known = [structures_of(relu_problem(config, *case)) for case in each]
+        values |= {f"{name}/{which}": (name, [one[which] for one in known]) for which in ("collapse", "low rank")}
+    features, _ = layers_of(found[most, usual].problem, found[most, usual].params)
+    grams = [cosines(X) for X in features[:-1]]
+    return xarray.Dataset(
+        {**values, "relu/cosine": (("relu_stage", "class", "other_class"), grams), "usual_layers": usual},
+        coords={
+            "relu_class": list(config.relu_classes),
+            "relu_layer": list(config.relu_layers),
+            "any_class": [K for K, _ in fine["any_class"]],
+            "any_layer": [layers for _, layers in fine["any_layer"]],
+        },
+    )
+
+
+def relu_problem(config: Config, classes: int, layers: int) -> ufm.Problem:
+    """One sample a class, ReLU layers of as many dimensions as classes, squared error without bias."""
+    decay = config.relu_decay
+    return ufm.Problem(
+        num_classes=classes,
+        dim=classes,
+        per_class=1,
+        loss=ufm.SquaredError(),
+        lambda_A=decay,
+        lambda_H=decay,
+        bias=False,
+        widths=(classes,) * layers,
+        lambda_W=decay,
+        activation="relu",
+    )
+
+
+def structures_of(problem: ufm.Problem) -> dict[str, float]:
+    """Theory's value of collapse, and of the best solution of low rank in all classes or some; NaN where none is."""
+    model = deep_relu.model_of(problem)
+    known = {name: model.value(root) for name, root in deep_relu.roots(model).items()}
+    collapse = known.pop("collapse")
+    return {"collapse": collapse, "low rank": min(known.values(), default=np.nan)}
+
+
+def cosines(X: np.ndarray) -> np.ndarray:
+    """(N, N) of features (N, w)."""
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    return unit @ unit.T
 
 
 class Perceptron(NamedTuple):
@@ -361,14 +428,18 @@ def in_model(network: Perceptron, X) -> ufm.Params:
 
 
 def draw(table: xarray.Dataset) -> plot.Figure:
-    """Minima and ends of training, layers along training, perceptrons on digits: a row each."""
-    made, (minima, followed, digits) = plot.figure(3, 3, width=12.5, height=11.5)
+    """Minima and ends of training, layers along training, ReLU models, perceptrons on digits: a row each."""
+    made, (minima, followed, structures, digits) = plot.figure(4, 3, width=12.5, height=15.0)
     for axis, panel in zip(minima, (draw_values, draw_sizes, draw_ends), strict=True):
         panel(axis, table)
     for axis, panel in zip(digits, (draw_perceptrons, draw_layers, draw_objectives), strict=True):
         panel(axis, table)
     for axis, name in zip(followed, METRICS, strict=True):
         draw_followed(axis, table, name)
+    most, usual = int(table.relu_class.max()), int(table.usual_layers)
+    draw_structures(structures[0], table, "class", "classes K", f"ReLU, {usual} hidden layers: lower than collapse")
+    draw_structures(structures[1], table, "layer", "hidden layers", f"ReLU, {most} classes: lower than collapse")
+    draw_cosines(structures[2], table)
     return made
 
 
@@ -435,6 +506,37 @@ def draw_followed(axis, table: xarray.Dataset, name: str) -> None:
     axis.legend(loc="lower left", frameon=False, fontsize="small")
 
 
+def draw_structures(axis, table: xarray.Dataset, over: str, said: str, title: str) -> None:
+    """What is found of ReLU models and theory's low rank, in units of collapse's value."""
+    collapse, low = (table[f"any_{over}/{which}"] for which in ("collapse", "low rank"))
+    found, at = table[f"relu_{over}/found"], table[f"relu_{over}"].values
+    there = collapse.sel({f"any_{over}": at}).values
+    axis.axhline(1.0, color="black", ls="--", lw=1.2, label="theory: collapse")
+    axis.plot(table[f"any_{over}"], low / collapse, "x--", color=plot.COLOURS[3], lw=1.2, label="theory: low rank")
+    axis.plot(at, found / there, "o", color=plot.COLOURS[0], ms=6, label="found by minimize")
+    axis.set(xlabel=said, ylabel="value / value of collapse", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(loc="upper right", frameon=False)
+
+
+def draw_cosines(axis, table: xarray.Dataset) -> None:
+    """Cosines of the classes' features at the best ReLU solution, a block for each layer."""
+    blocks = table["relu/cosine"].values
+    count, K = len(blocks), blocks.shape[1]
+    columns = int(np.ceil(np.sqrt(count)))
+    for j, block in enumerate(blocks):
+        row, column = divmod(j, columns)
+        left, top = column * (K + 1), row * (K + 3)
+        image = axis.imshow(block, vmin=-1.0, vmax=1.0, cmap="PuOr", extent=(left, left + K, top + K, top))
+        axis.text(left + K / 2, top - 0.4, "features" if j == 0 else f"layer {j}", ha="center", va="bottom")
+    height = (count + columns - 1) // columns * (K + 3)
+    axis.set(xlim=(-0.5, columns * (K + 1) - 0.5), ylim=(height - 2.5, -2.5), xticks=[], yticks=[])
+    axis.set(title=f"ReLU: cosines of {K} classes, best found")
+    axis.spines[:].set_visible(False)
+    axis.grid(visible=False)
+    axis.figure.colorbar(image, ax=axis, location="bottom", shrink=0.6, aspect=30)
+
+
 def draw_perceptrons(axis, table: xarray.Dataset) -> None:
     """Singular values of class means after each layer of the perceptrons, beside the model's."""
     stages = np.arange(table.sizes["stage"])
@@ -493,6 +595,7 @@ def summary(table: xarray.Dataset) -> None:
         for share in table.share.values
     ]
     show(["share of runs that end away from zero", *(f"from scale {scale:g}" for scale in table.scale.values)], rows)
+    print_structures(table)
     rows = []
     for activation, said in ACTIVATIONS.items():
         at = table.sel(activation=activation)
@@ -503,6 +606,20 @@ def summary(table: xarray.Dataset) -> None:
         )
     titles = ["excess over the minimum", "largest error of a singular value", "NC1", "NC2", "NC3", "accuracy"]
     show(["perceptron", *titles], rows)
+
+
+def print_structures(table: xarray.Dataset) -> None:
+    """Print values of ReLU models, beside those of what is known."""
+    for over in ("class", "layer"):
+        found = table[f"relu_{over}/found"]
+        at = table.sel({f"any_{over}": found[f"relu_{over}"].values})
+        columns = at[f"any_{over}"], at[f"any_{over}/collapse"], at[f"any_{over}/low rank"], found
+        titles = ["classes" if over == "class" else "hidden layers", "collapse", "low rank", "found"]
+        show(
+            titles,
+            list(zip(*(column.values.tolist() for column in columns), strict=True)),
+            caption="value of ReLU models",
+        )
 
 
 def main(config: Config) -> None:
