@@ -1,13 +1,15 @@
 """Constructions of deep ReLU models: they give the targets, and their complexity is what the formulas say."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
 
-from ufm.minima.constructions import constructions, incidence, value
+from ufm._core.graphs import incidence, largest_complete
+from ufm.minima.constructions import constructions, value
 from ufm.model.layers import layers
 from ufm.model.params import Columns
 
@@ -79,6 +81,12 @@ def test_low_rank_beats_collapse_from_four_weight_matrices_and_vertices_on():
     assert all(ratio(r * (r - 1) // 2, L) < 1 for r in (4, 5, 6, 7) for L in (4, 5, 6))
 
 
+def test_complete_graphs_hold_as_many_edges_as_are_counted():
+    for edges in range(1, 200):
+        r = largest_complete(edges)
+        assert r * (r - 1) // 2 <= edges < r * (r + 1) // 2
+
+
 @pytest.mark.parametrize("K", [4, 5, 7, 8, 9])
 def test_a_graph_that_is_not_full_has_the_least_nuclear_norm_of_all(K):
     r = vertices(K)
@@ -139,7 +147,7 @@ def test_value_is_the_least_of_all_multiples(factors):
 
         grid = np.linspace(0, 1, 2001)
         x = grid[np.argmin(along(grid))]
-        near = minimize_scalar(along, bounds=(max(x - 1e-3, 0), min(x + 1e-3, 1)), method="bounded")
+        near: Any = minimize_scalar(along, bounds=(max(x - 1e-3, 0), min(x + 1e-3, 1)), method="bounded")
         assert_allclose(value(7.0, scale, factors), min(near.fun, 0.5), rtol=1e-7)
 
 

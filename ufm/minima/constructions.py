@@ -12,22 +12,16 @@ of (F/2) (Πλ C)^{1/F} x^{2/F}, where all that decay prices is the *complexity*
   labels C = ‖U‖_*² r^{F−4} (rK/4) K, and ‖U‖_* = (r−1)√(r−2) + √(2(r−1)) of a complete graph.
 - Mixed: the largest complete graph that is full, of four vertices or more, and coordinates of their own for the groups
   that are left. Blocks that don't meet add their C^{1/F}.
-
-Which graph matters where it isn't complete, through ‖U‖_* alone: by up to 8 % in C^{1/2} for four edges, 2 % for more.
-Edges are taken by their larger vertex, so that those taken first form complete graphs, except that four form a cycle,
-which has one singular value less. Of all graphs of 2 to 14 edges (all orders were tried) these have the least ‖U‖_*.
 """
 
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from ufm._core.graphs import FEWEST_VERTICES, incidence, largest_complete
 from ufm._core.thresholding import branches
-
-FEWEST_VERTICES = 4  # of a graph that has more edges than vertices, without which it gains nothing on coordinates
 
 
 class Construction(NamedTuple):
@@ -95,7 +89,7 @@ def _candidates(rows: np.ndarray, hidden: int, last: int) -> Iterator[Constructi
     if hidden < 2 or M < 2:
         return
     yield _low_rank(rows, hidden)
-    complete = _largest_complete(M)
+    complete = largest_complete(M)
     full = complete * (complete - 1) // 2
     if complete >= FEWEST_VERTICES and full < M:
         yield _beside(_low_rank(rows[:full], hidden), _collapse(rows[full:], hidden))
@@ -133,9 +127,10 @@ def _low_rank(rows: np.ndarray, hidden: int) -> Construction:
 
 def _beside(first: Construction, second: Construction) -> Construction:
     """Two of different groups in coordinates of their own, each with factors of one norm, which is the best."""
-    H, *hidden, A = map(_blocks, *map(_even, (first, second)))
-    joined = np.concatenate([A[: len(first.A), : first.A.shape[1]], A[len(first.A) :, first.A.shape[1] :]], axis=1)
-    return Construction("mixed", H, tuple(hidden), joined)
+    *these, A = _even(first)
+    *those, B = _even(second)
+    H, *W = map(_blocks, these, those)
+    return Construction("mixed", H, tuple(W), np.concatenate([A, B], axis=1))
 
 
 def _even(construction: Construction) -> list[np.ndarray]:
@@ -150,24 +145,3 @@ def _even(construction: Construction) -> list[np.ndarray]:
 def _blocks(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """X and Y on the diagonal."""
     return np.block([[X, np.zeros((len(X), Y.shape[1]))], [np.zeros((len(Y), X.shape[1])), Y]])
-
-
-def incidence(edges: int) -> Float[np.ndarray, "r M"]:
-    """Of a graph of so many edges on as few vertices as can be: 1 where a vertex is on an edge."""
-    r = _largest_complete(edges)
-    r += r * (r - 1) // 2 < edges
-    pairs = sorted(itertools.combinations(range(r), 2), key=lambda pair: pair[::-1])[:edges]
-    if edges == 4:
-        pairs = [(0, 1), (1, 2), (2, 3), (0, 3)]
-    U = np.zeros((r, edges))
-    for edge, pair in enumerate(pairs):
-        U[list(pair), edge] = 1.0
-    return U
-
-
-def _largest_complete(edges: int) -> int:
-    """Vertices of the largest complete graph with at most so many edges."""
-    r = 1
-    while r * (r + 1) // 2 <= edges:
-        r += 1
-    return r
