@@ -9,9 +9,9 @@ import optax
 import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize as descend
+from test_deep_theory import as_found, known, those_of
 
 import ufm
-from tests.test_deep_theory import as_found, known, those_of
 from ufm._core.blas import one_thread
 from ufm.minima.constructions import constructions
 from ufm.model.problem import class_means
