@@ -67,12 +67,14 @@ class Config:
     """Its learning rate."""
     followed: float = 0.1
     """λ, in units of the jump's, at which layers are followed along training."""
-    relu_classes: tuple[int, ...] = (3, 6, 10)
+    relu_classes: tuple[int, ...] = (3, 4, 6, 10)
     """K of ReLU models of one sample a class that are minimised; layers have K dimensions."""
     relu_layers: tuple[int, ...] = (2, 3, 4)
     """Hidden layers of those of the most classes; others have as many as there are in the middle."""
     relu_decay: float = 2e-3
     """Weight decay of all of their matrices."""
+    relu_steps: int = 3000
+    """Function evaluations of each start of these minimisations."""
     samples: int = 50
     """Training samples of each digit."""
     below: tuple[int, ...] = (256,)
@@ -246,7 +248,9 @@ def over_structures(config: Config) -> xarray.Dataset:
         "relu_class": [(K, usual) for K in config.relu_classes],
         "relu_layer": [(most, layers) for layers in config.relu_layers],
     }
-    found = {case: ufm.minimize(relu_problem(config, *case)) for case in sorted({*itertools.chain(*cases.values())})}
+    found = {}
+    for case in sorted({*itertools.chain(*cases.values())}):
+        found[case] = ufm.minimize(relu_problem(config, *case), max_steps=config.relu_steps)
     values = {f"{name}/found": (name, [found[case].value for case in each]) for name, each in cases.items()}
     fine = {
         "any_class": [(K, usual) for K in range(3, most + 3)],

@@ -21,6 +21,9 @@ def config(module):
         scales=(0.2, 2.0),
         seeds=2,
         steps=3000,
+        relu_classes=(3,),
+        relu_layers=(2,),
+        relu_steps=300,
         samples=10,
         below=(64,),
         width=24,
@@ -73,6 +76,14 @@ def test_every_layer_collapses_along_training(table):
     for name in ("nc2", "nc3"):
         linear = {"activation": "linear"}
         assert (last[f"followed/{name}"].sel(linear) < first[f"followed/{name}"].sel(linear) / 10).all()
+
+
+def test_relu_models_end_no_higher_than_what_is_known(table):
+    known = np.fmin(table["any_class/collapse"], table["any_class/low rank"]).sel(any_class=[3])
+    assert (table["relu_class/found"].values <= known.values * (1 + 1e-9)).all()
+    assert table["relu/cosine"].shape == (3, 3, 3)
+    behind = table["relu/cosine"].isel(relu_stage=slice(1, None))
+    assert (behind > -1e-12).all()  # of features that ReLU made
 
 
 def test_perceptrons_have_the_singular_values_of_the_model(table):

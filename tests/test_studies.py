@@ -12,14 +12,14 @@ import ufm
 import ufm.plot
 import ufm.training
 from ufm.minima import solver
-from ufm.theory import deep_linear, landscape, next_tokens, regression, symmetric_designs
+from ufm.theory import deep_linear, deep_relu, landscape, next_tokens, regression, symmetric_designs
 
 STUDIES = pathlib.Path(__file__).parents[1] / "studies"
 FILES = sorted(STUDIES.rglob("*.py"))
 # modules whose names without underscore are for everybody
 PUBLIC = (ufm, ufm.console, ufm.geometry, ufm.metrics, ufm.plot, ufm.sweeps, ufm.targets, ufm.theory, ufm.training)
-PUBLIC = {module.__name__ for module in (*PUBLIC, deep_linear, landscape, next_tokens)}
-PUBLIC |= {module.__name__ for module in (regression, symmetric_designs, solver)}
+PUBLIC = {module.__name__ for module in (*PUBLIC, deep_linear, deep_relu, landscape)}
+PUBLIC |= {module.__name__ for module in (next_tokens, regression, symmetric_designs, solver)}
 INTERNAL = {"products.py"}  # times what is internal
 SHARED = {"handwriting", "networks", "benchmark"}
 
