@@ -4,8 +4,9 @@ A product of L matrices under weight decay is features, L − 2 hidden layers an
 linear layers the minimum is known for every L (Dang et al. 2023): as decay λ grows, a direction of the targets is lost
 all at once for L ≥ 3, and beyond that jump it is a local minimum still, up to a fold. What training ends at there
 depends on where it begins. With ReLU layers and more classes collapse is no minimum: solutions of low rank lie below it
-(Súkeník et al. 2024), and lower ones are found from there. A perceptron on handwritten digits, with the same decays,
-has the singular values predicted in each of its upper layers. Needs scikit-learn: `pip install -e '.[studies]'`.
+(Súkeník et al. 2024), and lower ones are found from there. A perceptron on handwritten digits whose upper layers are
+linear has the singular values that the model predicts in each of them, and behind ReLUs nearly these: there the first
+features may have other ones at the same objective. Needs scikit-learn: `pip install -e '.[studies]'`.
 """
 
 import dataclasses
@@ -441,8 +442,8 @@ def draw(table: xarray.Dataset) -> plot.Figure:
     for axis, name in zip(followed, METRICS, strict=True):
         draw_followed(axis, table, name)
     most, usual = int(table.relu_class.max()), int(table.usual_layers)
-    draw_structures(structures[0], table, "class", "classes K", f"ReLU, {usual} hidden layers: lower than collapse")
-    draw_structures(structures[1], table, "layer", "hidden layers", f"ReLU, {most} classes: lower than collapse")
+    draw_structures(structures[0], table, "class", "classes K", f"ReLU, {usual} hidden layers: value over classes")
+    draw_structures(structures[1], table, "layer", "hidden layers", f"ReLU, {most} classes: value over layers")
     draw_cosines(structures[2], table)
     return made
 
@@ -520,7 +521,8 @@ def draw_structures(axis, table: xarray.Dataset, over: str, said: str, title: st
     axis.plot(at, found / there, "o", color=plot.COLOURS[0], ms=6, label="found by minimize")
     axis.set(xlabel=said, ylabel="value / value of collapse", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(loc="upper right", frameon=False)
+    axis.legend(loc="lower left", frameon=False)
+    axis.set_ylim(bottom=0.9 * float((found / there).min()))
 
 
 def draw_cosines(axis, table: xarray.Dataset) -> None:
@@ -552,7 +554,7 @@ def draw_perceptrons(axis, table: xarray.Dataset) -> None:
             label = None
     bars = {"color": "black", "ls": "--", "lw": 1.2, "label": "theory: deep linear"}
     axis.hlines(table["digits/predicted"], stages - 0.35, stages + 0.35, **bars)
-    axis.set(yscale="log", ylabel="singular values of class means", title="Digits: predicted in every layer")
+    axis.set(yscale="log", ylabel="singular values of class means", title="Digits: singular values by layer")
     axis.set_xticks(stages, ["features", *(f"layer {j}" for j in stages[1:-1]), "outputs"])
     axis.set_ylim(bottom=0.6 * float(table["digits/predicted"].min()))
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0)))
