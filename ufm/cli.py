@@ -28,6 +28,7 @@ from ufm.model import constraints, losses
 
 UNREAD = 141  # exit code, as shells have it
 CLASSES_SHOWN = 20  # in a table
+SHOWN_BY_LAYER = ("nc1", "nc2", "nc3", "nc4", "self_duality", "trace_ratio", "cdnv", "accuracy")  # which fit on a line
 UNIFORMITY = {
     "cosine": "cosines of class means",
     "log_distance": "log distances of class means",
@@ -265,9 +266,9 @@ class Measure:
         if self.json:
             print(json.dumps({"layers": list(self.layers), **_in_json(known)}, indent=2))
         else:
-            rows = [[name, *values] for name, *values in zip(self.layers, *known.values(), strict=True)]
-            broken = (name.replace("_", "_\n") for name in known)  # for all columns to fit
-            show(["layer", *broken], rows, caption=f"layers of {self.file}")
+            chief = {name: values for name, values in known.items() if name in SHOWN_BY_LAYER}
+            rows = [list(row) for row in zip(self.layers, *chief.values(), strict=True)]
+            show(["layer", *chief], rows, caption=f"layers of {self.file}; --json has all that was measured")
         if self.figure is not None:
             from ufm import plot
 
