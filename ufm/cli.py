@@ -139,7 +139,7 @@ class ProblemFlags:
         radius = getattr(self, radius_name)
         if kind == ETF:
             K = _targets(self.targets).num_outputs if self.targets is not None else self._samples()["num_classes"]
-            return ufm.Fixed.etf(K, self.dim, radius=1.0 if radius is None else radius)
+            return ufm.Fixed.etf(K, (self.dim, *self.widths)[-1], radius=1.0 if radius is None else radius)
         if radius is not None and not _numbers(CONSTRAINTS[kind]):
             raise ValueError(
                 f"{radius_name} = {radius}: --{name} {kind} has none; a sphere, a ball or an etf has a radius"
