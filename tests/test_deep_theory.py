@@ -128,7 +128,7 @@ def test_what_is_said_of_all_layers_holds_at_the_minimum(name):
     singular = [check for check in checks if check.quantity.startswith("singular values")]
     assert len(singular) == (0 if name == "narrow" else depth)
     if PROBLEMS[name].targets is None and name not in ("narrow", "all dead"):
-        assert len([check for check in checks if check.quantity.startswith("Gram of class means")]) == layers - 1
+        assert len([check for check in checks if check.quantity.startswith("Gram of class means")]) == depth - 1
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
