@@ -136,8 +136,15 @@ def depth(config: Config) -> Rows:
         agreement=problems.largest_gap,
         repeats=config.repeats,
     )
-    problem, config = problems.deep(config), dataclasses.replace(config, steps=config.deep_steps)
-    ours, title = ft.partial(train, problem, config, 2), f"train, {len(config.hidden)} hidden layers"
+    config = dataclasses.replace(config, steps=config.deep_steps)
+    for activation in ("linear", "relu"):
+        yield from deep_training(config, activation)
+
+
+def deep_training(config: Config, activation: str) -> Rows:
+    """Training of hidden layers; ufm multiplies linear ones before they meet the samples."""
+    problem = problems.deep(config, activation)
+    ours, title = ft.partial(train, problem, config, 2), f"train, {len(config.hidden)} {activation} layers"
     words = {"repeats": config.repeats, "within": pytorch.fresh, "missing": pytorch.MISSING}
     runs = pytorch.threaded(pytorch.compiled(problem, config)) if pytorch.installed() else {}
     agreement = ft.partial(problems.same_loss, problem)

@@ -62,19 +62,21 @@ def test_without_torch_its_rows_are_left_out(benchmark, tmp_path, monkeypatch, c
 
 def test_deep_problems_are_timed_against_shallow_ones_and_products(benchmark, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    certified, torch, products = race.rows(benchmark.depth(benchmark.Config(**SMALL)))
+    certified, *trained = race.rows(benchmark.depth(benchmark.Config(**SMALL)))
     assert "largest relative gap" in certified.note
-    assert "left out" in torch.note
-    assert "a bound" in products.note
-    assert products.record()["ratio"] > 0
+    for torch, products in (trained[:2], trained[2:]):
+        assert "left out" in torch.note
+        assert "a bound" in products.note
+        assert products.record()["ratio"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_torch_takes_the_same_steps_through_hidden_layers(benchmark):
     pytest.importorskip("torch")
-    _, compiled, _ = benchmark.depth(benchmark.Config(**SMALL))
-    assert "loss" in compiled.row().note
+    for activation in ("linear", "relu"):
+        compiled, _ = benchmark.deep_training(benchmark.Config(**SMALL), activation)
+        assert "loss" in compiled.row().note
 
 
 def test_sweeps_are_timed_against_scipy(benchmark):

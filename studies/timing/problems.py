@@ -94,9 +94,9 @@ def trained(config: Config) -> ufm.Problem:
     return posed(config, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H)
 
 
-def deep(config: Config) -> ufm.Problem:
-    """The same with hidden layers after each of which there is a ReLU."""
-    return dataclasses.replace(trained(config), widths=config.hidden, lambda_W=config.lambda_W, activation="relu")
+def deep(config: Config, activation: str) -> ufm.Problem:
+    """The same with hidden layers."""
+    return dataclasses.replace(trained(config), widths=config.hidden, lambda_W=config.lambda_W, activation=activation)
 
 
 def squared_errors(config: Config, widths: tuple[int, ...]) -> list[ufm.Problem]:
