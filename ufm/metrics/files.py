@@ -154,6 +154,7 @@ def measure_layers(found: Layers, *, absent: str = "error", ignore: Integer | No
     Raises:
         ValueError: as `ufm.measure`, naming the layer.
     """
+    labels: Any = None
     for name, features in zip(found.names, found.features, strict=True):
         with _named_layer(name):
             labels = _checked_labels(features, found.labels, ignore)
