@@ -715,6 +715,8 @@ def test_every_theorem_says_where_it_is_from_and_what_it_needs():
         assert one.predicts
     assert [one.name for one in known if one.checks is not nothing_more and not one.any_targets] == [
         "Averaging within classes",
+        "deep ReLU of two classes",
+        "deep ReLU constructions",
         "strict saddles",
         "simplex-encoded labels",
         "simplex-encoded labels with a free bias",

@@ -11,7 +11,7 @@ from ufm._core.blocks import fits
 from ufm._core.interrupts import interruptible
 from ufm._core.lanes import by_batches
 from ufm._core.linalg import svd
-from ufm._core.precision import allowance, float64
+from ufm._core.precision import allowance, float64, is_traced
 from ufm._core.programs import kept, plain
 from ufm.minima.dual import bound_of_lane, streamed_bound_of_lane
 from ufm.minima.focal_bound import declares_line, focal_bound
@@ -28,8 +28,11 @@ from ufm.minima.reduction import (
     row_space,
     without_lanes,
 )
+from ufm.minima.shallow import beneath, infimum_of
+from ufm.minima.symmetry import unbound
+from ufm.model.layers import layers
 from ufm.model.losses import closed, fact_of, facts_of, per_sample
-from ufm.model.params import Params
+from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_problem, with_values
 
 LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
@@ -90,9 +93,10 @@ def lower_bound(problem: Problem, params: Params) -> float:
     Valid for any parameters, with an allowance for rounding. It needs a loss that declares itself convex, and its
     infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
     loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). With
-    hidden layers it is that of the minimum where `minimize` knows it, whatever the candidate, and −∞ elsewhere. Where
-    K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability 1 − 10⁻¹² over a random draw, the
-    same at each call.
+    hidden layers it is the minimum itself where that is known in closed form (linear ones, squared error, equal
+    weights, no or a free bias), whatever the candidate; for other convex losses that of the shallow problem beneath,
+    which isn't tight. Where K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability
+    1 − 10⁻¹² over a random draw, the same at each call.
 
     Args:
         problem: any problem.
@@ -106,7 +110,7 @@ def lower_bound(problem: Problem, params: Params) -> float:
     """
     params = with_values(problem).finite_params(params)
     if problem.widths:
-        return next(thresholded([problem])).lower_bound if has_moments(problem) else -np.inf
+        return _beneath_layers(problem, params)
     means, A = group_means(problem, params.H), params.A
     if problem.classifier.fixed:
         axes = row_space(problem)
@@ -115,8 +119,27 @@ def lower_bound(problem: Problem, params: Params) -> float:
     return float(lower_bounds([problem], reduce([problem]), at, compiled=not is_closed(problem))[0])
 
 
+def _beneath_layers(problem: Problem, params: Params) -> float:
+    """The same with hidden layers: that of the shallow problem beneath, from what the classifier reads."""
+    if has_moments(problem):
+        return next(thresholded([problem])).lower_bound
+    infimum = infimum_of(problem)
+    value = infimum + _height_of_zero(problem)
+    if all(unbound(factor.constraint) for factor in problem.factors()):
+        value = min(value, float(problem.objective(params)))
+    shallow = beneath(problem, value)
+    if shallow is None:
+        return infimum
+    read = group_means(problem, layers(problem.activation, columns(params))[-1].T)
+    at = LaneParams(*(part[..., None] for part in (read, params.A, params.b)))
+    bound = lower_bounds([shallow], reduce([shallow]), at, compiled=not is_closed(shallow))[0]
+    return max(infimum, float(bound))
+
+
 def lower_bounds(problems: list[Problem], reduced: Reduced, params: LaneParams, *, compiled: bool = True) -> np.ndarray:
-    """`lower_bound` of many problems side by side, (L,)."""
+    """`lower_bound` of many problems side by side, (L,); none is known here of those with hidden layers."""
+    if reduced.widths:
+        return np.full(len(problems), -np.inf)
     if not facts_of(reduced.loss).convex:
         return np.array([focal_bound(problem) for problem in problems])
     with float64():
@@ -139,7 +162,8 @@ def dual_bound(problem: Problem, params: Params) -> Float[Array, ""]:
     Within `jax.enable_x64()` it is computed in float64 and equals `lower_bound`. Otherwise it is computed in float32,
     with the allowance of that precision: 64 · 2⁻²³ of what it adds up, so that it is a bound up to float32's rounding
     and stays that much below the best. K × K matrices are held whatever K is, and decomposed. Where the loss isn't
-    convex the bound depends on the problem alone, whose numbers must be known while it is traced.
+    convex the bound depends on the problem alone, whose numbers must be known while it is traced. With hidden layers it
+    is the minimum where that is known in closed form, of a problem whose numbers are known, and −∞ elsewhere.
 
     Args:
         problem: any problem; an argument of the traced function, or known to it.
@@ -155,7 +179,8 @@ def dual_bound(problem: Problem, params: Params) -> Float[Array, ""]:
     """
     params = as_problem(problem).check_params(params)
     if problem.widths:
-        return jnp.asarray(-jnp.inf, jnp.result_type(float))
+        known = not is_traced(problem) and has_moments(problem)
+        return _rounded_down(next(thresholded([problem])).lower_bound if known else -np.inf)
     if not facts_of(problem.loss).convex:
         return _bound_of_line(problem)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((problem, params))):
@@ -197,6 +222,10 @@ def _bound_of_line(problem):
             "problem: its numbers are traced, and the bound of its loss, which isn't convex, is found by a search; a "
             "problem that is known while it is traced, and no argument of the traced function, is needed"
         )
-    bound = focal_bound(problem)
+    return _rounded_down(focal_bound(problem))
+
+
+def _rounded_down(bound: float):
+    """A bound in JAX's default precision."""
     dtype = jnp.result_type(float)
-    return jnp.asarray(bound - allowance(dtype) * abs(bound), dtype)
+    return jnp.asarray(bound - allowance(dtype) * abs(bound) if np.isfinite(bound) else bound, dtype)

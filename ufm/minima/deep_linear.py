@@ -105,13 +105,13 @@ def minima(posed: Posed) -> Minima:
     N = posed.counts.sum(axis=1, dtype=np.float64)
     shares = posed.counts / N[:, None]
     mean = (shares[:, None] @ posed.rows)[:, 0] if posed.free_bias else np.zeros((P, K))
-    s, V = _spectrum(posed.rows, np.sqrt(shares), mean)
+    s, V = spectrum(posed.rows, np.sqrt(shares), mean)
     decays = np.concatenate([N[:, None] * posed.decays[:, :1], posed.decays[:, 1:]], axis=1)  # of Π^{1/2}H
     scale = geometric_mean(decays)
     price, has_room = scale / posed.weights, np.arange(s.shape[1]) < min(posed.columns)
     found = branches(s, price[:, None], factors=L)
     lives = found.lives & has_room
-    to_H, W, A = _balanced(s, V, np.where(lives, found.x, 0.0), scale[:, None] / decays, posed.columns)
+    to_H, W, A = balanced(s, V, np.where(lives, found.x, 0.0), scale[:, None] / decays, posed.columns)
     H, value, grad_norm = at(posed, to_H, W, A, mean)
     # singular values are found to rounding of the largest and of the mean
     size = np.linalg.norm(s, axis=1, keepdims=True) + np.linalg.norm(mean, axis=1, keepdims=True)
@@ -133,7 +133,7 @@ def _local_values(found: Branches, room: int, factors: int) -> np.ndarray:
     return np.where(np.arange(room + 1) == np.sum(there, axis=1, keepdims=True), values, np.inf)
 
 
-def _balanced(s, V, x, ratios, columns):
+def balanced(s, V, x, ratios, columns):
     """What maps targets to features (P, K, r_0), hidden layers, and classifier.
 
     Factor j has singular values √(ratio x^{2/L}), with C/λ_j for ratios; the features' are those of Π^{1/2}H.
@@ -150,7 +150,7 @@ def _blocks(rows: int) -> list[slice]:
     return [slice(first, first + ROWS_AT_ONCE) for first in range(0, rows, ROWS_AT_ONCE)]
 
 
-def _spectrum(T, roots, mean):
+def spectrum(T, roots, mean):
     """Singular values (P, K' ≤ K) and right singular vectors (P, K, K') of the centred rows, each times its root."""
     M, K = T.shape[1:]
 

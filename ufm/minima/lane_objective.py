@@ -11,6 +11,7 @@ from ufm._core.arrays import Array, namespace
 from ufm._core.lanes import dot
 from ufm.minima.reduction import LaneParams, Reduced, by_lane, falls_exponentially
 from ufm.model.constraints import folds
+from ufm.model.layers import ACTIVATIONS
 from ufm.model.losses import closed, per_sample, per_sample_both, per_sample_slope, takes_columns
 
 UNROLLED_TO = 16  # dimensions up to which products are sums of broadcasts: small batched products are slow on a CPU
@@ -25,7 +26,7 @@ class Objective:
     def __call__(self, x: Float[Array, "n L"], reduced: Reduced) -> Float[Array, " L"]:
         """(L,) values."""
         params = unfold(x, reduced)
-        return _in_logarithms(_value(params, losses(logits(params), reduced), reduced), reduced)[0]
+        return _in_logarithms(_value(params, losses(logits(params, reduced), reduced), reduced), reduced)[0]
 
     def value_and_grad(self, x: Float[Array, "n L"], reduced: Reduced) -> tuple[Any, Any]:
         """(L,) values and the gradient (n, L)."""
@@ -33,10 +34,11 @@ class Objective:
             value, pull = jax.vjp(lambda x: self(x, reduced), x)
             return value, pull(namespace(value).ones_like(value))[0]
         params = unfold(x, reduced)
-        Z = logits(params)
+        features = layers(params, reduced)
+        Z = _outputs(params, features[-1])
         of_groups, along_logits = per_sample_both(reduced.loss, Z, _labels(Z, reduced))
         value, per_value = _in_logarithms(_value(params, of_groups, reduced), reduced)
-        at_params = _slopes(params, reduced.weights[None] * along_logits, reduced)
+        at_params = _slopes(params, features, reduced.weights[None] * along_logits, reduced)
         slope = fold(x, at_params, reduced)
         return value, slope if per_value is None else slope * per_value[None]
 
@@ -55,7 +57,7 @@ def is_closed(reduced: Any) -> bool:
 
 def _value(params, of_groups, reduced):
     """f (L,) from the losses of groups (M, L)."""
-    decay = sum(_decay(factor, getattr(params, factor.name)) for factor in reduced.factors())
+    decay = sum(_decay(factor, factor.of(params)) for factor in reduced.factors())
     decay = decay + reduced.lambda_b * dot(params.b, params.b)
     return dot(reduced.weights, of_groups) + 0.5 * decay
 
@@ -81,29 +83,48 @@ def _decay(factor, rows):
     return dot(factor.row_decay[:, None] * rows, rows)
 
 
-def _slopes(params, along_logits, reduced):
-    """Gradient of f at the parameters, from that of the risk along the logits (K, M, L)."""
-    of_A, of_H = _outer_backward((params.A, params.H), along_logits)
-    along = {"H": of_H, "A": of_A}
-    for factor in reduced.factors():
-        if factor.constraint.decays:
-            along[factor.name] = along[factor.name] + factor.row_decay[:, None] * getattr(params, factor.name)
-    return LaneParams(**along, b=along_logits.sum(axis=1) + reduced.lambda_b[None] * params.b)
+def _slopes(params, features, along_logits, reduced):
+    """Gradient of f at the parameters, from what each layer gives and the gradient along the logits (K, M, L)."""
+    passes = ACTIVATIONS[reduced.activation].passes
+    of_A, along = _outer_backward((params.A, features[-1]), along_logits)  # along features (M, w, L)
+    found = [of_A]
+    for W, given, before in zip(params.W[::-1], features[:0:-1], features[-2::-1], strict=True):
+        along = along if passes is None else along * passes(given)
+        along, of_W = _outer_backward((before, W), along)
+        found.append(of_W)
+    decayed = [
+        of_risk + factor.row_decay[:, None] * factor.of(params) if factor.constraint.decays else of_risk
+        for factor, of_risk in zip(reduced.factors(), [along, *found[::-1]], strict=True)
+    ]
+    return reduced.assembled(decayed, along_logits.sum(axis=1) + reduced.lambda_b[None] * params.b)
 
 
 def plain_objective(params: LaneParams, reduced: Reduced) -> Float[Array, " L"]:
     """f of each lane at its parameters."""
-    risk = (reduced.weights * losses(logits(params), reduced)).sum(axis=0)
+    risk = (reduced.weights * losses(logits(params, reduced), reduced)).sum(axis=0)
     decay = reduced.lambda_b * (params.b**2).sum(axis=0)
     for factor in reduced.factors():
-        squares = (getattr(params, factor.name) ** 2).sum(axis=1)
+        squares = (factor.of(params) ** 2).sum(axis=1)
         decay = decay + (factor.row_decay * squares).sum(axis=0)
     return risk + 0.5 * decay
 
 
-def logits(params: LaneParams) -> Float[Array, "K M L"]:
+def layers(params: LaneParams, reduced: Reduced) -> list[Float[Array, "M _ L"]]:
+    """Features of each group's sample, and what each hidden layer makes of those before."""
+    found, act = [params.H], ACTIVATIONS[reduced.activation].of
+    for W in params.W:
+        found.append(act(outer(found[-1], W)))
+    return found
+
+
+def logits(params: LaneParams, reduced: Reduced) -> Float[Array, "K M L"]:
     """Logits of each group's sample: (output, group, lane)."""
-    return outer(params.A, params.H) + params.b[:, None]
+    return _outputs(params, layers(params, reduced)[-1])
+
+
+def _outputs(params, read):
+    """Logits of what the classifier reads (M, w, L)."""
+    return outer(params.A, read) + params.b[:, None]
 
 
 def losses(logits: Float[Array, "K M L"], reduced: Reduced) -> Float[Array, "M L"]:
@@ -129,13 +150,13 @@ def _labels(logits, reduced):
 
 def unfold(x: Float[Array, "n L"], reduced: Reduced) -> LaneParams:
     """The parameters at the solver's variables: those of each factor in turn, row by row, and then the bias."""
-    found, first, lanes = {}, 0, x.shape[1]
+    found, first, lanes = [], 0, x.shape[1]
     for factor in reduced.factors():
         X = x[first : first + factor.size].reshape(factor.rows, factor.width, lanes)
-        found[factor.name] = factor.constraint.unfold(X, factor.row_decay)
+        found.append(factor.constraint.unfold(X, factor.row_decay))
         first += factor.size
     none = namespace(x).zeros((reduced.num_classes, lanes), x.dtype)
-    return LaneParams(**found, b=x[first:] * reduced.bias_scale if reduced.bias_kind != "none" else none)
+    return reduced.assembled(found, x[first:] * reduced.bias_scale if reduced.bias_kind != "none" else none)
 
 
 def fold(x: Float[Array, "n L"], slopes: LaneParams, reduced: Reduced) -> Float[Array, "n L"]:
@@ -143,7 +164,7 @@ def fold(x: Float[Array, "n L"], slopes: LaneParams, reduced: Reduced) -> Float[
     parts, first, lanes = [], 0, x.shape[1]
     for factor in reduced.factors():
         X = x[first : first + factor.size].reshape(factor.rows, factor.width, lanes)
-        along = factor.constraint.fold(X, factor.row_decay, getattr(slopes, factor.name))
+        along = factor.constraint.fold(X, factor.row_decay, factor.of(slopes))
         parts.append(along.reshape(factor.size, lanes))
         first += factor.size
     parts = parts if reduced.bias_kind == "none" else [*parts, slopes.b * reduced.bias_scale]
@@ -152,7 +173,7 @@ def fold(x: Float[Array, "n L"], slopes: LaneParams, reduced: Reduced) -> Float[
 
 def variables(params: LaneParams, reduced: Reduced) -> Float[Array, "n L"]:
     """The solver's variables to start from, where those of factors without constraint would be `params`."""
-    parts = [factor.constraint.variables(getattr(params, factor.name)) for factor in reduced.factors()]
+    parts = [factor.constraint.variables(factor.of(params)) for factor in reduced.factors()]
     parts = [part.reshape(-1, part.shape[-1]) for part in parts]
     return namespace(*parts).concatenate(
         parts if reduced.bias_kind == "none" else [*parts, params.b / reduced.bias_scale]
@@ -164,8 +185,9 @@ def gradient_norm(params: LaneParams, reduced: Reduced) -> Float[Array, " L"]:
 
     A sample's gradient is the n_m-th part of its group's, so that its n_m copies add up to ‖g_m‖²/n_m.
     """
-    along = reduced.weights[None] * slopes(logits(params), reduced)
-    return by_lane(_norm_along, reduced, params, _slopes(params, along, reduced))
+    features = layers(params, reduced)
+    along = reduced.weights[None] * slopes(_outputs(params, features[-1]), reduced)
+    return by_lane(_norm_along, reduced, params, _slopes(params, features, along, reduced))
 
 
 def _norm_along(lane, params, gradient):
@@ -173,13 +195,13 @@ def _norm_along(lane, params, gradient):
     xp = namespace(gradient.b)
     squares = (gradient.b**2).sum() if lane.bias_kind != "none" else xp.zeros(())
     for factor in lane.factors():
-        left = factor.constraint.residual(getattr(params, factor.name), getattr(gradient, factor.name))
+        left = factor.constraint.residual(factor.of(params), factor.of(gradient))
         squares = squares + (left**2 / factor.row_counts[:, None]).sum()
     return xp.sqrt(squares)
 
 
 def outer(A: Float[Array, "K r L"], H: Float[Array, "M r L"]) -> Float[Array, "K M L"]:
-    """A Hᵀ of each lane."""
+    """A Hᵀ of each lane; features (M, r, L) before a layer (w, r, L) give those after it, (M, w, L)."""
     return (_outer if namespace(A, H) is np else _traced_outer)(A, H)
 
 

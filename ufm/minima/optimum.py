@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools as ft
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from ufm._core.arrays import namespace, silent
 from ufm._core.blas import one_thread
 from ufm._core.checks import MOST_STEPS, Integer, Real, instance, integer, listed, real, room_for, shown
 from ufm._core.interrupts import check, interruptible
-from ufm._core.lanes import batches, by_batches, each
+from ufm._core.lanes import batches, by_batches, each, take
 from ufm._core.precision import float64
 from ufm._core.programs import kept
 from ufm._core.progress import working
@@ -27,13 +28,16 @@ from ufm.metrics.groups import of_group_means
 from ufm.metrics.layers import Network, of_group_layers, of_layers, side_by_side
 from ufm.minima import proximal_newton, quadrature, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
+from ufm.minima.deep_starts import near, random_factors, started, starts_of
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
+from ufm.minima.lane_objective import layers as layers_of
 from ufm.minima.lane_objective import objective, plain_objective, unfold
-from ufm.minima.moments import Thresholded, has_moments, thresholded
-from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, zeros
+from ufm.minima.moments import Thresholded, thresholded
+from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, without_lanes, zeros
 from ufm.minima.rows import params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
+from ufm.minima.shallow import beneath, infimum_of
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
 from ufm.minima.ways import COMPILED_FROM, RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
@@ -403,6 +407,8 @@ def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
     compiled = way_in_lanes(problems[0], len(problems)) is Way.COMPILED
     with float64(), contextlib.nullcontext() if compiled else one_thread():
         reduced = reduce(problems)
+        if reduced.widths:
+            return _through_layers(problems, reduced, seeds, tol, max_steps, heard, places, compiled)
         start = by_batches(informed_start, reduced, held=reduced.held, compiled=compiled)
         reduced = dataclasses.replace(reduced, bias_scale=start.bias_scale, bias_at_zero=start.bias_at_zero)
         solve = ft.partial(_solve, tol=tol, max_steps=max_steps, places=places, compiled=compiled)
@@ -419,6 +425,42 @@ def _in_lanes(problems, seeds, tol, max_steps, heard, places) -> list[Optimum]:
             _retry(problems, reduced, start.x, seeds, unsettled, candidates, again)
         ended = zip(problems, seeds, candidates, strict=True)
         return [others.get(lane) or _optimum(*of_one, tol) for lane, of_one in enumerate(ended)]
+
+
+def _through_layers(problems, reduced: Reduced, seeds, tol, max_steps, heard, places, compiled) -> list[Optimum]:
+    """Minima of problems with hidden layers: the best of many starts, and the shallow problem's bound."""
+    count = _random_starts(reduced)
+
+    def solved(problem):
+        return minimize_all([problem], [0], tol, max_steps)[0]
+
+    def starts(lane, problem, seed):
+        of_one, draw = without_lanes(take(reduced, lane)), np.random.default_rng(seed)
+        found = list(starts_of(problem, of_one, lambda shallow: solved(shallow)._dense))
+        found += [near(start, of_one, draw) for start in found if problem.activation != "linear"]
+        return found + [random_factors(of_one, draw) for _ in range(count)]
+
+    many = [starts(lane, *of_one) for lane, of_one in enumerate(zip(problems, seeds, strict=True))]
+    owners = [lane for lane, found in enumerate(many) for _ in found]
+    params = jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *itertools.chain(*many))
+    of_owners = take(reduced, owners)
+    start = by_batches(started, params, of_owners, held=reduced.held, compiled=compiled)
+    of_owners = dataclasses.replace(of_owners, bias_scale=start.bias_scale, bias_at_zero=start.bias_at_zero)
+    how: Any = {"tol": tol, "max_steps": max_steps, "places": places, "compiled": compiled, "advanced": heard}
+    ended = _solve([problems[lane] for lane in owners], of_owners, start.x, **how)
+    found = []
+    for lane, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
+        candidates = [(ended, index) for index, owner in enumerate(owners) if owner == lane]
+        found.append(_bounded_by(solved, _optimum(problem, seed, candidates, tol), tol))
+    return found
+
+
+def _bounded_by(solved, best: Optimum, tol: float) -> Optimum:
+    """The optimum with the bound that the shallow problem beneath gives, where it is better than the loss's infimum."""
+    shallow = beneath(best.problem, best.value)
+    bound = max(infimum_of(best.problem), -np.inf if shallow is None else solved(shallow).lower_bound)
+    certified = relative_gap(best.problem, best.value, bound) <= tol
+    return dataclasses.replace(best, lower_bound=bound, certified=certified)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -446,11 +488,12 @@ def _solve(problems, reduced: Reduced, x, tol, max_steps, places, compiled, adva
     degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
     best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)
     grad_norm = by_batches(_gradient_norm, best.params, reduced, **how)
+    read = LaneParams(layers_of(best.params, reduced)[-1], best.params.A, best.params.b)
     if reduced.group_labels is None:
         told = reduced.targets if facts_of(reduced.loss).conjugate_on_simplex else None
-        measured = by_batches(_measured_groups, best.params, reduced.counts, told, **how)
+        measured = by_batches(_measured_groups, read, reduced.counts, told, **how)
     else:
-        measured = by_batches(_measured, best.params, reduced.counts, **how)
+        measured = by_batches(_measured, read, reduced.counts, **how)
     status = [
         Status.CONVERGED if at_zero and status is Status.MAX_STEPS else status
         for at_zero, status in zip(degenerate, found.status, strict=True)
@@ -483,8 +526,8 @@ class _Ended(NamedTuple):
 def _finish(x, reduced) -> tuple[_Ended, _Ended]:
     """Where the solver ended, and the zero point with its best bias."""
     reached = unfold(x, reduced)
-    none = {factor.name: zeros(reduced, factor.rows, factor.dim) for factor in reduced.factors()}
-    at_zero = LaneParams(**none, b=reduced.bias_at_zero)
+    none = (zeros(reduced, factor.rows, factor.dim) for factor in reduced.factors())
+    at_zero = reduced.assembled(none, reduced.bias_at_zero)
     value = plain_objective(at_zero, reduced)
     value = value if _holds_zero(reduced) else np.inf * namespace(value).ones_like(value)
     return _Ended(reached, plain_objective(reached, reduced)), _Ended(at_zero, value)
@@ -507,8 +550,7 @@ def _measured_groups(params, counts, told):
 
 def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
     """More starts, at random, for the lanes whose first solution is not known to be global."""
-    products = reduced.num_groups * reduced.num_classes * reduced.dim
-    count = RANDOM_STARTS if products <= MANY_UP_TO else FEW_STARTS
+    count = _random_starts(reduced)
     owners = [lane for lane in lanes for _ in range(count)]
     many = jax.tree.map(lambda leaf: np.asarray(leaf)[..., owners], reduced)
     draws = [np.random.default_rng(seeds[lane]).spawn(count) for lane in lanes]
@@ -516,6 +558,12 @@ def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
     solved = solve([problems[lane] for lane in owners], many, starts)
     for index, owner in enumerate(owners):
         results[owner].append((solved, index))
+
+
+def _random_starts(reduced: Reduced) -> int:
+    """How many there are of a problem, which may be large."""
+    rows = [factor.rows * factor.dim for factor in reduced.factors()[1:]]
+    return RANDOM_STARTS if reduced.num_groups * sum(rows) <= MANY_UP_TO else FEW_STARTS
 
 
 def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optimum:
@@ -558,15 +606,10 @@ def _of_layers(problem: Problem, params: Params) -> Metrics:
 
 
 def _check_bounded(problem: Problem) -> None:
-    """Refuse a factor that can grow without end, and hidden layers whose minimum isn't known in closed form."""
+    """Refuse a factor that can grow without end."""
     for factor in problem.factors():
         if not factor.bounded:
             raise ValueError(
                 f"{factor.decay_name} = 0 with unbounded {factor.side}: no minimum is attained; weight decay or a "
                 "bound is needed"
             )
-    if problem.widths and not has_moments(problem):
-        raise ValueError(
-            f"widths = {problem.widths}: hidden layers are minimised over where they are linear, with squared error, "
-            "equal weights, and no or a free bias; ufm.train trains others"
-        )

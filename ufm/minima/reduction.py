@@ -9,7 +9,9 @@ inequality, and for a loss that isn't convex the minimum found is one over featu
 *Dimension.* Only H Aᵀ enters the loss, M group samples span at most M dimensions and the rows of A at most K: a factor
 loses what is orthogonal to the other, or keeps it along one extra axis where its norms are fixed. So d is replaced by
 min(d, M, K), or for M = K by min(d, K + 1) where norms on both sides are fixed. A rotation carries the solution back; a
-fixed classifier is rotated to its row space, and non-negative entries can't be rotated.
+fixed classifier is rotated to its row space, and non-negative entries can't be rotated. With hidden layers the first
+of them takes the classifier's place. Linear ones can be rotated too, and need no more outputs than d needs; what a ReLU
+follows keeps its width.
 
 *Scale.* The solver works with X = √(λ_H n_m) h_m and Y = √λ_A a_k, in which weight decay is half a squared norm and
 the minimum's two factors are equally large; the bias is scaled by its curvature at the start. Where all is bounded
@@ -22,7 +24,7 @@ lane out of one, whatever gave it; nothing else knows of that layout but the con
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +37,7 @@ from ufm._core.arrays import Array, namespace
 from ufm._core.lanes import each
 from ufm._core.precision import is_traced
 from ufm._core.pytree import pytree, static
+from ufm.model.constraints import Free
 from ufm.model.losses import facts_of, infima, infimum
 from ufm.model.params import Params
 from ufm.model.problem import Problem, class_means, classes_in_order
@@ -44,9 +47,9 @@ KINDS = "loss", "features", "classifier"  # fields of a reduced problem that hol
 
 @storable
 class LaneParams(NamedTuple):
-    """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, r, L), bias b (K, L).
+    """Parameters in lanes, or of one: group means H (M, r, L), classifier A (K, w, L), bias b (K, L), hidden layers W.
 
-    Hidden layers W are of one problem only.
+    W[j] is (w_{j+1}, w_j, L) with w_0 = r; without hidden layers w = r.
     """
 
     H: Any
@@ -59,12 +62,13 @@ class LaneFactor(NamedTuple):
     """One factor of the logits of reduced problems, whose rows a constraint keeps and weight decay prices.
 
     Attributes:
-        name: of the field of `LaneParams`.
+        name: of what it is in `LaneParams`: a field, or an entry of W.
         rows: how many.
         dim: coordinates of each.
         constraint: of the rows, with numbers (1, L), or scalars in one lane.
         decay: (L,) λ of half the squared norm of a row of the problem as posed.
         counts: (rows, L) for how many rows of the problem as posed each stands; None for one.
+        layer: which entry of W it is; None of the others.
     """
 
     name: str
@@ -73,6 +77,11 @@ class LaneFactor(NamedTuple):
     constraint: Any
     decay: Any
     counts: Any = None
+    layer: int | None = None
+
+    def of(self, params: LaneParams) -> Any:
+        """The matrix that it is in parameters."""
+        return getattr(params, self.name) if self.layer is None else params.W[self.layer]
 
     @property
     def width(self) -> int:
@@ -115,11 +124,14 @@ class Reduced:
     lambda_A: Any
     lambda_H: Any
     lambda_b: Any
+    lambda_W: tuple  # of hidden layers, each (L,)
     bias_scale: Any  # (K, L) of what the solver moves a bias by, from the start
     bias_at_zero: Any  # (K, L) best where H = A = 0, from the start
     num_classes: int = static()
     group_labels: range | tuple[int, ...] | None = static()  # where targets are labels
     dim: int = static()
+    widths: tuple[int, ...] = static()
+    activation: str = static()
     bias_kind: str = static()
 
     @property
@@ -168,8 +180,16 @@ class Reduced:
 
     def factors(self) -> tuple[LaneFactor, ...]:
         """The factors of the logits in the order in which they multiply, which is that of the solver's variables."""
+        columns = (self.dim, *self.widths)
         H = LaneFactor("H", self.num_groups, self.dim, self.features, self.lambda_H, self.counts)
-        return H, LaneFactor("A", self.num_classes, self.dim, self.classifier, self.lambda_A)
+        shapes = zip(self.widths, columns, self.lambda_W, strict=False)
+        W = (LaneFactor(f"W[{j}]", *shape, Free(), decay, layer=j) for j, (*shape, decay) in enumerate(shapes))
+        return H, *W, LaneFactor("A", self.num_classes, columns[-1], self.classifier, self.lambda_A)
+
+    def assembled(self, matrices: Iterable[Any], b: Any) -> LaneParams:
+        """Parameters of a matrix for each factor, in their order, and a bias."""
+        H, *W, A = matrices
+        return LaneParams(H, A, b, tuple(W))
 
     @property
     def factor_size(self) -> int:
@@ -178,8 +198,8 @@ class Reduced:
 
     @property
     def held(self) -> int:
-        """Numbers of a lane's largest arrays: logits, or variables."""
-        return max(self.num_groups * self.num_classes, self.factor_size)
+        """Numbers of a lane's largest arrays: logits, what hidden layers give, or variables."""
+        return max(self.num_groups * max(self.num_classes, *self.widths, 0), self.factor_size)
 
 
 def falls_exponentially(problem: Any) -> bool:
@@ -198,18 +218,34 @@ def least_dim(problem: Problem) -> int:
 
     A classifier that is fixed keeps its own space.
     """
-    features, classifier = problem.features, problem.classifier
-    if not all(side.rotatable or side.fixed for side in (features, classifier)):
+    features, following = problem.features, problem.classifier
+    outputs = problem.num_classes
+    if problem.widths:
+        following, (outputs, *_) = Free(), least_widths(problem)
+    if not all(side.rotatable or side.fixed for side in (features, following)):
         return problem.dim
-    of_classifier = problem.num_classes + (not features.decays)
-    of_features = problem.num_groups + (not classifier.decays)
-    return min(problem.dim, of_classifier if classifier.fixed else min(of_classifier, of_features))
+    of_following = outputs + (not features.decays)
+    of_features = problem.num_groups + (not following.decays)
+    return min(problem.dim, of_following if following.fixed else min(of_following, of_features))
+
+
+def least_widths(problem: Problem) -> tuple[int, ...]:
+    """Widths of the reduced problem's hidden layers: of linear ones that of what passes, and an axis for fixed norms.
+
+    What the classifier reads keeps its width where the classifier's rows can't be rotated.
+    """
+    if problem.activation != "linear":
+        return problem.widths
+    features, classifier = problem.features, problem.classifier
+    enough = min(problem.num_groups + (not classifier.decays), problem.num_classes + (not features.decays))
+    *widths, last = (min(width, enough) for width in problem.widths)
+    return *widths, last if classifier.rotatable else problem.widths[-1]
 
 
 def row_space(problem: Problem) -> np.ndarray:
     """(r, d) orthonormal rows that a fixed classifier's rows are combinations of; the reduced problem's axes."""
     d, r = problem.dim, least_dim(problem)
-    if r == d or not problem.classifier.fixed:
+    if r == d or not problem.classifier.fixed or problem.widths:
         return np.eye(r, d)
     axes = np.linalg.svd(problem.classifier.matrix, full_matrices=False)[2]
     missing = np.eye(r - len(axes), d)
@@ -222,7 +258,12 @@ def shape_key(problem: Problem) -> Any:
     kinds = jax.tree.structure((problem.loss, problem.features, problem.classifier))
     targets, _ = merged_groups(problem)
     groups = problem.num_groups, None if targets is None else targets.num_groups
-    return groups, problem.num_classes, _labels(problem), least_dim(problem), problem.bias_kind, kinds
+    shapes = least_dim(problem), _reduced_widths(problem), problem.activation if problem.widths else None
+    return groups, problem.num_classes, _labels(problem), shapes, problem.bias_kind, kinds
+
+
+def _reduced_widths(problem: Problem) -> tuple[int, ...]:
+    return least_widths(problem) if problem.widths else ()
 
 
 def _labels(problem: Problem) -> range | tuple[int, ...] | None:
@@ -271,11 +312,14 @@ def lane_of(problem: Problem) -> Reduced:
         lambda_A=problem.lambda_A,
         lambda_H=problem.lambda_H,
         lambda_b=problem.lambda_b,
+        lambda_W=tuple(factor.decay for factor in problem.factors()[1:-1]),
         bias_scale=np.ones(K),
         bias_at_zero=np.zeros(K),
         num_classes=K,
         group_labels=_labels(problem),
         dim=least_dim(problem),
+        widths=_reduced_widths(problem),
+        activation=problem.activation,
         bias_kind=problem.bias_kind,
     )
 
@@ -288,7 +332,7 @@ def reduce(problems: list[Problem]) -> Reduced:
 def _in_its_axes(problem: Problem) -> Reduced:
     """The reduced problem, a fixed classifier in its axes."""
     lane = lane_of(problem)
-    if not problem.classifier.fixed:
+    if not problem.classifier.fixed or problem.widths:
         return lane
     axes = row_space(problem).T
     return dataclasses.replace(lane, classifier=jax.tree.map(lambda matrix: matrix @ axes, lane.classifier))

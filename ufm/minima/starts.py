@@ -74,10 +74,10 @@ def informed_start(reduced: Reduced) -> Start:
     finer = repeated(LINE_STEPS, lambda size: _newton_on_line(reduced, price, line, size), size)
     size = xp.where(price > 0, finer, size)
 
-    bias_scale = _bias_scale(reduced, line.logits(size))
+    scale = bias_scale(reduced, line.logits(size))
     params = line.factors(size * xp.where(price > 0, price, 1.0), reduced.dim)
-    x = variables(params, dataclasses.replace(reduced, bias_scale=bias_scale))
-    return Start(x, bias_scale, best_b)
+    x = variables(params, dataclasses.replace(reduced, bias_scale=scale))
+    return Start(x, scale, best_b)
 
 
 class _Line(NamedTuple):
@@ -170,8 +170,8 @@ def _to_width(X, r):
     return namespace(X).pad(X[:, :r], ((0, 0), (0, max(r - X.shape[1], 0)), (0, 0)))
 
 
-def _bias_scale(reduced, logits):
-    """1/√(curvature along each bias), which spans orders of magnitude where classes do."""
+def bias_scale(reduced: Reduced, logits: Any) -> Any:
+    """(K, L) of 1/√(curvature along each bias), which spans orders of magnitude where classes do."""
     xp = namespace(logits)
     if reduced.bias_kind == "none":
         return xp.ones((reduced.num_classes, logits.shape[-1]))

@@ -47,9 +47,9 @@ def symmetric(problem: Problem) -> bool:
 
 
 def relaxed(problem: Problem) -> bool:
-    """Whether the minimum over factors is one over logits, of a convex loss of ours, where d is large enough."""
+    """Whether the minimum over two factors is one over logits, of a convex loss of ours, where d is large enough."""
     decayed = all(f.decay > 0 and unbound(f.constraint) for f in problem.factors())
-    return decayed and closed(problem.loss) and bool(facts_of(problem.loss).convex)
+    return not problem.widths and decayed and closed(problem.loss) and bool(facts_of(problem.loss).convex)
 
 
 def unbound(constraint: Any) -> bool:

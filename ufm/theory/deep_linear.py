@@ -11,7 +11,8 @@ from ufm.model.constraints import Free
 from ufm.model.losses import SquaredError
 from ufm.model.problem import Problem, class_means
 from ufm.theory._groups import ZERO, groups_of, in_units
-from ufm.theory.formulas import WITHIN, distance_to_gram, is_about, known_bias, near, same_weights
+from ufm.theory._layers import layers_of, of_layer
+from ufm.theory.formulas import WITHIN, is_about, known_bias, near, same_weights
 from ufm.theory.registry import Check, Found, Prediction, theorem
 
 JUMP = "C = (N λ_H Π λ_W λ_A)^{1/L} at which the largest direction jumps to zero: total collapse"
@@ -100,7 +101,7 @@ def _applies(problem: Problem) -> bool:
 
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
     """Balanced layers of predicted singular values; features of every layer, and outputs, affine in the targets."""
-    theirs, layers = directions(problem), _layers(found)
+    theirs, layers = directions(problem), layers_of(found)
     scaled = [np.sqrt(decay) * layer for decay, layer in zip(theirs.decays, layers.values(), strict=True)]
     yield found.of_minimiser(
         "λ WᵀW of a layer less λ WWᵀ of the one before", predicted=0.0, measured=_off(found, scaled)
@@ -130,31 +131,15 @@ def _of_groups(problem: Problem, found: Found, theirs: Directions, layers: list[
     if np.any(theirs.alive):
         features = layers[0], means
         for j, layer in enumerate(layers[1:]):
-            yield from _of_layer(problem, found, theirs, j, *features)
+            gram = gram_after(theirs, j) if problem.targets is None else None
+            yield from of_layer(problem, found, j, *features, gram)
             features = features[0] @ layer.T, features[1] @ layer.T
-
-
-def _of_layer(problem, found, theirs, j, H, means) -> Iterator[Check]:
-    """Features (N, w) that enter layer j are equal within groups, with a predicted Gram of the classes' means."""
-    unit = max(float(np.max(np.abs(H))), np.finfo(float).tiny)  # their squares may underflow
-    apart = (H - np.repeat(means, problem.group_counts, axis=0)) / unit
-    within = np.sum(apart**2) / max(np.sum((H / unit) ** 2), 1.0)
-    yield found.of_minimiser(f"share within groups of features after {j} layers", predicted=0.0, measured=float(within))
-    if problem.targets is None:
-        distance = distance_to_gram(means, gram_after(theirs, j))
-        yield found.of_minimiser(f"Gram of class means after {j} layers", predicted=0.0, measured=distance)
 
 
 def gram_after(theirs: Directions, layers: int) -> np.ndarray:
     """(M, M) Gram of groups' features after so many layers, up to scale: singular values are x^{(1 + layers)/L}."""
     rows = (theirs.T @ theirs.V) * (theirs.per_target * theirs.x ** ((1.0 + layers) / theirs.depth))
     return rows @ rows.T
-
-
-def _layers(found: Found) -> dict[str, np.ndarray]:
-    """The factors in the order in which they multiply, by name."""
-    H, A, _, W = found.params
-    return {"H": H, **{f"W[{j}]": layer for j, layer in enumerate(W)}, "A": A}
 
 
 def _off(found: Found, scaled: list[np.ndarray]) -> float:

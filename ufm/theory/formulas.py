@@ -12,6 +12,7 @@ from ufm.model.problem import Problem
 
 Kinds = type | tuple[type, ...]
 
+VALUE = 1e-8  # relative, of minima that are one
 NEAR = 1e-6  # relative distance to a threshold within which only the value is predicted
 WITHIN = {"nc1": 0.0, "trace_ratio": 0.0}  # metrics where a loss is convex and not everything is zero
 COLLAPSED = dict.fromkeys(Metrics._fields, 0.0) | {"accuracy": 1.0}  # metrics of a simplex ETF and its dual classifier

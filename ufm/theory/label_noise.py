@@ -9,11 +9,10 @@ import numpy as np
 from ufm.model.losses import LabelSmoothing
 from ufm.model.problem import Problem
 from ufm.theory._groups import CROSS_ENTROPIES, is_told, targets_of
-from ufm.theory.formulas import smoothing
+from ufm.theory.formulas import VALUE, smoothing
 from ufm.theory.registry import THEOREMS, Check, Found, Prediction, theorem
 
 EXACT = 1e-13  # of probabilities
-VALUE = 1e-8  # relative, of minima that are one
 OF_GROUPS = ("metrics",)  # what is measured of classes and not of groups
 
 
