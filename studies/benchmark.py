@@ -4,6 +4,7 @@ Compiling is timed apart, as what a first run takes longer. Where several peers 
 and the JSON has every run of each. Rows check that both sides found the same numbers, and raise where they did not.
 """
 
+import dataclasses
 import functools as ft
 import json
 import os
@@ -123,6 +124,36 @@ def targets(config: Config) -> Rows:
     )
 
 
+def depth(config: Config) -> Rows:
+    """Hidden layers: certified deep linear problems against shallow ones; training against PyTorch and its products."""
+    linear, shallow = (problems.squared_errors(config, widths) for widths in (config.certified_widths, ()))
+    yield Comparison(
+        f"minimize, {2 + len(config.certified_widths)} linear factors: 2",
+        at_most(1.0),
+        minima(linear),
+        {"shallow": minima(shallow)},
+        problems=config.batch,
+        agreement=problems.largest_gap,
+        repeats=config.repeats,
+    )
+    config = dataclasses.replace(config, steps=config.deep_steps)
+    for activation in ("linear", "relu"):
+        yield from deep_training(config, activation)
+
+
+def deep_training(config: Config, activation: str) -> Rows:
+    """Training of hidden layers; ufm multiplies linear ones before they meet the samples."""
+    problem = problems.deep(config, activation)
+    ours, title = ft.partial(train, problem, config, 2), f"train, {len(config.hidden)} {activation} layers"
+    words = {"repeats": config.repeats, "within": pytorch.fresh, "missing": pytorch.MISSING}
+    runs = pytorch.threaded(pytorch.compiled(problem, config)) if pytorch.installed() else {}
+    agreement = ft.partial(problems.same_loss, problem)
+    yield Comparison(f"{title}: PyTorch, compiled", at_least(2), ours, runs, agreement=agreement, **words)
+    steps = products.Steps(problem, config.steps)
+    bound = {"repeats": config.repeats, "agreement": steps.agreement}
+    yield Comparison(f"{title}: its matrix products", at_most(1.3), ours, {"products": steps.run}, **bound)
+
+
 def sweeps(config: Config) -> Rows:
     """A grid of certified points, per point: against one batch, without store and bar, a small grid; and imports."""
     problem, over = problems.posed(config, config.per_class), problems.grid(config)
@@ -194,6 +225,7 @@ GROUPS: dict[str, Callable[[Config], Rows]] = {
     "spheres": spheres,
     "growth": growth,
     "targets": targets,
+    "depth": depth,
     "sweeps": sweeps,
     "vocabulary": vocabulary,
 }

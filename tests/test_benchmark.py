@@ -20,6 +20,9 @@ SMALL = {
     "measured_dim": 8,
     "measured_samples": 200,
     "recorded": (4, 30, 5, 8),
+    "hidden": (6, 5),
+    "deep_steps": 20,
+    "certified_widths": (6, 5),
     "batch": 8,
     "sweep_side": 3,
     "repeats_sweeps": 1,
@@ -55,6 +58,25 @@ def test_without_torch_its_rows_are_left_out(benchmark, tmp_path, monkeypatch, c
         assert row["ratio"] == row["peer"] / row["ufm"] > 0
         assert {len(seconds) for seconds in row["runs"].values()} == {1}
     assert "NC1" in rows[-2]["note"]
+
+
+def test_deep_problems_are_timed_against_shallow_ones_and_products(benchmark, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    certified, *trained = race.rows(benchmark.depth(benchmark.Config(**SMALL)))
+    assert "largest relative gap" in certified.note
+    for torch, products in (trained[:2], trained[2:]):
+        assert "left out" in torch.note
+        assert "a bound" in products.note
+        assert products.record()["ratio"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_torch_takes_the_same_steps_through_hidden_layers(benchmark):
+    pytest.importorskip("torch")
+    for activation in ("linear", "relu"):
+        compiled, _ = benchmark.deep_training(benchmark.Config(**SMALL), activation)
+        assert "loss" in compiled.row().note
 
 
 def test_sweeps_are_timed_against_scipy(benchmark):

@@ -245,6 +245,11 @@ def test_rows_of_fixed_norm_have_no_decay_unless_it_is_given():
         ProblemFlags(features="sphere", lambda_H=0.1).problem()
 
 
+def test_a_simplex_of_a_deep_problem_has_the_width_of_the_last_layer():
+    made = ProblemFlags(num_classes=3, dim=4, classifier="etf", widths=(6, 5)).problem()
+    assert made.classifier.matrix.shape == (3, 5)
+
+
 def test_the_package_is_the_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ufm", "--version"])
     with pytest.raises(SystemExit) as stop:

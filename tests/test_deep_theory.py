@@ -14,6 +14,8 @@ from ufm._core.thresholding import fold_price, jump_price
 from ufm.geometry import gram_distance
 from ufm.minima.deep_linear import minima
 from ufm.minima.moments import posed
+from ufm.model.layers import layers
+from ufm.model.params import columns
 from ufm.model.problem import class_means
 from ufm.theory.deep_linear import FOLD, JUMP, LAST
 from ufm.theory.formulas import distance_to_gram
@@ -57,8 +59,8 @@ def rotated(problem, random):
         np.pad(part, [(0, want - have) for want, have in zip(f.shape, part.shape, strict=True)])
         for part, f in zip(matrices, factors, strict=True)
     ]
-    layers = tuple(turns[j + 1].T @ padded[j + 1] @ turns[j] for j in range(len(W)))
-    return ufm.Params(padded[0] @ turns[0], padded[-1] @ turns[-1], b, layers), found
+    hidden = tuple(turns[j + 1].T @ padded[j + 1] @ turns[j] for j in range(len(W)))
+    return ufm.Params(padded[0] @ turns[0], padded[-1] @ turns[-1], b, hidden), found
 
 
 @functools.cache
@@ -74,6 +76,7 @@ def as_found(problem, params, lower_bound):
     gap = (value - lower_bound) / value
     return Found(
         means=class_means(problem, params.H),
+        penultimate=class_means(problem, layers(problem.activation, columns(params))[-1].T),
         classifier=params.A,
         bias=params.b,
         value=value,
@@ -121,11 +124,11 @@ def test_what_is_said_of_all_layers_holds_at_the_minimum(name):
     checks = list(known(REGRESSION).checks(PROBLEMS[name], at_minimum(name)))
     assert [check.quantity for check in checks if not check.distance <= check.tolerance] == []
     assert all(check.certain for check in checks)
-    layers = len(PROBLEMS[name].factors())
+    depth = len(PROBLEMS[name].factors())
     singular = [check for check in checks if check.quantity.startswith("singular values")]
-    assert len(singular) == (0 if name == "narrow" else layers)
+    assert len(singular) == (0 if name == "narrow" else depth)
     if PROBLEMS[name].targets is None and name not in ("narrow", "all dead"):
-        assert len([check for check in checks if check.quantity.startswith("Gram of class means")]) == layers - 1
+        assert len([check for check in checks if check.quantity.startswith("Gram of class means")]) == depth - 1
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -280,3 +283,69 @@ def test_thresholds_of_balanced_classes():
 def test_nothing_is_said_outside_the_assumptions(words):
     assert not {REGRESSION, FRAME} & set(those_of(deep(**words)))
     assert not {REGRESSION, FRAME} & set(those_of(deep(widths=(), lambda_W=None)))
+
+
+def looked_at(registered, subject):
+    """What a theorem of a user's own looks at in a subject of any depth, which has the singular values it predicts."""
+    seen = []
+
+    def checks(problem, found):
+        seen.append(found)
+        return ()
+
+    @theory.theorem(
+        "mine", paper="me", assumes="any", applies=lambda problem: True, checks=checks, any_targets=True, any_depth=True
+    )
+    def mine(problem):
+        """Singular values."""
+        return theory.Prediction(singular_values=np.ones(2))
+
+    claims = ufm.verify(subject).claims
+    measured = [claim.measured for claim in claims if claim.quantity == "singular values of H Aᵀ"]
+    return seen[0], measured[0]
+
+
+def logits_of(problem, params):
+    return (params.A @ layers(problem.activation, columns(params))[-1]).T + params.b
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_theorems_of_any_depth_see_what_the_classifier_reads_at_a_minimum(name, registered):
+    problem = PROBLEMS[name]
+    best = ufm.minimize(problem)
+    found, values = looked_at(registered, best)
+    Z = class_means(problem, logits_of(problem, best.params))
+    assert_allclose(found.penultimate @ found.classifier.T + found.bias, Z, atol=1e-12)
+    weighted = np.sqrt(problem.group_counts)[:, None] * (Z - best.b)
+    assert_allclose(values, np.linalg.svd(weighted, compute_uv=False)[: len(values)], atol=1e-12)
+    assert_allclose(np.linalg.norm(found.means), np.linalg.norm(class_means(problem, best.params.H)), rtol=1e-12)
+    X = layers("linear", columns(best.params))[-1].T
+    if problem.targets is None and not best.degenerate:
+        expected = ufm.measure(X, problem.labels, best.params.A, best.b)
+        for quantity in ("nc2", "nc3", "equinorm", "self_duality"):
+            assert_allclose(getattr(found.metrics, quantity), getattr(expected, quantity), atol=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_theorems_of_any_depth_see_what_the_classifier_reads_in_a_run(activation, registered):
+    problem = deep(activation=activation, loss=ufm.CrossEntropy(), bias=True)
+    run = ufm.train(problem, optax.sgd(0.1), steps=5, snapshots=2, precision="float64")
+    found, values = looked_at(registered, run)
+    Z = class_means(problem, logits_of(problem, run.params))
+    assert_allclose(found.penultimate @ found.classifier.T + found.bias, Z, atol=1e-13)
+    assert_allclose(values, np.sqrt(5) * np.linalg.svd(Z - found.bias, compute_uv=False), atol=1e-12)
+    X = layers(activation, columns(run.params))[-1].T
+    assert found.metrics == ufm.measure(X, problem.labels, run.params.A, run.params.b)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+@pytest.mark.parametrize("loss", [ufm.SquaredError(), ufm.CrossEntropy(), ufm.LabelSmoothing(0.1)])
+def test_theorems_of_the_shallow_model_say_nothing_of_a_deep_one(loss, activation, bias):
+    for shape in ({}, {"per_class": [5, 3, 9, 1]}, {"targets": ufm.targets.classes(4, 5)}):
+        problem = deep(loss=loss, activation=activation, bias=bias, **shape)
+        assert all(known(name).any_depth for name in those_of(problem))
+        shallow = dataclasses.replace(problem, widths=(), lambda_W=None, activation="linear")
+        assert not any(known(name).any_depth for name in those_of(shallow))
+    held = deep(features=ufm.Sphere(1.0), lambda_H=0.0, loss=loss, activation=activation, bias=bias)
+    assert all(known(name).any_depth for name in those_of(held))

@@ -21,6 +21,7 @@ from ufm.metrics.layers import Network, readers_of
 from ufm.model.layers import ACTIVATIONS
 from ufm.model.params import Params, columns
 from ufm.model.problem import risk
+from ufm.model.streamed_loss import logits
 
 WIDTHS = {"widths": (6, 5), "lambda_W": (2e-2, 3e-3)}
 DEEP = {
@@ -116,6 +117,17 @@ def test_a_layer_of_ones_that_is_not_priced_changes_no_logit():
         found = problem(widths=(4,), lambda_W=0.0, activation=activation).objective(at._replace(H=H, W=(np.eye(4),)))
         assert_allclose(found, shallow.objective(at._replace(H=H)), rtol=1e-15)
     assert deep.factors()[1].decay == 0.0
+
+
+@each_activation
+def test_logits_are_those_of_one_layer_after_the_other_whatever_the_order_of_products(kind):
+    p = DEEP[kind]
+    params = moved(p.init(seed=0))
+    Z = through(p, params)[-1] @ params.A.T + params.b
+    assert_allclose(logits(p, columns(params)).T, Z, rtol=1e-12)
+    formed = jax.make_jaxpr(lambda params: logits(p, params))(columns(params)).eqns
+    # linear layers are multiplied before they meet the samples
+    assert any(eqn.outvars[0].aval.shape == (6, p.num_samples) for eqn in formed) == (kind == "relu")
 
 
 def test_initial_rows_have_the_norm_of_the_scale():

@@ -452,3 +452,81 @@ def test_features_against_means_are_never_held(tmp_path, monkeypatch):
         tracemalloc.stop()
     assert peak < large.nbytes / 3
     assert known(found) == pytest.approx(known(ufm.measure(large, labels, means=means)), rel=1e-10)
+
+
+LAYERS = [H[:, :3], np.tanh(H), H.astype(np.float32)]
+
+
+def layers_measured(capsys, *arguments):
+    found = measured(capsys, *arguments)
+    names = found.pop("layers")
+    return names, {name: np.array(values, float) for name, values in found.items()}
+
+
+def assert_layers_same(found, *given, **words):
+    expected = dict(ufm.measure(*given, **words).known())
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+def test_layers_are_arrays_of_a_file_by_name(tmp_path, capsys, small_blocks):
+    arrays = {f"X{j}": X for j, X in enumerate(LAYERS)}
+    (file,) = of_npz(tmp_path, **arrays, labels=LABELS, A=A, b=B)
+    names, found = layers_measured(capsys, file, "--layers", *arrays)
+    assert names == ["X0", "X1", "X2"]
+    assert_layers_same(found, LAYERS, LABELS, A, B)
+    assert np.isnan(found["nc3"]).tolist() == [True, True, False]
+    names, found = layers_measured(
+        capsys, file, "--layers", "X2", "X0", "--classifier", of_npy(tmp_path, A=A[:, :3])[0]
+    )
+    assert names == ["X2", "X0"]
+    assert_layers_same(found, [LAYERS[2], LAYERS[0]], LABELS, A[:, :3])
+
+
+def test_layers_are_files_of_their_own_of_any_format(tmp_path, capsys, small_blocks):
+    first, labels = of_npy(tmp_path, X0=LAYERS[0], labels=LABELS)
+    (second,), (third,) = of_safetensors(tmp_path, features=LAYERS[1]), of_compressed_npz(tmp_path, H=LAYERS[2], A=A)
+    _, found = layers_measured(capsys, labels, "--layers", first, second, third)
+    assert_layers_same(found, LAYERS, LABELS)
+    assert "nc3" not in found
+    names, found = layers_measured(capsys, third, labels, "--layers", first, "H")
+    assert names == [str(first), "H"]
+    assert_layers_same(found, LAYERS[::2], LABELS, A)
+
+
+def test_layers_leave_samples_and_classes_out(tmp_path, capsys, small_blocks):
+    labels = np.where(LABELS == 2, -100, LABELS)
+    (file,) = of_npz(tmp_path, X0=LAYERS[0], X1=LAYERS[1], labels=labels, A=A)
+    options = ("--ignore", -100, "--absent", "drop")
+    _, found = layers_measured(capsys, file, "--layers", "X0", "X1", *options)
+    assert_layers_same(found, LAYERS[:2], labels, A, ignore=-100, absent="drop")
+
+
+def test_a_table_has_a_row_for_each_layer_and_a_figure_draws_them(tmp_path, capsys):
+    (file,) = of_npz(tmp_path, X0=LAYERS[0], X1=LAYERS[1], labels=LABELS, A=A)
+    figure = tmp_path / "layers.png"
+    assert run("measure", file, "--layers", "X0", "X1", "--figure", figure) == 0
+    rows, found = [line.split() for line in capsys.readouterr().out.splitlines()], ufm.measure(LAYERS[:2], LABELS, A)
+    shown = {name: getattr(found, name) for name in ufm.cli.SHOWN_BY_LAYER}
+    assert ["layer", *shown] in rows
+    for j in (0, 1):
+        assert [f"X{j}", *(f"{values[j]:.4g}" for values in shown.values())] in rows
+    assert figure.stat().st_size > 10_000
+
+
+def test_what_is_wrong_with_layers_is_said_of_the_one_that_it_is(tmp_path, capsys):
+    arrays = {"X0": LAYERS[0], "short": H[1:], "flat": H[:, 0], "bad": np.where(H > 2, np.nan, H)}
+    (file,) = of_npz(tmp_path, **arrays, labels=LABELS, A=A)
+    command = ("measure", file, "--layers", "X0")
+    assert_refused(
+        capsys, f"layers = 'X7': an array of {file} is needed, which has X0, short, flat, bad", *command, "X7"
+    )
+    assert_refused(capsys, "layers = 'short': labels of shape (60,): (59,)", *command, "short")
+    assert_refused(capsys, "layers = 'flat': features H of shape (60,)", *command, "flat")
+    assert_refused(capsys, "layers = 'bad': features H: a NaN", *command, "bad")
+    assert_refused(capsys, "A of shape (4, 6): a finite (K, 3)", *command)
+    assert_refused(capsys, "layers with means or per_class", *command, "--per-class")
+    assert_refused(capsys, "layers with means or per_class", *command, "--means", file)
+    with pytest.raises(ValueError, match=r"H\[1\]: labels of shape \(60,\): \(59,\)"):
+        ufm.measure([H, H[1:]], LABELS)

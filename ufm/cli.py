@@ -28,6 +28,7 @@ from ufm.model import constraints, losses
 
 UNREAD = 141  # exit code, as shells have it
 CLASSES_SHOWN = 20  # in a table
+SHOWN_BY_LAYER = ("nc1", "nc2", "nc3", "nc4", "self_duality", "trace_ratio", "cdnv", "accuracy")  # which fit on a line
 UNIFORMITY = {
     "cosine": "cosines of class means",
     "log_distance": "log distances of class means",
@@ -138,7 +139,7 @@ class ProblemFlags:
         radius = getattr(self, radius_name)
         if kind == ETF:
             K = _targets(self.targets).num_outputs if self.targets is not None else self._samples()["num_classes"]
-            return ufm.Fixed.etf(K, self.dim, radius=1.0 if radius is None else radius)
+            return ufm.Fixed.etf(K, (self.dim, *self.widths)[-1], radius=1.0 if radius is None else radius)
         if radius is not None and not _numbers(CONSTRAINTS[kind]):
             raise ValueError(
                 f"{radius_name} = {radius}: --{name} {kind} has none; a sphere, a ball or an etf has a radius"
@@ -211,6 +212,9 @@ class Measure:
     """Features, and what no other file is named for."""
     labels: tyro.conf.Positional[pathlib.Path | None] = None
     """File of the labels."""
+    layers: tuple[str, ...] = ()
+    """Features of several layers instead, from the first to the one that the classifier reads: names of arrays in the
+    first file, or files of their own."""
     classifier: pathlib.Path | None = None
     """File of the classifier, such as the state of a torch Linear."""
     means: pathlib.Path | None = None
@@ -222,13 +226,16 @@ class Measure:
     per_class: bool = False
     """Print what each class has of the metrics too."""
     figure: pathlib.Path | None = None
-    """Draw what each class has into this file, a .png, .pdf or .svg; with --per-class."""
+    """Draw what each class has, or NC1–NC3 of each layer, into this file, a .png, .pdf or .svg; with --per-class, or
+    --layers."""
     json: bool = False
     """Print JSON instead of a table; what is not finite is null."""
 
     def __call__(self) -> int:
         """Print the metrics, and write what was asked for."""
         self._check()
+        if self.layers:
+            return self._measure_layers()
         with files.samples(self.file, self.labels, classifier=self.classifier, means=self.means) as samples:
             if self.means is None:
                 metrics = files.measure(samples, absent=self.absent, ignore=self.ignore, per_class=self.per_class)
@@ -240,11 +247,33 @@ class Measure:
 
     def _check(self) -> None:
         """Whether options go together, and the figure can be written, before it is computed."""
+        if self.layers and (self.means is not None or self.per_class):
+            raise ValueError("layers with means or per_class: only whole metrics of each layer are measured")
         if self.means is not None:
             check_options(self.absent, self.per_class)
-        if self.figure is not None and not self.per_class:
-            raise ValueError(f"figure = {str(self.figure)!r}: what each class has is drawn: --per-class is needed too")
+        if self.figure is not None and not (self.per_class or self.layers):
+            raise ValueError(
+                f"figure = {str(self.figure)!r}: what each class has is drawn, or each layer: --per-class is needed "
+                "too, or --layers"
+            )
         _check_figure(self.figure)
+
+    def _measure_layers(self) -> int:
+        """A row of metrics of each layer."""
+        with files.layers(self.layers, self.file, self.labels, classifier=self.classifier) as found:
+            metrics = files.measure_layers(found, absent=self.absent, ignore=self.ignore)
+        known = dict(metrics.known())
+        if self.json:
+            print(json.dumps({"layers": list(self.layers), **_in_json(known)}, indent=2))
+        else:
+            chief = {name: values for name, values in known.items() if name in SHOWN_BY_LAYER}
+            rows = [list(row) for row in zip(self.layers, *chief.values(), strict=True)]
+            show(["layer", *chief], rows, caption=f"layers of {self.file}; --json has all that was measured")
+        if self.figure is not None:
+            from ufm import plot
+
+            plot.save(plot.layers(metrics), self.figure)
+        return 0
 
     def _report(self, metrics: Measured) -> None:
         """Print what was measured, and draw it."""

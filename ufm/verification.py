@@ -20,8 +20,9 @@ from ufm.metrics.groups import of_group_columns
 from ufm.metrics.measurement import measure
 from ufm.minima.certificate import LEAST_KNOWN, keeps_digits, lower_bound, relative_gap, unit
 from ufm.minima.optimum import Optimum, minimize
+from ufm.minima.reduction import LaneParams
 from ufm.model.layers import layers
-from ufm.model.params import Params, columns
+from ufm.model.params import Columns, Params, columns
 from ufm.model.problem import Problem, as_classes, class_means, told, with_values
 from ufm.theory import applicable
 from ufm.theory.formulas import distance_to_gram
@@ -205,8 +206,11 @@ def predict(problem: Problem) -> Prediction:
 
 def _of_optimum(best: Optimum) -> Found:
     gap = relative_gap(best.problem, best.value, best.lower_bound)
+    hidden = best.solution.W if isinstance(best.solution, LaneParams) else ()
+    at_means = Columns(best.means.T, best.A, best.b, hidden)
     return Found(
         means=best.means,
+        penultimate=layers(best.problem.activation, at_means)[-1].T,
         classifier=best.A,
         bias=best.b,
         value=best.value,
@@ -227,16 +231,17 @@ def _of_run(run: Run) -> Found:
         raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify(run[i]) speaks of the i-th")
     params = problem.finite_params(run.params)
     value, bound = float(problem.objective(params)), lower_bound(problem, params)
-    gap = relative_gap(problem, value, bound)
+    gap, read = relative_gap(problem, value, bound), layers(problem.activation, columns(params))[-1]
     return Found(
         means=class_means(problem, params.H),
+        penultimate=class_means(problem, read.T),
         classifier=params.A,
         bias=params.b,
         value=value,
         lower_bound=bound,
         relative_gap=gap,
         certified=gap <= VALUE,
-        metrics=_measured(problem, params),
+        metrics=_measured(problem, params, read),
         history=run.history,
         lift=lambda: params,
         curve=lambda: _smallest_curvature(problem, params),
@@ -244,9 +249,8 @@ def _of_run(run: Run) -> Found:
     )
 
 
-def _measured(problem: Problem, params: Params) -> Metrics:
-    """Metrics of what the classifier reads, by groups; where these are no classes, the classifier is another matter."""
-    X = layers(problem.activation, columns(params))[-1]
+def _measured(problem: Problem, params: Params, X: np.ndarray) -> Metrics:
+    """Metrics of what the classifier reads, X (r, N), by groups; where these are no classes, it is another matter."""
     if as_classes(problem).targets is None:
         return measure(X.T, problem.labels, params.A, params.b)
     labels, bias = problem.labels, params.b if problem.bias else np.zeros_like(params.b)
@@ -383,9 +387,9 @@ def _grams(prediction: Prediction, found: Found) -> Iterator[tuple[str, float, f
 
 def _sizes(prediction: Prediction, counts: np.ndarray, found: Found) -> Iterator[tuple[str, Quantity, Quantity, float]]:
     """Norms and singular values; each group's mean M (M, r) stands for `counts` (M,) rows of H."""
-    M, A = found.means, found.classifier
-    wanted = prediction.singular_values
-    values = np.zeros(0) if wanted is None else np.linalg.svd(np.sqrt(counts)[:, None] * (M @ A.T), compute_uv=False)
+    M, A, wanted = found.means, found.classifier, prediction.singular_values
+    products = np.sqrt(counts)[:, None] * (found.penultimate @ A.T)
+    values = np.zeros(0) if wanted is None else np.linalg.svd(products, compute_uv=False)
     for name, predicted, measured in (
         ("norm of H", prediction.norm_H, float(np.sqrt(counts @ np.sum(M**2, axis=1)))),
         ("norm of A", prediction.norm_A, float(np.linalg.norm(A))),

@@ -58,6 +58,14 @@ class Config:
     """Values of each decay of the swept grid, λ_A over [1e-5, 1e-2] and λ_H over [5e-7, 5e-5]."""
     repeats_sweeps: int = 3
     """Runs of each side in the sweeps group."""
+    hidden: tuple[int, ...] = (64, 64, 64)
+    """Widths of the deep problem that is trained."""
+    lambda_W: float = 5e-4
+    """Weight decay of its hidden layers."""
+    deep_steps: int = 1000
+    """Optimiser steps on it."""
+    certified_widths: tuple[int, ...] = (64, 64)
+    """Of the deep linear problems that are certified: with features and classifier four factors."""
     vocabulary: int = 16_384
     """K and N of the vocabulary group."""
     vocabulary_dim: int = 256
@@ -84,6 +92,20 @@ def posed(config: Config, per_class: Any, **words: Any) -> ufm.Problem:
 def trained(config: Config) -> ufm.Problem:
     """The problem that is trained."""
     return posed(config, config.per_class, lambda_A=config.lambda_A, lambda_H=config.lambda_H)
+
+
+def deep(config: Config, activation: str) -> ufm.Problem:
+    """The same with hidden layers."""
+    return dataclasses.replace(trained(config), widths=config.hidden, lambda_W=config.lambda_W, activation=activation)
+
+
+def squared_errors(config: Config, widths: tuple[int, ...]) -> list[ufm.Problem]:
+    """A batch of problems of squared error and linear layers of these widths that differ in the classifier's decay."""
+    words = {"loss": ufm.SquaredError(), "widths": widths, "lambda_W": config.lambda_W if widths else None}
+    return [
+        posed(config, config.per_class, lambda_A=float(decay), lambda_H=5e-6, **words)
+        for decay in np.geomspace(1e-5, 1e-2, config.batch)
+    ]
 
 
 def counts(config: Config) -> dict[str, Any]:

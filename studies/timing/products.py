@@ -17,34 +17,48 @@ from ufm.model.problem import risk
 
 
 class Steps:
-    """The three matrix products of a training's steps."""
+    """The matrix products of a training's steps, three a layer: what it makes of its features, and both gradients."""
 
     def __init__(self, problem: ufm.Problem, steps: int):
-        H, A, _, _ = problem.init(0)
-        self.steps, self.inputs = steps, [jnp.asarray(x, jnp.float32) for x in (H.T, A, A @ H.T / problem.num_samples)]
-        self.expected = A @ H.T, self.inputs[2] @ H, A.T @ self.inputs[2]
+        H, A, _, W = problem.init(0)
+        self.layers, self.slopes, X = (*W, A), [], [H.T]
+        for layer in self.layers:
+            X.append(layer @ X[-1])
+            self.slopes.append(X[-1] / problem.num_samples)
+        self.features = X[:-1]
+        inputs = self.layers, tuple(self.features), tuple(self.slopes)
+        self.steps, self.inputs = steps, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), inputs)
 
-    def run(self) -> tuple[jax.Array, ...]:
-        """All steps' products."""
+    def run(self) -> list[tuple[jax.Array, ...]]:
+        """All steps' products, layer by layer."""
         return products(*self.inputs, self.steps)
 
     def agreement(self, timed: dict[str, Timed]) -> str:
         """A note that the products were formed."""
-        for found, expected in zip(timed["products"].result, self.expected, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+        each = zip(timed["products"].result, self.layers, self.features, self.slopes, strict=True)
+        for found, *given in each:
+            for product, expected in zip(found, _products(*given), strict=True):
+                np.testing.assert_allclose(product, expected, rtol=1e-3, atol=1e-5)
         return "a bound, nothing else is done"
 
 
+def _products(layer, features, slopes):
+    return layer @ features, slopes @ features.T, layer.T @ slopes
+
+
 @jax.jit
-def products(H, A, U, steps):
-    """Logits and both gradients of a step, so many times; the barrier keeps them from being computed once."""
+def products(layers, features, slopes, steps):
+    """Products of every layer and both of its gradients, so many times; a barrier keeps them from being made once."""
 
     def step(_, carry):
-        H, A, U = jax.lax.optimization_barrier(carry[:3])
-        return H, A, U, A @ H, U @ H.T, A.T @ U
+        given = jax.lax.optimization_barrier(carry[0])
+        return given, [_products(*each) for each in zip(*given, strict=True)]
 
-    start = (H, A, U, jnp.zeros_like(U), jnp.zeros_like(A), jnp.zeros_like(H))
-    return jax.lax.fori_loop(0, steps, step, start)[3:]
+    given = layers, features, slopes
+    nothing = [
+        (jnp.zeros_like(U), jnp.zeros_like(layer), jnp.zeros_like(X)) for layer, X, U in zip(*given, strict=True)
+    ]
+    return jax.lax.fori_loop(0, steps, step, (given, nothing))[1]
 
 
 class Streamed:

@@ -60,7 +60,7 @@ def eager(problem: ufm.Problem, config: Config) -> Trainings:
     """Loops with autograd: PyTorch's own SGD, and plain tensors with a feature vector a row or a column."""
     import torch
 
-    decays = (problem.lambda_H, problem.lambda_A, problem.lambda_b)
+    decays = decays_of(problem)
 
     def sgd():
         params = start(problem, in_columns=False)
@@ -96,10 +96,10 @@ def compiled(problem: ufm.Problem, config: Config) -> Trainings:
     inductor.force_disable_caches = True
     warnings.filterwarnings("ignore", "dynamo_pgo force disabled")
     torch.compiler.reset()
-    decays = (problem.lambda_H, problem.lambda_A, problem.lambda_b)
+    decays = decays_of(problem)
 
     def loop(in_columns):
-        gradient = torch.func.grad(loss_of(problem, in_columns), argnums=(0, 1, 2))
+        gradient = torch.func.grad(loss_of(problem, in_columns), argnums=tuple(range(len(decays))))
 
         def step(params, traces):
             gradients = zip(params, gradient(*params), decays, strict=True)
@@ -121,35 +121,46 @@ def compiled(problem: ufm.Problem, config: Config) -> Trainings:
     return {"rows": loop(False), "columns": loop(True)}
 
 
+def decays_of(problem: ufm.Problem) -> list[float]:
+    """Weight decay of every parameter, in the order of `start`."""
+    *hidden, of_A = (float(factor.decay) for factor in problem.factors()[1:])
+    return [problem.lambda_H, of_A, problem.lambda_b, *hidden]
+
+
 def start(problem: ufm.Problem, in_columns: bool) -> list[Any]:
-    """H, A and b where ufm starts."""
+    """H, A, b and hidden layers where ufm starts."""
     import torch
 
-    H, A, b, _ = problem.init(0)
-    arrays = (np.ascontiguousarray(H.T) if in_columns else H, A, b)
+    H, A, b, W = problem.init(0)
+    arrays = (np.ascontiguousarray(H.T) if in_columns else H, A, b, *W)
     return [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in arrays]
 
 
 def loss_of(problem: ufm.Problem, in_columns: bool) -> Callable[..., Any]:
-    """Cross-entropy of H, A and b."""
+    """Cross-entropy of H, A, b and hidden layers."""
     import torch
     from torch.nn import functional
 
     labels = torch.tensor(problem.labels, dtype=torch.long)
+    follows = torch.relu if problem.activation == "relu" else lambda X: X
 
-    def of_rows(H, A, b):
-        return functional.cross_entropy(functional.linear(H, A, b), labels)
+    def of_rows(X, A, b, *W):
+        for layer in W:
+            X = follows(functional.linear(X, layer))
+        return functional.cross_entropy(functional.linear(X, A, b), labels)
 
-    def of_columns(H, A, b):
-        return -torch.log_softmax(torch.addmm(b[:, None], A, H), 0).gather(0, labels[None]).mean()
+    def of_columns(X, A, b, *W):
+        for layer in W:
+            X = follows(layer @ X)
+        return -torch.log_softmax(torch.addmm(b[:, None], A, X), 0).gather(0, labels[None]).mean()
 
     return of_columns if in_columns else of_rows
 
 
 def params_of(params: list[Any], in_columns: bool) -> ufm.Params:
     """Parameters as ufm has them."""
-    H, A, b = (x.detach().numpy() for x in params)
-    return ufm.Params(H.T if in_columns else H, A, b)
+    H, A, b, *W = (x.detach().numpy() for x in params)
+    return ufm.Params(H.T if in_columns else H, A, b, tuple(W))
 
 
 def lbfgs(problems: list[ufm.Problem]) -> dict[str, Callable[[], list[ufm.Params]]]:

@@ -1,5 +1,7 @@
 """Features, labels and classifiers as people pass them: arrays of any library, checked as far as values are known."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -48,6 +50,15 @@ def check_untraced(**arrays: Any) -> None:
                 f"{name} is traced by JAX: an array with values is needed; inside jit, grad and vmap, "
                 "ufm.metrics.evaluate is what takes it"
             )
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """A ValueError within says first which of several it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def batch(H: Any, labels: Any, ignore: Any = None) -> Batch:

@@ -14,12 +14,14 @@ import numpy as np
 
 from ufm._core.checks import Integer
 from ufm._core.progress import progress
-from ufm.metrics.arguments import Batch, batch, check_some, classifier, features_and_labels, number_of_classes
+from ufm.metrics.arguments import Batch, batch, check_some, classifier, features_and_labels, named, number_of_classes
 from ufm.metrics.classes import Measured
+from ufm.metrics.definitions import Metrics
 from ufm.metrics.evaluation import Evaluation, evaluation, means_given
 from ufm.metrics.formats import opened
 from ufm.metrics.formats.stored import Arrays, Stored
 from ufm.metrics.labels import checked_labels
+from ufm.metrics.layer_passes import Passes, measured_layers
 from ufm.metrics.stream import Stream
 
 ROLES = {
@@ -41,6 +43,16 @@ class Samples(NamedTuple):
     A: Any
     b: Any
     means: Any
+
+
+class Layers(NamedTuple):
+    """Features (N, d_j) of the same samples in several layers, by name, with labels and the last one's classifier."""
+
+    names: tuple[str, ...]
+    features: tuple[Stored, ...]
+    labels: Any
+    A: Any
+    b: Any
 
 
 @contextlib.contextmanager
@@ -70,12 +82,37 @@ def samples(
         else:
             H = _alone(features, arrays, "H")
             y = _alone(labels, stack.enter_context(opened(labels)), "labels")
-        if classifier is None:
-            A, b = (_read(features, arrays, role) for role in ("A", "b"))
-        else:
-            A, b = _classifier(classifier, stack.enter_context(opened(classifier)))
+        A, b = _classifier_of(features, arrays, classifier, stack)
         M = None if means is None else _alone(means, stack.enter_context(opened(means)), "means").whole()
         yield Samples(H, y.whole(), A, b, M)
+
+
+@contextlib.contextmanager
+def layers(
+    names: tuple[str, ...],
+    file: pathlib.Path,
+    labels: pathlib.Path | None = None,
+    *,
+    classifier: pathlib.Path | None = None,
+) -> Iterator[Layers]:
+    """The same of several layers' features.
+
+    Args:
+        names: of each layer, from the first to the one that the classifier reads, an array of `file`, or a file of
+            its own.
+        file: of the labels and the classifier unless other files are given, and of layers.
+        labels: file of the labels.
+        classifier: file of the last layer's classifier, as of `samples`.
+
+    Raises:
+        ValueError: as `samples`, and for a name of neither.
+    """
+    with contextlib.ExitStack() as stack:
+        arrays = stack.enter_context(opened(file))
+        features = tuple(_layer(name, file, arrays, stack) for name in names)
+        of_labels = (file, arrays) if labels is None else (labels, stack.enter_context(opened(labels)))
+        y = _alone(*of_labels, "labels").whole()
+        yield Layers(names, features, y, *_classifier_of(file, arrays, classifier, stack))
 
 
 def measure(
@@ -93,10 +130,10 @@ def measure(
         ValueError: as `ufm.measure`.
     """
     features, y, *_ = found
-    labels = _checked_labels(found, ignore)
+    labels = _checked_labels(features, y, ignore)
     A, b = classifier(found.A, found.b, None, features.shape[1], np.float64)
     stream = Stream(number_of_classes(labels, A, absent=absent), absent=absent, ignore=ignore)
-    with _shown(features, passes=2) as update:
+    with _shown(2 * features.shape[0], [features]) as update:
         for X, at in _batches(features):
             stream.add(X, y[at])
             update(at.stop, "class means")
@@ -104,6 +141,42 @@ def measure(
             stream.revisit(X, y[at], A, b)
             update(features.shape[0] + at.stop, "spread about them")
     return stream.metrics(per_class=per_class)
+
+
+def measure_layers(found: Layers, *, absent: str = "error", ignore: Integer | None = None) -> Metrics:
+    """Metrics of several layers' features in files, as `ufm.measure` gives them of a list; never held.
+
+    Args:
+        found: of `layers`.
+        absent: what becomes of classes without a sample: "error", or "drop".
+        ignore: a label whose samples are left out.
+
+    Raises:
+        ValueError: as `ufm.measure`, naming the layer.
+    """
+    labels: Any = None
+    for name, features in zip(found.names, found.features, strict=True):
+        with _named_layer(name):
+            labels = _checked_labels(features, found.labels, ignore)
+    A, b = classifier(found.A, found.b, None, found.features[-1].shape[1], np.float64)
+    K, total = number_of_classes(labels, A, absent=absent), sum(features.shape[0] for features in found.features)
+
+    def passes(name: str, features: Stored) -> Passes:
+        def batches() -> Iterator[Batch]:
+            nonlocal done
+            for X, at in _batches(features):
+                with _named_layer(name):
+                    samples = batch(X, found.labels[at], ignore)
+                yield samples
+                done += len(X)
+                update(done, name)
+
+        return batches
+
+    done = 0
+    with _shown(2 * total, found.features) as update:
+        each = [passes(*layer) for layer in zip(found.names, found.features, strict=True)]
+        return measured_layers(each, [*[None] * (len(each) - 1), A], b, K, absent)
 
 
 def evaluate(found: Samples, *, ignore: Integer | None = None) -> Evaluation:
@@ -117,7 +190,7 @@ def evaluate(found: Samples, *, ignore: Integer | None = None) -> Evaluation:
         ValueError: as `ufm.measure`.
     """
     features, y, *_ = found
-    labels, dim = _checked_labels(found, ignore), features.shape[1]
+    labels, dim = _checked_labels(features, y, ignore), features.shape[1]
     means = means_given(found.means, dim)
     A, b = classifier(found.A, found.b, means.num_classes, dim, np.float64)
     number_of_classes(labels, A, means.num_classes, "drop")
@@ -127,23 +200,27 @@ def evaluate(found: Samples, *, ignore: Integer | None = None) -> Evaluation:
             yield batch(X, y[at], ignore)
             update(at.stop, "distance from the means")
 
-    with _shown(features, passes=1) as update:
+    with _shown(features.shape[0], [features]) as update:
         return evaluation(means, batches(), A, b)
 
 
-def _checked_labels(found: Samples, ignore: Integer | None) -> Any:
+def _named_layer(name: str) -> contextlib.AbstractContextManager[None]:
+    return named(f"layers = {name!r}")
+
+
+def _checked_labels(features: Stored, y: Any, ignore: Integer | None) -> Any:
     """Labels that are not left out; and whether shapes are right, before any features are read."""
-    shapes = ((float, found.features.shape), (int, np.shape(found.labels)))
+    shapes = ((float, features.shape), (int, np.shape(y)))
     features_and_labels(*(np.broadcast_to(np.zeros(1, kind), shape) for kind, shape in shapes))
-    labels, _ = checked_labels("labels", found.labels, found.features.shape[0], ignore)
+    labels, _ = checked_labels("labels", y, features.shape[0], ignore)
     check_some(labels, ignore)
     return labels
 
 
-def _shown(features: Stored, passes: int) -> contextlib.AbstractContextManager[Callable[[int, str], None]]:
-    """A bar of so many passes over features, where they are more than are read at once."""
-    count, dim = features.shape
-    return progress(passes * count, "samples", show=None if count > _rows(dim) else False)
+def _shown(total: int, several: Iterable[Stored]) -> contextlib.AbstractContextManager[Callable[[int, str], None]]:
+    """A bar of so many samples in all passes, where features are more than are read at once."""
+    long = any(features.shape[0] > _rows(features.shape[1]) for features in several)
+    return progress(total, "samples", show=None if long else False)
 
 
 def _rows(dim: int) -> int:
@@ -190,6 +267,28 @@ def _name(file: pathlib.Path, arrays: Arrays, role: str) -> str | None:
     if len(names) > 1:
         raise ValueError(f"{file}: {' and '.join(names)} mean the same, and it has both: keep one of them")
     return names[0] if names else None
+
+
+def _layer(name: str, file: pathlib.Path, arrays: Arrays, stack: contextlib.ExitStack) -> Stored:
+    """Features of a layer: an array of a file, or what a file of its own holds."""
+    if name in arrays:
+        return arrays[name]
+    path = pathlib.Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"layers = {name!r}: an array of {file} is needed, which has {_listed(arrays)}, or a file with features H"
+        )
+    return _alone(path, stack.enter_context(opened(path)), "H")
+
+
+def _classifier_of(
+    file: pathlib.Path, arrays: Arrays, classifier: pathlib.Path | None, stack: contextlib.ExitStack
+) -> tuple[Any, Any]:
+    """A and b, or None, that stand beside other arrays, or in a file of their own."""
+    if classifier is None:
+        A, b = (_read(file, arrays, role) for role in ("A", "b"))
+        return A, b
+    return _classifier(classifier, stack.enter_context(opened(classifier)))
 
 
 def _classifier(file: pathlib.Path, arrays: Arrays) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """Anybody's features measured: arrays of any library at once, or traced inside somebody's own jitted code."""
 
+import functools as ft
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -19,6 +20,7 @@ from ufm.metrics.arguments import (
     check_untraced,
     classifier,
     given,
+    named,
     number_of_classes,
     rounding_of,
 )
@@ -26,8 +28,7 @@ from ufm.metrics.classes import Measured
 from ufm.metrics.definitions import Metrics, of_columns
 from ufm.metrics.evaluation import Evaluation, evaluation, means_given
 from ufm.metrics.fed import Fed
-from ufm.metrics.layers import side_by_side
-from ufm.metrics.rows import decisions_of
+from ufm.metrics.layer_passes import measured_layers
 
 
 @overload
@@ -179,7 +180,10 @@ def _is_list(tables: Any) -> bool:
 
 def _of_layers(features: Any, labels: Any, A: Any, b: Any, absent: str, ignore: Any) -> Metrics:
     """Metrics of the same samples' features in several layers, the last of which a classifier reads."""
-    layers = [batch(H, labels, ignore) for H in features]
+    layers = []
+    for j, H in enumerate(features):
+        with named(f"H[{j}]"):
+            layers.append(batch(H, labels, ignore))
     last = layers[-1]
     check_some(last.labels, ignore)
     readers = list(A) if _is_list(A) else [*[None] * (len(layers) - 1), A]
@@ -187,25 +191,9 @@ def _of_layers(features: Any, labels: Any, A: Any, b: Any, absent: str, ignore: 
         raise ValueError(
             f"A of {len(readers)} entries: one classifier, or {len(layers)} of them, one a layer, are needed"
         )
-    given = classifier(readers[-1], b, None, last.H.shape[1], np.float64)
-    K = number_of_classes(last.labels, given[0], absent=absent)
-    found, decisions = [_measured(last, *given, K, absent, False)], _decisions(last, given, K, absent)
-    for samples, reader in zip(layers[-2::-1], readers[-2::-1], strict=True):
-        fed = Fed(K, absent=absent)
-        fed.take(samples)
-        fed.take_again(samples, (None, None), decisions)
-        found.append(fed.metrics(reader))
-    return side_by_side(found[::-1])
-
-
-def _decisions(samples: Batch, given: tuple[Any, Any], num_classes: int, absent: str) -> Any:
-    """What a classifier decides at each sample (n,); None without one."""
-    if given[0] is None:
-        return None
-    fed = Fed(num_classes, absent=absent)
-    fed.take(samples)
-    about, judges = fed.means().about, fed.means().judges(*given)
-    return None if judges is None else decisions_of(samples.H, about, (judges.given,))[0]
+    A, b = classifier(readers[-1], b, None, last.H.shape[1], np.float64)
+    K = number_of_classes(last.labels, A, absent=absent)
+    return measured_layers([ft.partial(list, [samples]) for samples in layers], [*readers[:-1], A], b, K, absent)
 
 
 def _measured(samples: Batch, A: Any, b: Any, num_classes: int, absent: str, per_class: bool) -> Measured:

@@ -29,7 +29,7 @@ from ufm.model.problem import Problem
 
 FIRST_SIZE = 1e3  # of a direction, whose price is the first: so low that all directions live that may
 PRICES = 4  # of shallow problems, each at the size that was found at the one before
-NEAR = 0.1  # of the root mean square of a construction's factor: by how much the points near it are off
+NEAR = 0.3  # of the root mean square of a construction's factor: by how much the points near it are off
 
 Solve = Callable[[Problem], LaneParams]  # a shallow problem's minimum, in its reduced sizes
 

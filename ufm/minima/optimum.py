@@ -26,7 +26,7 @@ from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_means
 from ufm.metrics.layers import Network, of_group_layers, of_layers, side_by_side
-from ufm.minima import proximal_newton, quadrature, solver
+from ufm.minima import proximal_newton, quadrature, race, solver
 from ufm.minima.certificate import lower_bounds, relative_gap, unit
 from ufm.minima.deep_starts import near, random_factors, started, starts_of
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
@@ -447,6 +447,7 @@ def _through_layers(problems, reduced: Reduced, seeds, tol, max_steps, heard, pl
     start = by_batches(started, params, of_owners, held=reduced.held, compiled=compiled)
     of_owners = dataclasses.replace(of_owners, bias_scale=start.bias_scale, bias_at_zero=start.bias_at_zero)
     how: Any = {"tol": tol, "max_steps": max_steps, "places": places, "compiled": compiled, "advanced": heard}
+    how["minimise"] = ft.partial(race.minimize, owners=owners)
     ended = _solve([problems[lane] for lane in owners], of_owners, start.x, **how)
     found = []
     for lane, (problem, seed) in enumerate(zip(problems, seeds, strict=True)):
@@ -477,13 +478,16 @@ class _Solved:
     params: LaneParams
 
 
-def _solve(problems, reduced: Reduced, x, tol, max_steps, places, compiled, advanced) -> _Solved:
+def _solve(
+    problems, reduced: Reduced, x, tol, max_steps, places, compiled, advanced, minimise=solver.minimize
+) -> _Solved:
     """Minimise every lane from x (n, L), compare with the zero point, and certify."""
     floor = ROUNDING if _holds_zero(reduced) else 0.0
     how: Any = {"held": reduced.held, "compiled": compiled}
     limits: Any = {"tol": SOLVED * tol, "max_steps": max_steps, "floor": floor, "places": places}
+    limits["polish"] = ACTIVATIONS[reduced.activation].passes is None  # at a kink there is no second derivative
     at_once = 0 if compiled else PATIENCE
-    found = solver.minimize(objective, x, reduced, advanced=advanced, held=reduced.held, at_once=at_once, **limits)
+    found = minimise(objective, x, reduced, advanced=advanced, held=reduced.held, at_once=at_once, **limits)
     reached, zero = by_batches(_finish, found.x, reduced, **how)
     degenerate = zero.value <= reached.value + 1e-14 * np.abs(reached.value)
     best: _Ended = jax.tree.map(lambda at_zero, elsewhere: np.where(degenerate, at_zero, elsewhere), zero, reached)

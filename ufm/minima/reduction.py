@@ -245,7 +245,7 @@ def least_widths(problem: Problem) -> tuple[int, ...]:
 def row_space(problem: Problem) -> np.ndarray:
     """(r, d) orthonormal rows that a fixed classifier's rows are combinations of; the reduced problem's axes."""
     d, r = problem.dim, least_dim(problem)
-    if r == d or not problem.classifier.fixed or problem.widths:
+    if r == d or not problem.classifier.fixed:
         return np.eye(r, d)
     axes = np.linalg.svd(problem.classifier.matrix, full_matrices=False)[2]
     missing = np.eye(r - len(axes), d)
@@ -367,7 +367,8 @@ def by_lane(of_lane: Callable[..., Any], reduced: Reduced, *trees: Any) -> Any:
 def lift(problem: Problem, found: LaneParams) -> Params:
     """Parameters of the problem as posed: every group's samples at its mean, dimensions filled up with zeros."""
     problem.check_room()
-    H = np.repeat(found.H @ row_space(problem), problem.group_counts, axis=0)
+    H = found.H if problem.widths else found.H @ row_space(problem)
+    H = np.repeat(_filled_up(H, (len(H), problem.dim)), problem.group_counts, axis=0)
     _, *layers = problem.factors()
     *W, A = (_filled_up(part, layer.shape) for part, layer in zip((*found.W, found.A), layers, strict=True))
     if problem.classifier.fixed:

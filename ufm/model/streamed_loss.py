@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ufm._core.arrays import Array, namespace
 from ufm._core.blocks import cut, put, scan_blocks
-from ufm.model.layers import layers
+from ufm.model.layers import ACTIVATIONS, layers
 from ufm.model.losses import per_sample
 from ufm.model.params import Columns
 
@@ -99,5 +99,13 @@ def _block_loss(H, A, b, W, problem, labels, new):
 
 def logits(problem: Any, params: Columns) -> Float[Array, "K N"]:
     """A X + b of what the classifier reads, one sample a column."""
-    products = params.A @ layers(problem.activation, params)[-1]
+    products = _products(problem.activation, params)
     return products + params.b[:, None] if problem.bias else products
+
+
+def _products(activation: str, params: Columns) -> Float[Array, "K N"]:
+    """A X; of linear layers in the order that takes the fewest multiplications, which is mostly not layer by layer."""
+    if params.W and ACTIVATIONS[activation].passes is None:
+        matrices = [params.A, *params.W[::-1], params.H]
+        return namespace(*matrices).linalg.multi_dot(matrices)
+    return params.A @ layers(activation, params)[-1]

@@ -78,7 +78,7 @@ def slopes(problem: Problem, logits: np.ndarray, groups: np.ndarray | None = Non
 
 def logits_of(problem: Problem, found: Found) -> np.ndarray:
     """(M, K) logits of group means, with the bias."""
-    return found.means @ found.classifier.T + (found.bias if problem.bias else 0.0)
+    return found.penultimate @ found.classifier.T + (found.bias if problem.bias else 0.0)
 
 
 def operator_norm(X: np.ndarray) -> float:

@@ -27,14 +27,14 @@ class Prediction:
     Attributes:
         value: the minimum of the objective.
         bounds: two numbers that the minimum lies between.
-        degenerate: whether the minimiser is the zero point, A = H = 0.
+        degenerate: whether the minimiser is the zero point, A = H = 0, and hidden layers too.
         gram_H: (K, K) Gram of the class means, up to scale.
         gram_A: (K, K) Gram of the classifier's rows, up to scale.
         norm_H: ‖H‖ in Frobenius norm.
         norm_A: ‖A‖ in Frobenius norm.
         norms_H: (K,) norms of the class means.
         norms_A: (K,) norms of the classifier's rows.
-        singular_values: of H Aᵀ, the non-zero ones, largest first.
+        singular_values: of H Aᵀ, the non-zero ones, largest first; with hidden layers H is what these make of it.
         bias: (K,) bias.
         centred_bias: (K,) bias up to a common constant, which the loss doesn't see; sums to zero.
         dead: (K,) which classes have a zero classifier row and zero features.
@@ -114,13 +114,15 @@ class Found:
 
     Attributes:
         means: (M, r) mean features of each group, with class labels of each class, in r coordinates of feature space.
-        classifier: (K, r) classifier in the same coordinates.
+        penultimate: (M, r) mean of what the classifier reads of each group: with hidden layers what the last of them
+            makes of the features, in coordinates of its own; elsewhere `means`.
+        classifier: (K, r) classifier in the coordinates of `penultimate`.
         bias: (K,) bias.
         value: the objective there.
         lower_bound: a number that the objective is nowhere below.
         relative_gap: how far above the minimum the value can be, relative to it; infinite where nothing is known.
         certified: whether that is little enough for the value to be the minimum.
-        metrics: `ufm.Metrics` of the features.
+        metrics: `ufm.Metrics` of what the classifier reads.
         history: `History` of the training run that ended there; None of an optimum.
         lift: gives `params`.
         curve: gives `curvature`.
@@ -128,6 +130,7 @@ class Found:
     """
 
     means: np.ndarray
+    penultimate: np.ndarray
     classifier: np.ndarray
     bias: np.ndarray
     value: float
@@ -142,7 +145,7 @@ class Found:
 
     @ft.cached_property
     def params(self) -> Params:
-        """The parameters of the problem as posed, H (N, d), A (K, d), b (K,), in float64."""
+        """The parameters of the problem as posed, H (N, d), A (K, d), b (K,), and hidden layers W, in float64."""
         return self.lift()
 
     @ft.cached_property
