@@ -74,7 +74,7 @@ class Config:
     """Hidden layers of those of the most classes; others have as many as there are in the middle."""
     relu_decay: float = 2e-3
     """Weight decay of all of their matrices."""
-    relu_steps: int = 3000
+    relu_steps: int = 10_000
     """Function evaluations of each start of these minimisations."""
     samples: int = 50
     """Training samples of each digit."""
