@@ -533,14 +533,14 @@ def draw_cosines(axis, table: xarray.Dataset) -> None:
     for j, block in enumerate(blocks):
         row, column = divmod(j, columns)
         left, top = column * (K + 1), row * (K + 3)
-        image = axis.imshow(block, vmin=-1.0, vmax=1.0, cmap="PuOr", extent=(left, left + K, top + K, top))
+        axis.imshow(block, vmin=-1.0, vmax=1.0, cmap="PuOr", extent=(left, left + K, top + K, top))
         axis.text(left + K / 2, top - 0.4, "features" if j == 0 else f"layer {j}", ha="center", va="bottom")
     height = (count + columns - 1) // columns * (K + 3)
     axis.set(xlim=(-0.5, columns * (K + 1) - 0.5), ylim=(height - 2.5, -2.5), xticks=[], yticks=[])
     axis.set(title=f"ReLU: cosines of {K} classes, best found")
     axis.spines[:].set_visible(False)
     axis.grid(visible=False)
-    axis.figure.colorbar(image, ax=axis, location="bottom", shrink=0.6, aspect=30)
+    axis.figure.colorbar(axis.images[0], ax=axis, location="bottom", shrink=0.6, aspect=30)
 
 
 def draw_perceptrons(axis, table: xarray.Dataset) -> None:
