@@ -15,10 +15,18 @@ from ufm.minima import solver
 from ufm.minima.convergence import Solution
 
 FIRST_ROUND = 300  # evaluations: half as many rank starts by how they began
+LAST_ROUND = 100  # before Newton's method, which the solver tries last
 
 
 def minimize(
-    fun: Any, starts: np.ndarray, args: Any, *, owners: Sequence[int], max_steps: int, **options: Any
+    fun: Any,
+    starts: np.ndarray,
+    args: Any,
+    *,
+    owners: Sequence[int],
+    max_steps: int,
+    polish: bool,
+    **options: Any,
 ) -> Solution:
     """`solver.minimize`, of the starts (n, M) of several owners, whose problems' numbers are `args` with M lanes.
 
@@ -28,29 +36,36 @@ def minimize(
         args: as there.
         owners: (M,) whose each start is, among which the best are chosen.
         max_steps: evaluations of those that come to the last round.
+        polish: whether Newton's method goes on with each owner's best, where that isn't done.
         **options: of `solver.minimize`.
     """
-    count = starts.shape[1]
+    count, whose = starts.shape[1], np.asarray(owners)
     found = Solution(np.array(starts), np.full(count, np.nan), np.zeros(count, int), [Status.MAX_STEPS] * count)
+
+    def go_on(lanes, most, **how):
+        ended = solver.minimize(fun, found.x[:, lanes], take(args, lanes), max_steps=most, **how, **options)
+        found.x[:, lanes], found.value[lanes] = ended.x, ended.value
+        found.steps[lanes] += ended.steps
+        for lane, status in zip(lanes, ended.status, strict=True):
+            found.status[lane] = status
+
     running, used, most = np.arange(count), 0, FIRST_ROUND
     while len(running):
-        ended = solver.minimize(
-            fun, found.x[:, running], take(args, running), max_steps=min(most, max_steps - used), **options
-        )
-        found.x[:, running], found.value[running] = ended.x, ended.value
-        found.steps[running] += ended.steps
-        for lane, status in zip(running, ended.status, strict=True):
-            found.status[lane] = status
+        go_on(running, min(most, max_steps - used), polish=False)
         used, most = used + most, 2 * most
-        running = _best_half(found, running, np.asarray(owners)) if used < max_steps else running[:0]
+        running = _best_half(found, running, whose) if used < max_steps else running[:0]
+    best = [mine[np.argmin(found.value[mine])] for mine in map(np.flatnonzero, np.unique(whose)[:, None] == whose)]
+    left = [lane for lane in best if found.status[lane] is Status.MAX_STEPS]
+    if polish and left:
+        go_on(np.array(left), LAST_ROUND, polish=True)
     return found
 
 
 def _best_half(found: Solution, running: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Of what each owner has running, the better half that isn't done."""
+    """Of what each owner has running, the better half that isn't done; the last goes on alone."""
     chosen = []
     for owner in np.unique(owners[running]):
         mine = running[owners[running] == owner]
-        ranked = mine[np.argsort(found.value[mine])][: len(mine) // 2]
+        ranked = mine[np.argsort(found.value[mine])][: max(len(mine) // 2, 1)]
         chosen += [lane for lane in ranked if found.status[lane] is Status.MAX_STEPS]
     return np.array(sorted(chosen), int)
