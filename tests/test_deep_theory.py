@@ -191,15 +191,6 @@ def test_hundreds_have_the_metrics_of_one(targets):
                 assert_allclose(other, value, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "words", [{"activation": "relu"}, {"loss": ufm.CrossEntropy()}, {"class_weights": [1.0, 2.0, 1.0, 1.0]}]
-)
-def test_a_minimum_that_is_not_known_is_refused(words):
-    with pytest.raises(ValueError, match="hidden layers are minimised over where they are linear"):
-        ufm.minimize(deep(**words))
-    assert ufm.lower_bound(deep(**words), deep(**words).init()) == -np.inf
-
-
 def test_what_is_said_of_all_layers_fails_elsewhere():
     problem, found = PROBLEMS["imbalanced"], at_minimum("imbalanced")
 

@@ -1,7 +1,8 @@
 """Many starts of one problem, of which the good ones go on: with hidden layers most end far above the best.
 
 A ReLU has minima at kinks, where L-BFGS gains little in each of thousands of evaluations and its gradient never
-vanishes. So starts run in rounds of equal cost, each of twice as many evaluations for half as many starts.
+vanishes. So starts run in rounds of equal cost, each of twice as many evaluations for half as many starts, until what
+a round gains is no longer worth it.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from ufm.minima import solver
 from ufm.minima.convergence import Solution
 
 FIRST_ROUND = 300  # evaluations: half as many rank starts by how they began
+WORTH = 1e-5  # of a value, by which a round has to lower it for another to follow
 LAST_ROUND = 100  # before Newton's method, which the solver tries last
 
 
@@ -51,9 +53,11 @@ def minimize(
 
     running, used, most = np.arange(count), 0, FIRST_ROUND
     while len(running):
+        before = found.value.copy()
         go_on(running, min(most, max_steps - used), polish=False)
         used, most = used + most, 2 * most
-        running = _best_half(found, running, whose) if used < max_steps else running[:0]
+        gained = ~(before - found.value <= WORTH * np.abs(found.value))  # the first round has nothing before it
+        running = _best_half(found, running[gained[running]], whose) if used < max_steps else running[:0]
     best = [mine[np.argmin(found.value[mine])] for mine in map(np.flatnonzero, np.unique(whose)[:, None] == whose)]
     left = [lane for lane in best if found.status[lane] is Status.MAX_STEPS]
     if polish and left:
