@@ -28,14 +28,14 @@ from ufm.minima.reduction import (
     row_space,
     without_lanes,
 )
-from ufm.minima.shallow import beneath, infimum_of
-from ufm.minima.symmetry import unbound
+from ufm.minima.shallow import Line, bound_of, infimum_of, price_at, scale_of, shallow
 from ufm.model.layers import layers
 from ufm.model.losses import closed, fact_of, facts_of, per_sample
 from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, as_problem, with_values
 
 LEAST_UNIT = 1e-4  # of the risk at zero logits: the unit of values where the minimum may be an attained infimum
+PRICES = 2.0 ** np.arange(-16, 17)  # of shallow problems, over that at which decay is the risk of the zero point
 LEAST_KNOWN = 1e-290  # below, the terms that a value and its bound add up underflow, and digits are lost
 
 
@@ -94,9 +94,9 @@ def lower_bound(problem: Problem, params: Params) -> float:
     infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
     loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). With
     hidden layers it is the minimum itself where that is known in closed form (linear ones, squared error, equal
-    weights, no or a free bias), whatever the candidate; for other convex losses that of the shallow problem beneath,
-    which isn't tight. Where K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability
-    1 − 10⁻¹² over a random draw, the same at each call.
+    weights, no or a free bias), whatever the candidate; for other convex losses that of shallow problems beneath,
+    tight where decay is large or layers need but one direction. Where K² > 2²⁴ no K × K matrix is held, and an operator
+    norm is bounded with probability 1 − 10⁻¹² over a random draw, the same at each call.
 
     Args:
         problem: any problem.
@@ -120,20 +120,21 @@ def lower_bound(problem: Problem, params: Params) -> float:
 
 
 def _beneath_layers(problem: Problem, params: Params) -> float:
-    """The same with hidden layers: that of the shallow problem beneath, from what the classifier reads."""
+    """The same with hidden layers: from lines of shallow problems beneath, at what the classifier reads."""
     if has_moments(problem):
         return next(thresholded([problem])).lower_bound
-    infimum = infimum_of(problem)
-    value = infimum + _height_of_zero(problem)
-    if all(unbound(factor.constraint) for factor in problem.factors()):
-        value = min(value, float(problem.objective(params)))
-    shallow = beneath(problem, value)
-    if shallow is None:
+    infimum, height = infimum_of(problem), _height_of_zero(problem)
+    if not (scale_of(problem) > 0 and np.isfinite(infimum) and height > 0):
+        return infimum
+    prices = [float(price_at(problem, height) * factor) for factor in PRICES]
+    posed = [(price, below) for price in prices if (below := shallow(problem, price)) is not None]
+    if not posed:
         return infimum
     read = group_means(problem, layers(problem.activation, columns(params))[-1].T)
-    at = LaneParams(*(part[..., None] for part in (read, params.A, params.b)))
-    bound = lower_bounds([shallow], reduce([shallow]), at, compiled=not is_closed(shallow))[0]
-    return max(infimum, float(bound))
+    at = LaneParams(*(np.stack([part] * len(posed), axis=-1) for part in (read, params.A, params.b)))
+    problems = [below for _, below in posed]
+    bounds = lower_bounds(problems, reduce(problems), at, compiled=not is_closed(problems[0]))
+    return bound_of(problem, [Line(price, float(bound)) for (price, _), bound in zip(posed, bounds, strict=True)])[0]
 
 
 def lower_bounds(problems: list[Problem], reduced: Reduced, params: LaneParams, *, compiled: bool = True) -> np.ndarray:

@@ -37,7 +37,7 @@ from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_gr
 from ufm.minima.rows import params_of, rows_of
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
-from ufm.minima.shallow import beneath, infimum_of
+from ufm.minima.shallow import raised_bound
 from ufm.minima.starts import informed_start, random_start
 from ufm.minima.symmetry import at_sectors, blocks_of, sectors_of, symmetric
 from ufm.minima.ways import COMPILED_FROM, RANDOM_STARTS, Way, batch_key, way_in_lanes, way_of
@@ -126,7 +126,7 @@ class Optimum:
 
     @property
     def A(self) -> np.ndarray:
-        """(K, r) classifier in the same coordinates."""
+        """(K, r) classifier in the same coordinates; with hidden layers in those of the last, as `solution` has it."""
         return self._dense.A
 
     @property
@@ -188,12 +188,19 @@ def minimize(
     factors and enough dimensions is solved on as many sizes as classes have, of count and weight, whatever K is. Other
     problems go through L-BFGS, in NumPy; those of a user's own, and hundreds of one shape, through compiled programs.
 
+    With hidden layers there are other minima than the global one. Linear ones under squared error, with equal weights
+    and no or a free bias, are solved in closed form, certified. All others go from many starts: balanced factors of
+    shallow minima, or for ReLUs the constructions that are known (Súkeník et al. 2023, 2024) and points near them, and
+    factors at random. The bound there is that of shallow problems, tight where decay is large, or layers need but one
+    direction.
+
     Args:
         problem: whose every factor is bounded by weight decay or a constraint; or a list of such, of any shapes, of
             which those of one shape and kind are solved side by side.
-        seed: of the random starting points, which are used where the first solution isn't certified.
+        seed: of the random starting points, which are used where the first solution isn't certified, and always with
+            hidden layers that closed form doesn't solve.
         tol: relative gap that counts as certified (see `Optimum.certified`), dimensionless.
-        max_steps: function evaluations of each start, or Newton steps.
+        max_steps: function evaluations of each start, or Newton steps; with hidden layers only good starts go so far.
 
     Returns:
         An optimum; of a list a list of them, in its order.
@@ -457,9 +464,8 @@ def _through_layers(problems, reduced: Reduced, seeds, tol, max_steps, heard, pl
 
 
 def _bounded_by(solved, best: Optimum, tol: float) -> Optimum:
-    """The optimum with the bound that the shallow problem beneath gives, where it is better than the loss's infimum."""
-    shallow = beneath(best.problem, best.value)
-    bound = max(infimum_of(best.problem), -np.inf if shallow is None else solved(shallow).lower_bound)
+    """The optimum with the bound that shallow problems beneath give."""
+    bound = raised_bound(best.problem, best.value, tol, lambda shallow: solved(shallow).lower_bound)
     certified = relative_gap(best.problem, best.value, bound) <= tol
     return dataclasses.replace(best, lower_bound=bound, certified=certified)
 
