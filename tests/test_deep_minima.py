@@ -235,6 +235,23 @@ def test_a_fixed_classifier_stays():
     assert best.grad_norm <= 1e-8
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"classifier": ufm.Nonnegative(), "bias": False},
+        {"features": ufm.Nonnegative(), "bias": False},
+        {"targets": ufm.Targets([[-0.2]], counts=[2]), "activation": "relu", "loss": ufm.SquaredError()},
+        {"targets": ufm.Targets([[0.0, 0.0]], counts=[2]), "activation": "relu", "loss": ufm.SquaredError()},
+    ],
+)
+def test_starts_are_of_the_problems_sizes_and_finite(words):
+    """Where more columns than directions can't be rotated away, and where targets less their mean are zero."""
+    problem = deep(**words)
+    best = ufm.minimize(problem, max_steps=FEW)
+    assert_allclose(problem.objective(best.params), best.value, rtol=1e-12, atol=1e-300)
+    assert best.lower_bound <= best.value <= problem.objective(problem.init())
+
+
 def test_several_problems_are_as_each_alone():
     problems = [deep(lambda_A=decay) for decay in (4e-3, 8e-3)]
     together = ufm.minimize([*problems, deep(activation="relu")], max_steps=FEW)

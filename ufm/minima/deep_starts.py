@@ -10,7 +10,7 @@ commutes, and L-BFGS goes on from there.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from ufm.minima.bias import biases_at_zero
 from ufm.minima.constructions import constructions
 from ufm.minima.deep_linear import balanced, spectrum
 from ufm.minima.lane_objective import logits, plain_objective, variables
-from ufm.minima.reduction import LaneParams, Reduced
+from ufm.minima.reduction import LaneFactor, LaneParams, Reduced
 from ufm.minima.shallow import scale_of, shallow
 from ufm.minima.starts import START_SIZES, Start, bias_scale
 from ufm.model.problem import Problem
@@ -84,7 +84,7 @@ def _of_shallow(problem: Problem, lane: Reduced, solve: Solve) -> Iterator[LaneP
     while living:
         x = np.where(np.arange(found.s.shape[1]) < living, found.s, 0.0)
         to_H, W, A = balanced(found.s, found.V, x, geometric_mean(decays)[:, None] / decays, columns)
-        yield LaneParams(found.Z @ to_H[0], A[0], found.b, tuple(layer[0] for layer in W))
+        yield lane.assembled(_filled_up([found.Z @ to_H[0], *(layer[0] for layer in W), A[0]], factors), found.b)
         living //= 2
 
 
@@ -113,12 +113,19 @@ def _constructed(lane: Reduced) -> Iterator[LaneParams]:
     columns, factors = (lane.dim, *lane.widths), lane.factors()
     for T in (rows, rows - rows.mean(axis=1, keepdims=True)):
         for built in constructions(T, columns):
-            matrices = (
-                np.pad(X, [(0, missing) for missing in np.subtract((f.rows, f.dim), X.shape)])
-                for X, f in zip((built.H, *built.W, built.A), factors, strict=True)
-            )
-            alike = (X / np.sqrt(np.sum(X**2) * _priced(f)) for X, f in zip(matrices, factors, strict=True))
+            if not all(map(np.any, built.factors)):  # of targets that are zero: the zero point is no start
+                continue
+            filled_up = _filled_up(built.factors, factors)
+            alike = (X / np.sqrt(np.sum(X**2) * _priced(f)) for X, f in zip(filled_up, factors, strict=True))
             yield lane.assembled(alike, np.zeros(lane.num_classes))
+
+
+def _filled_up(matrices: Iterable[np.ndarray], factors: Iterable[LaneFactor]) -> list[np.ndarray]:
+    """Matrices in as many rows and columns as their factors have, the others zero."""
+    return [
+        np.pad(X, [(0, missing) for missing in np.subtract((f.rows, f.dim), X.shape)])
+        for X, f in zip(matrices, factors, strict=True)
+    ]
 
 
 @kept
