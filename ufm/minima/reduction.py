@@ -237,11 +237,11 @@ def least_widths(problem: Problem) -> tuple[int, ...]:
     What the classifier reads keeps its width where the classifier's rows can't be rotated.
     """
     if problem.activation != "linear":
-        return problem.widths
+        return tuple(problem.widths)
     features, classifier = problem.features, problem.classifier
     enough = min(problem.num_groups + (not classifier.decays), problem.num_classes + (not features.decays))
     widths = tuple(min(width, enough) for width in problem.widths)
-    return widths if classifier.rotatable else widths[:-1] + problem.widths[-1:]
+    return widths if classifier.rotatable else (*widths[:-1], problem.widths[-1])
 
 
 def row_space(problem: Problem) -> np.ndarray:
