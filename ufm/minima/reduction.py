@@ -182,8 +182,10 @@ class Reduced:
         """The factors of the logits in the order in which they multiply, which is that of the solver's variables."""
         columns = (self.dim, *self.widths)
         H = LaneFactor("H", self.num_groups, self.dim, self.features, self.lambda_H, self.counts)
-        shapes = zip(self.widths, columns, self.lambda_W, strict=False)
-        W = (LaneFactor(f"W[{j}]", *shape, Free(), decay, layer=j) for j, (*shape, decay) in enumerate(shapes))
+        W = (
+            LaneFactor(f"W[{j}]", rows, columns[j], Free(), decay, layer=j)
+            for j, (rows, decay) in enumerate(zip(self.widths, self.lambda_W, strict=True))
+        )
         return H, *W, LaneFactor("A", self.num_classes, columns[-1], self.classifier, self.lambda_A)
 
     def assembled(self, matrices: Iterable[Any], b: Any) -> LaneParams:
@@ -235,11 +237,11 @@ def least_widths(problem: Problem) -> tuple[int, ...]:
     What the classifier reads keeps its width where the classifier's rows can't be rotated.
     """
     if problem.activation != "linear":
-        return problem.widths
+        return tuple(problem.widths)
     features, classifier = problem.features, problem.classifier
     enough = min(problem.num_groups + (not classifier.decays), problem.num_classes + (not features.decays))
-    *widths, last = (min(width, enough) for width in problem.widths)
-    return *widths, last if classifier.rotatable else problem.widths[-1]
+    widths = tuple(min(width, enough) for width in problem.widths)
+    return widths if classifier.rotatable else (*widths[:-1], problem.widths[-1])
 
 
 def row_space(problem: Problem) -> np.ndarray:
