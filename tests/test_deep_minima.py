@@ -14,9 +14,11 @@ import ufm
 from ufm._core.lanes import take
 from ufm._core.precision import float64
 from ufm.minima import optimum, race
+from ufm.minima.certificate import relative_gap
 from ufm.minima.constructions import constructions, value
+from ufm.minima.deep_starts import random_factors
 from ufm.minima.lane_objective import objective, plain_objective, unfold
-from ufm.minima.reduction import least_dim, least_widths, reduce
+from ufm.minima.reduction import lane_of, least_dim, least_widths, reduce
 from ufm.minima.shallow import Line, bound_of, price_at, scale_of, shallow
 
 FEW = 300  # steps: at kinks of a ReLU more gain next to nothing, and checking types takes ten times as long as they do
@@ -250,6 +252,30 @@ def test_starts_are_of_the_problems_sizes_and_finite(words):
     best = ufm.minimize(problem, max_steps=FEW)
     assert_allclose(problem.objective(best.params), best.value, rtol=1e-12, atol=1e-300)
     assert best.lower_bound <= best.value <= problem.objective(problem.init())
+
+
+def test_many_factors_at_random_find_what_few_miss():
+    """Narrow layers have minima that start at no construction: L-BFGS from 25 points of other sizes found it."""
+    words = {"dim": 2, "per_class": (2, 5, 4), "widths": (2, 1), "lambda_W": (1.5553e-2, 8.5427e-3)}
+    best = ufm.minimize(deep(lambda_A=2.8079e-2, lambda_H=1.0467e-2, **words))
+    assert best.value < 0.16926
+
+
+def test_factors_at_random_are_drawn_again_where_relus_let_nothing_pass():
+    """Of one neuron after another each lets nothing pass for one of two signs."""
+    lane = lane_of(deep(widths=(1, 1, 1), lambda_W=1e-2, activation="relu"))
+    for seed in range(20):
+        X, *layers = (f.of(random_factors(lane, np.random.default_rng(seed))) for f in lane.factors())
+        for W in layers[:-1]:
+            X = np.maximum(X @ W.T, 0.0)
+        assert np.any(X)
+
+
+def test_decay_of_hidden_layers_alone_keeps_values_from_the_infimum():
+    """Then no value is the loss's infimum, by which nothing near it is certified, however small the decay."""
+    words = {"features": ufm.Ball(1.0), "classifier": ufm.Ball(1.0), "lambda_A": 0.0, "lambda_H": 0.0}
+    problem = deep(loss=ufm.SquaredError(), lambda_W=1e-14, **words)
+    assert relative_gap(problem, 3e-14, 0.0) == 1.0
 
 
 def test_several_problems_are_as_each_alone():

@@ -57,7 +57,7 @@ def unit(problem: Problem, value: float) -> float:
     infimum, since the loss attains it and factors cost nothing, rounding leaves values that mean nothing: there the
     unit is at least 10⁻⁴ of the risk at zero logits above the infimum, which doesn't vanish with the value.
     """
-    priced = problem.lambda_A > 0 or problem.lambda_H > 0
+    priced = any(factor.decay > 0 for factor in problem.factors())
     return abs(value) if priced or not _attained(problem) else max(abs(value), LEAST_UNIT * _height_of_zero(problem))
 
 
@@ -94,9 +94,10 @@ def lower_bound(problem: Problem, params: Params) -> float:
     infimum; with a free bias, its conjugate too. For any other loss it is −∞, except on balanced classes for the focal
     loss, and others that declare their line, where the bound is one of a single variable (Zhou et al. 2022). With
     hidden layers it is the minimum itself where that is known in closed form (linear ones, squared error, equal
-    weights, no or a free bias), whatever the candidate; for other convex losses that of shallow problems beneath,
-    tight where decay is large or layers need but one direction. Where K² > 2²⁴ no K × K matrix is held, and an operator
-    norm is bounded with probability 1 − 10⁻¹² over a random draw, the same at each call.
+    weights, no or a free bias), whatever the candidate; for other convex losses what the candidate gives of shallow
+    problems beneath, at a grid of prices: tight where decay is large, and elsewhere mostly below `Optimum.lower_bound`.
+    Where K² > 2²⁴ no K × K matrix is held, and an operator norm is bounded with probability 1 − 10⁻¹² over a random
+    draw, the same at each call.
 
     Args:
         problem: any problem.

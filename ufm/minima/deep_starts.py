@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ufm._core.arrays import mapped, namespace
@@ -21,7 +22,7 @@ from ufm._core.thresholding import geometric_mean
 from ufm.minima.bias import biases_at_zero
 from ufm.minima.constructions import constructions
 from ufm.minima.deep_linear import balanced, spectrum
-from ufm.minima.lane_objective import logits, plain_objective, variables
+from ufm.minima.lane_objective import layers, logits, plain_objective, variables
 from ufm.minima.reduction import LaneFactor, LaneParams, Reduced
 from ufm.minima.shallow import scale_of, shallow
 from ufm.minima.starts import START_SIZES, Start, bias_scale
@@ -29,6 +30,7 @@ from ufm.model.problem import Problem
 
 FIRST_SIZE = 1e3  # of a direction, whose price is the first: so low that all directions live that may
 PRICES = 4  # of shallow problems, each at the size that was found at the one before
+MOST_DRAWS = 64  # of factors at random, one of which lets something pass
 NEAR = 0.3  # of the root mean square of a construction's factor: by how much the points near it are off
 
 Solve = Callable[[Problem], LaneParams]  # a shallow problem's minimum, in its reduced sizes
@@ -43,9 +45,16 @@ def starts_of(problem: Problem, lane: Reduced, solve: Solve) -> Iterator[LanePar
 
 
 def random_factors(lane: Reduced, draw: np.random.Generator) -> LaneParams:
-    """Factors at random, each as large as makes all decay alike; without a bias."""
-    factors = (draw.normal(size=(f.rows, f.dim)) / np.sqrt(f.rows * f.dim * _priced(f)) for f in lane.factors())
-    return lane.assembled(factors, np.zeros(lane.num_classes))
+    """Factors at random, each as large as makes all decay alike; without a bias.
+
+    They are drawn again while ReLUs let nothing pass, as narrow layers do mostly: such a start ends at the zero point.
+    """
+    for _ in range(MOST_DRAWS):
+        factors = (draw.normal(size=(f.rows, f.dim)) / np.sqrt(f.rows * f.dim * _priced(f)) for f in lane.factors())
+        drawn = lane.assembled(factors, np.zeros(lane.num_classes))
+        if np.any(layers(jax.tree.map(lambda part: part[..., None], drawn), lane)[-1]):
+            break
+    return drawn
 
 
 def near(start: LaneParams, lane: Reduced, draw: np.random.Generator) -> LaneParams:

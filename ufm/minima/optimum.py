@@ -50,6 +50,8 @@ BATCHES = (256, 32, 8)  # problems of a batch: the first whose reduced factors f
 HELD_IN_BATCH = 2**20  # numbers of a factor
 FEW_STARTS = 2  # at random, where each takes minutes
 MANY_UP_TO = 2**24  # multiplications of a product of the factors
+LAYERED_STARTS = 32  # at random with hidden layers, narrow ones of which few end near the minimum
+LAYERED_UP_TO = 2**16  # multiplications, likewise
 PATIENCE = 2000  # evaluations that NumPy goes through; by then it has taken half as long as compiling does
 ROUNDED = 1e-6  # relative gap that rounding may leave of what was solved on sizes
 SOLVED = 1e-3  # of the gap: what the gradient may leave of it
@@ -74,7 +76,7 @@ class Optimum:
         certified: whether the gap is at most tol times the value's size, however small the value is. A bound that is
             only the loss's infimum thus certifies nothing above it. Two kinds of value have a rule of their own. Where
             the minimum may be that infimum itself (a loss that declares it `attained`, as squared error and dot
-            regression do, and no weight decay on H and A), the gap is relative to at least 10⁻⁴ of the risk at zero
+            regression do, and no weight decay on any factor), the gap is relative to at least 10⁻⁴ of the risk at zero
             logits. And a value below 10⁻²⁹⁰ of any other loss underflows: it is never certified.
         degenerate: whether the optimum is the zero point, A = H = 0.
         metrics: `ufm.Metrics` at `params`.
@@ -573,7 +575,10 @@ def _retry(problems, reduced, x, seeds, lanes, results, solve) -> None:
 def _random_starts(reduced: Reduced) -> int:
     """How many there are of a problem, which may be large."""
     rows = [factor.rows * factor.dim for factor in reduced.factors()[1:]]
-    return RANDOM_STARTS if reduced.num_groups * sum(rows) <= MANY_UP_TO else FEW_STARTS
+    products = reduced.num_groups * sum(rows)
+    if reduced.widths and products <= LAYERED_UP_TO:
+        return LAYERED_STARTS
+    return RANDOM_STARTS if products <= MANY_UP_TO else FEW_STARTS
 
 
 def _optimum(problem: Problem, seed: int, candidates: list, tol: float) -> Optimum:

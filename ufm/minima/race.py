@@ -15,7 +15,7 @@ from ufm._core.status import Status
 from ufm.minima import solver
 from ufm.minima.convergence import Solution
 
-FIRST_ROUND = 300  # evaluations: half as many rank starts by how they began
+FIRST_ROUND = 100  # evaluations: half as many rank starts by how they began
 WORTH = 1e-5  # of a value, by which a round has to lower it for another to follow
 LAST_ROUND = 100  # before Newton's method, which the solver tries last
 

@@ -4,7 +4,8 @@
 target and weight. Copying to a whole group the features of its cheapest sample never raises it, whatever the loss and
 the constraint on a row. So M group samples with weights w_m n_m/N and decay n_m λ_H have the same minimum. (Jensen's
 inequality gives the same for convex losses; this needs none.) Only `MeanBall` couples samples: there it is Jensen's
-inequality, and for a loss that isn't convex the minimum found is one over features that are equal within groups.
+inequality, and for a loss that isn't convex, or behind a ReLU, the minimum found is one over features that are equal
+within groups.
 
 *Dimension.* Only H Aᵀ enters the loss, M group samples span at most M dimensions and the rows of A at most K: a factor
 loses what is orthogonal to the other, or keeps it along one extra axis where its norms are fixed. So d is replaced by
