@@ -126,9 +126,8 @@ def test_the_minimum_is_that_of_an_independent_solver(decays, free_bias, value):
         assert_allclose(found.branches.x, [1.06970066, 0.84622650, 0.22211956], atol=1e-8)
 
 
-@pytest.mark.parametrize("free_bias", [False, True])
+@pytest.mark.parametrize(("shape", "free_bias"), [((6, 3), True), ((3, 5), False)])
 @pytest.mark.parametrize("factors", [3, 4, 5, 6])
-@pytest.mark.parametrize("shape", [(6, 3), (3, 5)])
 def test_no_start_of_a_descent_ends_lower_and_the_best_ends_there(factors, free_bias, shape):
     random = np.random.default_rng([factors, free_bias, *shape])
     decays = 10.0 ** random.uniform(-2.9, -1.8, factors)

@@ -109,8 +109,8 @@ def plain_objective(params: LaneParams, reduced: Reduced) -> Float[Array, " L"]:
     return risk + 0.5 * decay
 
 
-def layers(params: LaneParams, reduced: Reduced) -> list[Float[Array, "M _ L"]]:
-    """Features of each group's sample, and what each hidden layer makes of those before."""
+def layers(params: LaneParams, reduced: Reduced) -> list[Any]:
+    """Features (M, r, L) of each group's sample, and what each hidden layer (w, r, L) makes of them, (M, w, L)."""
     found, act = [params.H], ACTIVATIONS[reduced.activation].of
     for W in params.W:
         found.append(act(outer(found[-1], W)))
