@@ -49,12 +49,17 @@ def random_factors(lane: Reduced, draw: np.random.Generator) -> LaneParams:
 
     They are drawn again while ReLUs let nothing pass, as narrow layers do mostly: such a start ends at the zero point.
     """
-    for _ in range(MOST_DRAWS):
-        factors = (draw.normal(size=(f.rows, f.dim)) / np.sqrt(f.rows * f.dim * _priced(f)) for f in lane.factors())
-        drawn = lane.assembled(factors, np.zeros(lane.num_classes))
+    for _ in range(MOST_DRAWS - 1):
+        drawn = _drawn(lane, draw)
         if np.any(layers(jax.tree.map(lambda part: part[..., None], drawn), lane)[-1]):
-            break
-    return drawn
+            return drawn
+    return _drawn(lane, draw)
+
+
+def _drawn(lane: Reduced, draw: np.random.Generator) -> LaneParams:
+    """The same, whether anything passes or not."""
+    factors = (draw.normal(size=(f.rows, f.dim)) / np.sqrt(f.rows * f.dim * _priced(f)) for f in lane.factors())
+    return lane.assembled(factors, np.zeros(lane.num_classes))
 
 
 def near(start: LaneParams, lane: Reduced, draw: np.random.Generator) -> LaneParams:
