@@ -172,14 +172,14 @@ def at_most(goal: float) -> Callable[[float], str]:
     )
 
 
-def same(quantity: str, ours: float, theirs: float) -> str:
-    """A note that two numbers agree.
+def same(quantity: str, ours: float, theirs: float, within: float = SAME) -> str:
+    """A note that two numbers agree, within a relative difference.
 
     Raises:
         AssertionError: where they do not.
     """
-    if not abs(ours - theirs) <= SAME * abs(theirs):
-        raise AssertionError(f"{quantity}: {ours:.8g} by ufm, {theirs:.8g} by its peer; they differ by over {SAME:g}")
+    if not abs(ours - theirs) <= within * abs(theirs):
+        raise AssertionError(f"{quantity}: {ours:.8g} by ufm, {theirs:.8g} by its peer; they differ by over {within:g}")
     return f"{quantity} {ours:.7g}, {theirs:.7g}"
 
 
