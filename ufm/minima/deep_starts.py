@@ -23,7 +23,7 @@ from ufm.minima.bias import biases_at_zero
 from ufm.minima.constructions import constructions
 from ufm.minima.deep_linear import balanced, spectrum
 from ufm.minima.lane_objective import layers, logits, plain_objective, variables
-from ufm.minima.reduction import LaneFactor, LaneParams, Reduced
+from ufm.minima.reduction import LaneFactor, LaneParams, Reduced, filled_up
 from ufm.minima.shallow import scale_of, shallow
 from ufm.minima.starts import START_SIZES, Start, bias_scale
 from ufm.model.problem import Problem
@@ -135,11 +135,8 @@ def _constructed(lane: Reduced) -> Iterator[LaneParams]:
 
 
 def _filled_up(matrices: Iterable[np.ndarray], factors: Iterable[LaneFactor]) -> list[np.ndarray]:
-    """Matrices in as many rows and columns as their factors have, the others zero."""
-    return [
-        np.pad(X, [(0, missing) for missing in np.subtract((f.rows, f.dim), X.shape)])
-        for X, f in zip(matrices, factors, strict=True)
-    ]
+    """Matrices in as many rows and columns as their factors have."""
+    return [filled_up(X, (f.rows, f.dim)) for X, f in zip(matrices, factors, strict=True)]
 
 
 @kept

@@ -371,15 +371,16 @@ def lift(problem: Problem, found: LaneParams) -> Params:
     """Parameters of the problem as posed: every group's samples at its mean, dimensions filled up with zeros."""
     problem.check_room()
     H = found.H if problem.widths else found.H @ row_space(problem)
-    H = np.repeat(_filled_up(H, (len(H), problem.dim)), problem.group_counts, axis=0)
+    H = np.repeat(filled_up(H, (len(H), problem.dim)), problem.group_counts, axis=0)
     _, *layers = problem.factors()
-    *W, A = (_filled_up(part, layer.shape) for part, layer in zip((*found.W, found.A), layers, strict=True))
+    *W, A = (filled_up(part, layer.shape) for part, layer in zip((*found.W, found.A), layers, strict=True))
     if problem.classifier.fixed:
         A = problem.classifier.matrix
     return Params(H, A, found.b, tuple(W))
 
 
-def _filled_up(matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def filled_up(matrix: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The matrix with as many more rows and columns of zeros as the shape has."""
     return np.pad(matrix, [(0, missing) for missing in np.subtract(shape, matrix.shape)])
 
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ufm._core.precision import allowance
-from ufm._core.thresholding import geometric_mean
 from ufm.minima.reduction import lane_of
 from ufm.model.constraints import Free
+from ufm.model.factors import common_decay
 from ufm.model.losses import facts_of
 from ufm.model.problem import LARGEST_DECAY, SMALLEST_DECAY, Problem, relaxed_rank
 
@@ -41,11 +41,7 @@ class Line(NamedTuple):
 
 def scale_of(problem: Problem) -> float:
     """C; 0 where a factor costs nothing."""
-    factors = problem.factors()
-    decays = np.array([float(factor.decay) for factor in factors])
-    if not np.all(decays > 0):
-        return 0.0
-    return float(geometric_mean(decays * [problem.num_samples, *[1] * (len(factors) - 1)]))
+    return common_decay(problem.factors(), problem.num_samples)
 
 
 def shallow(problem: Problem, price: float) -> Problem | None:

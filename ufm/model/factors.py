@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm._core.arrays import custom_jvp, namespace
+from ufm._core.thresholding import geometric_mean
 from ufm.model.params import Columns, Params
 
 T = TypeVar("T", Params, Columns)
@@ -70,6 +71,12 @@ def assembled(factors: Sequence[Factor], matrices: Iterable[Any], b: Any, kind: 
     parts = list(zip(factors, matrices, strict=True))
     fields = {factor.name: matrix for factor, matrix in parts if factor.layer is None}
     return kind(**fields, b=b, W=tuple(matrix for factor, matrix in parts if factor.layer is not None))
+
+
+def common_decay(factors: Sequence[Factor], samples: int) -> float:
+    """(samples Π λ)^{1/L} of L factors: what a direction's decay is in units of, split evenly; 0 where one has none."""
+    decays = np.array([float(factor.decay) for factor in factors])
+    return float(geometric_mean(decays * [samples, *[1] * (len(decays) - 1)]))
 
 
 def squared_size(factors: tuple[Factor, ...], params: Params | Columns) -> Any:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._core.linalg import right_svd
-from ufm._core.thresholding import Branches, branches, fold_price, geometric_mean, jump_price, least_size
+from ufm._core.thresholding import Branches, branches, fold_price, jump_price, least_size
 from ufm.model.constraints import Free
+from ufm.model.factors import common_decay
 from ufm.model.losses import SquaredError
 from ufm.model.problem import Problem, class_means
 from ufm.theory._groups import ZERO, groups_of, in_units
@@ -83,7 +84,7 @@ def directions(problem: Problem) -> Directions:
     mean = groups.share @ groups.T if problem.bias_kind == "free" else np.zeros(K)
     s, Vt = right_svd(np.pad(groups.root * (groups.T - mean), ((0, max(K - len(groups.T), 0)), (0, 0))))
     decays = np.array([float(factor.decay) for factor in factors])
-    scale = geometric_mean(decays * [problem.num_samples, *[1] * (len(decays) - 1)])
+    scale = common_decay(factors, problem.num_samples)
     weight, room = float(groups.w[0]), min(factor.shape[1] for factor in factors)
     both = branches(s, scale / weight, factors=len(decays))
     x = np.where(both.lives & (np.arange(K) < room), both.x, 0.0)
@@ -263,7 +264,7 @@ def deep_linear_frame(problem: Problem) -> Prediction:
     free = problem.bias_kind == "free"
     R = K - free
     r = min(R, *(factor.shape[1] for factor in factors))
-    c = geometric_mean(decays * [n, *[1] * (L - 1)])
+    c = common_decay(factors, int(n))
     both = branches(np.ones(1), K * c / w, factors=L)
     value = float(w / K * (r * both.least[0] + (R - r) / 2))
     thresholds = {

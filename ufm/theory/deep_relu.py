@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._core.graphs import FEWEST_VERTICES, incidence, largest_complete
-from ufm._core.thresholding import Branches, branches, geometric_mean, jump_price
+from ufm._core.thresholding import Branches, branches, jump_price
 from ufm.model.constraints import Free
+from ufm.model.factors import common_decay
 from ufm.model.layers import ACTIVATIONS
 from ufm.model.losses import SquaredError
 from ufm.model.problem import Problem, class_means
@@ -64,7 +65,7 @@ def model_of(problem: Problem) -> Model:
     """Of a problem that the theorems are about."""
     factors, n = problem.factors(), int(problem.group_counts[0])
     decays = np.array([float(factor.decay) for factor in factors])
-    scale = geometric_mean(decays * [n, *[1] * (len(decays) - 1)])
+    scale = common_decay(factors, n)
     columns = tuple(factor.shape[1] for factor in (factors[0], *factors[2:]))
     return Model(problem.num_classes, float(problem.group_weights[0]), scale, decays, columns)
 
