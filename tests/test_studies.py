@@ -297,3 +297,18 @@ def test_bigrams_are_those_of_a_text_in_a_circle_whatever_its_order(study):
     first, other = (module.bigrams(module.text(module.Config(seed=seed)), module.vocabulary()) for seed in (0, 1))
     assert np.array_equal(first, other)
     assert np.array_equal(first.sum(axis=0), first.sum(axis=1))
+
+
+def test_every_optimiser_collapses_but_adamw_which_minimises_the_risk_in_a_box(study, written):
+    module = study("optimizers")
+    sizes = {"steps": 800, "rates": 4, "boxes": 1, "epsilons": 2, "fixed_steps": 6000, "seeds": 1}
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes its counts with floats
+        table = module.data(module.Config(dim=3, per_class=2, lambda_A=2e-2, lambda_H=2e-2, **sizes))
+    steps = np.array([module.speed(table.sel(optimizer=name)) for name in table.optimizer.values])
+    assert list(table.optimizer.values[np.isnan(steps).all(axis=1)]) == ["AdamW"]
+    assert module.collapsed_at(table.lbfgs_step.values, table.lbfgs_nc1.values) < np.nanmin(steps)
+    least = table.excess.min("rate")
+    assert float(least.sel(optimizer="AdamW")) > 0.1
+    assert (least.sel(optimizer=["heavy ball", "Adam"]) < 1e-9).all()
+    out, _ = written(module, table)
+    assert "AdamW's own problem" in out
