@@ -1,4 +1,4 @@
-"""The landscape's curvature: the Hessian's smallest eigenvalue at any parameters, and its direction."""
+"""The landscape's curvature: the Hessian's smallest eigenvalue at any parameters with its direction, or all of them."""
 
 import dataclasses
 import functools as ft
@@ -15,13 +15,16 @@ from ufm._core.blocks import LOGITS_IN_BLOCK
 from ufm._core.interrupts import interruptible
 from ufm._core.precision import float64
 from ufm._core.programs import kept
+from ufm._core.spectra import Spectrum, lines
 from ufm.model.constraints import Free
 from ufm.model.factors import assembled
 from ufm.model.params import Params, columns
 from ufm.model.problem import Problem, risk, with_values
 from ufm.model.second_order import has_closed_hessian, hessian
 
-DENSE_UP_TO = 600  # coordinates, up to which the Hessian is formed
+DENSE_UP_TO = 600  # coordinates, up to which the Hessian is formed for one eigenvalue
+WHOLE_UP_TO = 4_000  # and up to which for all
+ENDS = 6  # how many eigenvalues are found at either end beyond
 
 
 class Curvature(NamedTuple):
@@ -55,13 +58,51 @@ def curvature(problem: Problem, params: Params) -> Curvature:
     return _curvature(problem, params, _coordinates(problem, params))
 
 
+@interruptible
+def spectrum(problem: Problem, params: Params) -> Spectrum:
+    """The spectrum of the objective's Hessian in all its parameters, with multiplicities, in float64.
+
+    Where the samples of each group coincide and where dimensions are unused, blocks that are alike are looked at once:
+    the cost depends neither on how many samples a group has nor on how many dimensions nothing uses. Complete for up to
+    4,000 coordinates of what is left (K classes at a collapsed point have about 2K² + K); beyond by Lanczos (ARPACK) to
+    1e-10, a few eigenvalues at either end, with `complete` False. Constraints are not considered.
+
+    Args:
+        problem: any problem whose loss is twice differentiable.
+        params: H (N, d), A (K, d), b (K,).
+
+    Returns:
+        `Spectrum`, whose `values` ascend, in the unit of the objective over the squared unit of the parameters.
+
+    Raises:
+        ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
+    """
+    params = with_values(problem).finite_params(params)
+    within = _coordinates(problem, params)
+    model = within.groups, within.sizes, problem.lambda_H
+    with float64(), one_thread():
+        if within.start.size <= WHOLE_UP_TO:
+            return _all_lines(problem, within, _matrix(model, within.start))
+        values, _ = _lanczos(_products(model, within.start), within.start.size, 2 * ENDS, "BE")
+    return lines(values, np.ones(len(values), int), complete=False)
+
+
+def dense_spectrum(problem: Problem, params: Params) -> Spectrum | None:
+    """`spectrum` where that is quick; elsewhere None."""
+    return spectrum(problem, params) if _is_quick(problem, params) else None
+
+
 def dense_curvature(problem: Problem, params: Params) -> Curvature | None:
     """`curvature` where that is quick, from a Hessian that can be formed; elsewhere None."""
+    return curvature(problem, params) if _is_quick(problem, params) else None
+
+
+def _is_quick(problem: Problem, params: Params) -> bool:
+    """Whether few enough coordinates are left for the Hessian to be formed."""
     params = problem.finite_params(params)
     if len(_moving(problem, params.H)[0]) + problem.num_classes > DENSE_UP_TO:  # rows, of one coordinate at least
-        return None
-    within = _coordinates(problem, params)
-    return _curvature(problem, params, within) if within.start.size <= DENSE_UP_TO else None
+        return False
+    return _coordinates(problem, params).start.size <= DENSE_UP_TO
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +121,8 @@ class _Coordinates:
         groups: the problem of as many samples as move by themselves, in the dimensions of `basis`, without λ_H.
         sizes: (M,) roots of how many samples move together.
         labels: (N,) which of them each sample moves with.
-        basis: (s + 1, d) orthonormal rows that span the dimensions used and an unused one.
+        basis: (s + 1, d) orthonormal rows that span the dimensions used and an unused one, where there is one.
+        unused: d − s, how many it stands for.
         start: the parameters in these coordinates: H scaled by `sizes`, W, A, and b where there is one.
     """
 
@@ -88,12 +130,13 @@ class _Coordinates:
     sizes: np.ndarray
     labels: np.ndarray
     basis: np.ndarray
+    unused: int
     start: np.ndarray
 
 
 def _coordinates(problem: Problem, params: Params) -> _Coordinates:
     H, counts, labels = _moving(problem, params.H)
-    basis = _dimensions(np.vstack([H, problem.factors()[1].of(params)]))
+    basis, used = _dimensions(np.vstack([H, problem.factors()[1].of(params)]))
     free: Any = {"features": Free(), "classifier": Free(), "lambda_H": 0.0}
     if len(H) < problem.num_samples:  # the mean is over groups instead
         weights = problem.group_weights * counts * (problem.num_groups / problem.num_samples)
@@ -103,7 +146,7 @@ def _coordinates(problem: Problem, params: Params) -> _Coordinates:
             free |= {"targets": dataclasses.replace(problem.targets, counts=1, weights=weights)}
     groups, sizes = dataclasses.replace(problem, dim=len(basis), **free), np.sqrt(counts)
     within = _turned(problem, params._replace(H=sizes[:, None] * H), basis.T)
-    return _Coordinates(groups, sizes, labels, basis, _packed(groups, within))
+    return _Coordinates(groups, sizes, labels, basis, problem.dim - used, _packed(groups, within))
 
 
 def _turned(problem: Problem, params: Params, axes: np.ndarray) -> Params:
@@ -122,11 +165,11 @@ def _moving(problem: Problem, H: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return H, np.ones(problem.num_samples), np.arange(problem.num_samples)
 
 
-def _dimensions(rows: np.ndarray) -> np.ndarray:
-    """(s + 1, d) orthonormal rows whose first s span the given ones (m, d); no more than d."""
+def _dimensions(rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """(s + 1, d) orthonormal rows, no more than d, whose first s span the given ones (m, d); and s."""
     _, sizes, basis = np.linalg.svd(np.vstack([rows, np.zeros_like(rows[:1])]), full_matrices=False)
-    used = np.sum(sizes > np.finfo(float).eps * max(rows.shape) * sizes[0])
-    return basis[: used + 1]
+    used = int(np.sum(sizes > np.finfo(float).eps * max(rows.shape) * sizes[0]))
+    return basis[: used + 1], used
 
 
 def _curvature(problem: Problem, params: Params, within: _Coordinates) -> Curvature:
@@ -159,21 +202,63 @@ def _unpacked(problem: Problem, x: Any) -> Params:
 
 
 def _smallest(model, x):
-    """Smallest eigenpair of the Hessian of the objective at x, in closed form where there is one, else by JAX."""
-    is_closed = has_closed_hessian(model[0])
-    product = _closed_product(model, x) if is_closed else ft.partial(_product, model, x)
+    """Smallest eigenpair of the Hessian of the objective at x."""
     if len(x) <= DENSE_UP_TO:
-        whole = _all_products(product, model[0], len(x)) if is_closed else np.asarray(_hessian(model, x))
-        values, vectors = np.linalg.eigh(whole)
-        return values[0], vectors[:, 0]
+        values, vectors = np.linalg.eigh(_matrix(model, x))
+    else:
+        values, vectors = _lanczos(_products(model, x), len(x), 1, "SA")
+    return values[0], vectors[:, 0]
+
+
+def _lanczos(product, size: int, count: int, which: str) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues at an end of a spectrum, or at both, and their vectors."""
     from scipy.sparse.linalg import LinearOperator, eigsh  # half a second, which most never need
 
     matvec: Any = {"matvec": lambda v: np.asarray(product(np.ravel(v))), "dtype": np.float64}
-    operator = LinearOperator(shape=(len(x), len(x)), **matvec)
-    start = np.random.default_rng(0).normal(size=len(x))
-    options: Any = {"k": 1, "which": "SA", "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
-    values, vectors = eigsh(operator, **options)
-    return values[0], vectors[:, 0]
+    operator = LinearOperator(shape=(size, size), **matvec)
+    start = np.random.default_rng(0).normal(size=size)
+    options: Any = {"k": count, "which": which, "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
+    return eigsh(operator, **options)
+
+
+def _products(model, x):
+    """The Hessian at x as a function of vectors, in closed form where there is one, else by JAX."""
+    return _closed_product(model, x) if has_closed_hessian(model[0]) else ft.partial(_product, model, x)
+
+
+def _matrix(model, x) -> np.ndarray:
+    """The Hessian (n, n) at x."""
+    is_closed = has_closed_hessian(model[0])
+    return _all_products(_products(model, x), model[0], len(x)) if is_closed else np.asarray(_hessian(model, x))
+
+
+def _all_lines(problem: Problem, within: _Coordinates, matrix: np.ndarray) -> Spectrum:
+    """All eigenvalues, from the Hessian of whole groups' moves in the dimensions used and an unused one.
+
+    Features meet one another in no other group's logits: their own block of a group's is diagonal, and is the Hessian
+    of the moves of samples about their mean, of which there are n − 1 in each direction.
+    """
+    groups = within.groups
+    beyond = _in_last_dimension(groups, len(matrix)) & (within.unused > 0)
+    parts = [(matrix[np.ix_(~beyond, ~beyond)], 1), (matrix[np.ix_(beyond, beyond)], within.unused)]
+    d, counts = groups.dim, np.rint(within.sizes**2).astype(int)
+    used = d - (within.unused > 0)
+    for group, count in enumerate(counts):
+        if count > 1:
+            block = slice(group * d, group * d + used)
+            parts.append((matrix[block, block], count - 1))
+    values = [np.linalg.eigvalsh(part) for part, _ in parts]
+    times = [np.full(len(part), count) for part, count in parts]
+    about = np.sum(counts - 1) * within.unused  # samples that move where nothing is
+    return lines(np.append(np.concatenate(values), problem.lambda_H), np.append(np.concatenate(times), about))
+
+
+def _in_last_dimension(problem: Problem, size: int) -> np.ndarray:
+    """(n,) which coordinates are of the features' last dimension, in H and in the factor that reads it."""
+    factors = problem.factors()
+    rows = [factor.shape[0] for factor in factors[:2]]
+    of_both = np.arange(size) < sum(rows) * problem.dim
+    return of_both & (np.arange(size) % problem.dim == problem.dim - 1)
 
 
 def _closed_product(model, x):

@@ -25,7 +25,7 @@ from ufm._core.precision import allowance
 from ufm.model.losses import facts_of
 from ufm.model.problem import Problem
 
-NO_DIRECTION = 1e-11  # relative to the largest: a singular value that would be zero but for rounding
+NO_DIRECTION = 1e-13  # relative to the largest: a singular value that would be zero but for rounding
 
 
 class Supports(NamedTuple):
@@ -120,7 +120,7 @@ def priced(supports: Supports, Z: np.ndarray) -> Priced:
     return Priced(Z, float(np.sum(s)), X[:, there], s[there], Vt[there])
 
 
-def bound(supports: Supports, U: np.ndarray) -> float:
+def lower_bound(supports: Supports, U: np.ndarray) -> float:
     """What multipliers prove that no logits cost less than, with an allowance for rounding; 0 where they prove nothing.
 
     What rounding leaves of the sums that are to be zero is taken off by another matrix, whose norm adds to that of U.
@@ -146,7 +146,7 @@ def centred_supports(supports: Supports) -> tuple[Priced, float]:
     """
     best = priced(supports, supports.wanted.astype(np.float64))
     left, right = supports.roots
-    return best, bound(supports, left * (best.X @ best.Vt) * right)
+    return best, lower_bound(supports, left * (best.X @ best.Vt) * right)
 
 
 def has_margins(problem: Problem) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools as ft
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +17,25 @@ from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_means
-from ufm.minima.margins import Priced, Supports, centred_supports, check_margins, supports_of
+from ufm.minima.interior_point import UNKNOWNS, iterates, unknowns
+from ufm.minima.margin_factors import Found, narrow
+from ufm.minima.margins import (
+    Priced,
+    Supports,
+    centred_supports,
+    check_margins,
+    lower_bound,
+    priced,
+    supports_of,
+)
 from ufm.minima.reduction import LaneParams, filled_up, least_dim, lift
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_classes, with_values
+
+SOLVED = 1e-4  # of the gap that counts as certified: what the method goes on to, in a step or two
+AGREEMENT = 1e-9  # relative, of two starts that found the same value
+RANDOM_STARTS, FEW_STARTS = 8, 2
+MANY_UP_TO = 2**12  # multiplications of the logits, up to which a start takes a second
 
 
 @archive.storable
@@ -149,28 +165,63 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
     max_steps = integer("max_steps", max_steps, least=1, most=MOST_STEPS)
     supports = supports_of(problem)
     with one_thread(), silent():
-        best, lower = centred_supports(supports)
-    if problem.dim < len(best.s):
-        raise ValueError(f"dim = {problem.dim}: at least {len(best.s)}, the rank of the logits, is needed")
-    value = best.value
+        relaxed = _relaxed(supports, tol, max_steps)
+        found = [_factors(supports, relaxed.best)]
+        if len(relaxed.best.s) > problem.dim:
+            starts = RANDOM_STARTS if supports.wanted.size * problem.dim <= MANY_UP_TO else FEW_STARTS
+            found = narrow(supports, problem.dim, relaxed.best, seed, starts)
+    return _margin(problem, seed, tol, relaxed, found, supports)
+
+
+class _Relaxed(NamedTuple):
+    """The cheapest logits that were found of any rank, a bound, and how many steps that took."""
+
+    best: Priced
+    lower_bound: float
+    steps: int
+
+
+def _relaxed(supports: Supports, tol: float, max_steps: int) -> _Relaxed:
+    """The convex form's solution: the supports themselves, or what the interior point method ends at."""
+    best, bound = centred_supports(supports)
+    if best.value - bound <= tol * best.value or unknowns(supports) > UNKNOWNS:
+        return _Relaxed(best, bound, 0)
+    steps = 0
+    for reached in iterates(supports, max_steps):
+        best = min(best, priced(supports, reached.logits), key=lambda each: each.value)
+        bound = max(bound, lower_bound(supports, reached.multipliers))
+        steps = reached.steps
+        if best.value - bound <= SOLVED * tol * best.value:
+            break
+    return _Relaxed(best, bound, steps)
+
+
+def _margin(
+    problem: Problem, seed: int, tol: float, relaxed: _Relaxed, found: list[Found], supports: Supports
+) -> Margin:
+    """The best of what was found."""
+    best = min(found, key=lambda each: each.value)
+    certified = best.value - relaxed.lower_bound <= tol * best.value
+    settled = certified or (len(relaxed.best.s) > problem.dim and np.isfinite(best.value))
+    H, A, b, _ = best.params
     return Margin(
         problem=problem,
-        value=value,
-        lower_bound=lower,
-        steps=0,
-        status=Status.CONVERGED,
-        certified=value - lower <= tol * value,
-        starts=1,
-        agreed=1,
+        value=best.value,
+        lower_bound=relaxed.lower_bound,
+        steps=relaxed.steps,
+        status=Status.CONVERGED if settled else Status.MAX_STEPS,
+        certified=bool(certified),
+        starts=len(found),
+        agreed=sum(bool(each.value - best.value <= AGREEMENT * best.value) for each in found),
         seed=seed,
-        solution=_factors(supports, best),
+        solution=LaneParams(H[supports.group], A[supports.column], b[supports.column]),
     )
 
 
-def _factors(supports: Supports, best: Priced) -> LaneParams:
-    """Balanced factors of logits, for all groups and outputs of the problem."""
+def _factors(supports: Supports, best: Priced) -> Found:
+    """Balanced factors of logits."""
     left, right = supports.roots
     split = np.sqrt(best.s)
-    means, A = best.X * split / left, best.Vt.T * split / right[:, None]
     centred = best.logits - (best.logits @ supports.copies / np.sum(supports.copies))[:, None]
-    return LaneParams(means[supports.group], A[supports.column], supports.bias_of(centred)[supports.column])
+    params = LaneParams(best.X * split / left, best.Vt.T * split / right[:, None], supports.bias_of(centred))
+    return Found(params, best.value)
