@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from ufm._core.repr import call
 
-SAME = 1e-9  # of the largest eigenvalue's size, by which neighbours of one line differ at most
+SAME = 1e-10  # of the largest eigenvalue's size, by which neighbours of one line differ at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +44,9 @@ class Spectrum:
         return float(np.max(np.abs(self.values)))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{value:.6g} ×{count}" for value, count in zip(self.values, self.multiplicities, strict=True))
+        shown = ", ".join(
+            f"{value:.6g} ×{count}" for value, count in zip(self.values, self.multiplicities, strict=True)
+        )
         return call("Spectrum", {"lines": f"[{shown}]"} | ({} if self.complete else {"complete": False}))
 
 
