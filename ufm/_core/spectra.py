@@ -44,7 +44,9 @@ class Spectrum:
         return float(np.max(np.abs(self.values)))
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{value:.6g} ×{count}" for value, count in zip(self.values, self.multiplicities, strict=True))
+        shown = ", ".join(
+            f"{value:.6g} ×{count}" for value, count in zip(self.values, self.multiplicities, strict=True)
+        )
         return call("Spectrum", {"lines": f"[{shown}]"} | ({} if self.complete else {"complete": False}))
 
 
