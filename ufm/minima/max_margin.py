@@ -139,20 +139,26 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
     and of sparse targets, whose log-odds stay finite: z_ik = z_il for outputs k, l that sample i has a probability of,
     z_ik − z_iv ≥ 1 for those v that it has none of. The bias, where it is free, costs nothing. Neither weights of
     samples, nor probabilities above zero, nor how large λ_A and λ_H are matter; a ratio other than 1 would only scale A
-    against H. With a decayed bias the problem is that without one: λ_b b is the sum of all slopes, which at a minimum
-    is at most of the order of √(λ_A λ_H), so that b stays bounded beside logits that grow.
+    against H. With a decayed bias the problem is that without one: at a minimum λ_b b is a sum of slopes, of the order
+    of √(λ_A λ_H) at most, so that b stays bounded beside logits that grow.
+
+    That is where minima go. Gradient flow goes to KKT points of the same problem (Lyu & Li 2020), but its free bias
+    lags behind: slopes fall like 1/(t log t) and add up to log log t, beside logits of log t, so that its features and
+    classifier tend to those of bias=False.
 
     Where d suffices for it the problem is convex in Z, min ‖D^{1/2}Z‖_* over logits of group means (see
     `ufm.minima.margins`), and its solution has the largest margin of all parameters. For class labels it is known in
-    closed form, simplex-encoded labels (Thrampoulidis et al. 2022), which the dual checks. Logits may not be unique;
-    the value is.
+    closed form, simplex-encoded labels (Thrampoulidis et al. 2022), which the dual checks; elsewhere an interior point
+    method finds it. Logits may not be unique; the value is. In fewer dimensions a local method goes from some starts,
+    and the convex problem's value is the bound: then the gap stays, and the value is infinite where no start finds
+    margins above zero.
 
     Args:
         problem: free features and classifier, no hidden layers; a convex loss that falls exponentially with the margin,
             as cross-entropy does; of targets at least one group that doesn't want every output.
         seed: of the random starting points, which are used where d is less than the convex form needs.
         tol: relative gap that counts as certified, dimensionless.
-        max_steps: of the interior point method, each a Newton step.
+        max_steps: of the interior point method, each a Newton step; it takes about twenty.
 
     Returns:
         A Margin.
@@ -201,8 +207,9 @@ def _margin(
 ) -> Margin:
     """The best of what was found."""
     best = min(found, key=lambda each: each.value)
-    certified = best.value - relaxed.lower_bound <= tol * best.value
-    settled = certified or (len(relaxed.best.s) > problem.dim and np.isfinite(best.value))
+    found_any = bool(np.isfinite(best.value))
+    certified = found_any and best.value - relaxed.lower_bound <= tol * best.value
+    settled = certified or (found_any and len(relaxed.best.s) > problem.dim)
     H, A, b, _ = best.params
     return Margin(
         problem=problem,
@@ -212,7 +219,7 @@ def _margin(
         status=Status.CONVERGED if settled else Status.MAX_STEPS,
         certified=bool(certified),
         starts=len(found),
-        agreed=sum(bool(each.value - best.value <= AGREEMENT * best.value) for each in found),
+        agreed=sum(bool(each.value <= (1.0 + AGREEMENT) * best.value) for each in found),
         seed=seed,
         solution=LaneParams(H[supports.group], A[supports.column], b[supports.column]),
     )
