@@ -64,6 +64,7 @@ TEXT = NAME | {"empty text"}
 
 RECORDS = (
     "Claim",
+    "Margin",
     "Metrics",
     "Optimum",
     "Params",
@@ -154,6 +155,12 @@ TABLE = {
         {"seed": SEED, "tol": POSITIVE},
         compiles=True,
     ),
+    "max_margin": Call(
+        ufm.max_margin,
+        {"problem": problem(), "seed": 0, "tol": 1e-8, "max_steps": 100},
+        {"seed": SEED, "tol": POSITIVE},
+    ),
+    "Margin.save": Call(ft.partial(ufm.Margin.save, None), {"path": "file"}, {"path": NAME}),
     "Optimum.save": Call(ft.partial(ufm.Optimum.save, None), {"path": "file"}, {"path": NAME}),
     "load": Call(ufm.load, {"path": "file"}),
     "train": Call(

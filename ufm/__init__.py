@@ -19,6 +19,8 @@ from ufm.metrics.regression import measure_regression as measure_regression
 from ufm.metrics.stream import Stream as Stream
 from ufm.minima.certificate import dual_bound as dual_bound
 from ufm.minima.certificate import lower_bound as lower_bound
+from ufm.minima.max_margin import Margin as Margin
+from ufm.minima.max_margin import max_margin as max_margin
 from ufm.minima.optimum import Optimum as Optimum
 from ufm.minima.optimum import minimize as minimize
 from ufm.model.constraints import Ball as Ball

@@ -32,12 +32,12 @@ class Descent(NamedTuple):
 
 
 def factor(
-    rate: Real | np.ndarray,
+    rate: Real | np.ndarray | list[float],
     learning_rate: Real,
     momentum: Real = 0.0,
     *,
     nesterov: bool = False,
-    power: Real = 1,
+    power: Real = 1.0,
 ) -> Any:
     """What a step of gradient descent multiplies a quantity by that falls like exp(−rate·t) along the gradient flow.
 
@@ -78,15 +78,15 @@ def factor(
 
 def oscillates(eigenvalue: float, descent: Descent) -> bool:
     """Whether deviations along an eigenvector turn as they fall, by complex roots."""
-    total, product = _polynomial(np.asarray(eigenvalue), descent)
+    total, product = _polynomial(eigenvalue, descent)
     return bool(total**2 < 4.0 * product)
 
 
-def _polynomial(eigenvalues: np.ndarray, descent: Descent) -> tuple[np.ndarray, np.ndarray]:
+def _polynomial(eigenvalues: Any, descent: Descent) -> tuple[Any, Any]:
     """Sum and product of the roots that deviations follow."""
     eta, beta, nesterov = descent
     kept = 1.0 - eta * eigenvalues
-    return ((1.0 + beta) * kept, beta * kept) if nesterov else (beta + kept, np.full_like(kept, beta))
+    return ((1.0 + beta) * kept, beta * kept) if nesterov else (beta + kept, beta)
 
 
 Update = Callable[[Any, Any, Any], tuple[Any, Any]]

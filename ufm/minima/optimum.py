@@ -32,6 +32,7 @@ from ufm.minima.deep_starts import near, random_factors, started, starts_of
 from ufm.minima.lane_objective import gradient_norm as gradient_norm_of_lanes
 from ufm.minima.lane_objective import layers as layers_of
 from ufm.minima.lane_objective import objective, plain_objective, unfold
+from ufm.minima.margins import has_margins
 from ufm.minima.moments import Thresholded, thresholded
 from ufm.minima.reduction import LaneParams, Reduced, least_dim, lift, merged_groups, reduce, without_lanes, zeros
 from ufm.minima.rows import params_of, rows_of
@@ -56,6 +57,7 @@ PATIENCE = 2000  # evaluations that NumPy goes through; by then it has taken hal
 ROUNDED = 1e-6  # relative gap that rounding may leave of what was solved on sizes
 SOLVED = 1e-3  # of the gap: what the gradient may leave of it
 ROUNDING = 1e-15  # of slopes of losses of order one, which logits of order one multiply
+LIMIT = ", or ufm.max_margin(problem), the direction that logits take without them"
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
 
 
@@ -622,9 +624,11 @@ def _of_layers(problem: Problem, params: Params) -> Metrics:
 
 def _check_bounded(problem: Problem) -> None:
     """Refuse a factor that can grow without end."""
-    for factor in problem.factors():
+    factors = problem.factors()
+    for factor in factors:
         if not factor.bounded:
+            hint = "" if any(each.decay > 0 for each in factors) or not has_margins(problem) else LIMIT
             raise ValueError(
                 f"{factor.decay_name} = 0 with unbounded {factor.side}: no minimum is attained; weight decay or a "
-                "bound is needed"
+                f"bound is needed{hint}"
             )

@@ -7,10 +7,10 @@ with K×K matrices F and G whose rows sum to zero. With the pull U = −√n ∂
     2 d²f = (1/K) Σ_k ⟨dz_k, ∇²ℓ_k dz_k⟩ − 2c⟨PF, G⟩ − 2c_J⟨(J/K)F, G⟩ + λ_H‖F‖² + λ_A‖G‖² + λ_b‖db‖²,
     dZ = (a F + x Gᵀ)/√n + 1dbᵀ.
 
-∇²ℓ_k is `across` on rows that sum to zero, with `own` more for the square of the own class's entry, and `shift` on rows
-that are constant. F and G are of R^K ⊗ (K − 1) = 1 + 2·standard + symmetric + antisymmetric, and the bias is 1 + standard:
-a few numbers each of which a small matrix is the Hessian, as often as the representation has dimensions. Moves out of
-the span don't touch the logits; moves of samples about their means meet λ_H and their own ∇²ℓ_k alone.
+∇²ℓ_k is `across` on rows that sum to zero, with `own` more for the square of the own class's entry, and `shift` on
+rows that are constant. F and G are of R^K ⊗ (K − 1) = 1 + 2·standard + symmetric + antisymmetric, the bias of 1 +
+standard: a few numbers for each representation, whose Hessian is a small matrix, as often as that has dimensions. Moves
+out of the span don't touch the logits; moves of samples about their means meet λ_H and their own ∇²ℓ_k alone.
 """
 
 import dataclasses

@@ -45,7 +45,7 @@ SLOPES = {
 Route = tuple[float, ...]  # eigenvalues of modes, the product of whose deviations moves a quantity
 
 
-# kinds of modes through which NC1 sees samples out of the means' span: it tilts there, of itself, or where the mean does
+# modes through which NC1 sees samples out of the means' span: it tilts there, of itself or where the mean moves
 TILTED = ("beyond", "tilt beyond"), ("common", "tilt common"), ("beyond", "mean beyond", "mean")
 
 
@@ -58,7 +58,8 @@ def _routes(problem: Problem, quantity: str) -> list[Route]:
     found = modes(problem)
     flat = FLAT * max(abs(mode.value) for mode in found)
     moving = [mode for mode in found if mode.value > flat]
-    alone = [(mode.value,) for mode in moving if quantity == "loss" or quantity in mode.moves]
+    excess = [mode for mode in moving if mode.of_logits or not mode.invariant]  # a shift of the bias stays at zero
+    alone = [(mode.value,) for mode in (excess if quantity == "loss" else moving) if quantity in ("loss", *mode.moves)]
     products: list[tuple[Mode, ...]] = []
     if quantity == "nc1":
         for kinds in TILTED:
@@ -83,14 +84,19 @@ class _Expected(NamedTuple):
 
 
 def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | None:
-    """Of the slowest route; None where a step makes one of its deviations grow."""
+    """Of the slowest route; None where a step makes one of its deviations grow.
+
+    Products of more deviations are smaller to begin with: where they are faster too, they are no rivals.
+    """
     eta, beta, nesterov = descent
     slopes = [power * sum(np.log(factor(value, eta, beta, nesterov=nesterov)) for value in route) for route in routes]
     slowest = max(slopes)
     if not slowest < 0.0:
         return None
-    others = [slope for slope in slopes if not np.isclose(slope, slowest, rtol=SAME)]
-    turns = any(oscillates(value, descent) for value in routes[slopes.index(slowest)])
+    chief = routes[slopes.index(slowest)]
+    rivals = [slope for slope, route in zip(slopes, routes, strict=True) if len(route) <= len(chief)]
+    others = [slope for slope in rivals if not np.isclose(slope, slowest, rtol=SAME)]
+    turns = any(oscillates(value, descent) for value in chief)
     return _Expected(float(slowest), not turns and all(other <= APART * slowest for other in others))
 
 
@@ -142,7 +148,7 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
 @theorem(
     "terminal rates",
     paper="here",
-    family="dynamics",
+    family="landscape and dynamics",
     assumes="what the Hessian spectrum assumes, and gradient descent, with momentum or none, from where it is small",
     applies=applies,
     checks=_checks,
@@ -159,7 +165,7 @@ def terminal_rates(problem: Problem) -> Prediction:
 
     Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
     between 1e-11 and 1e-5, by least squares in the later half of the snapshots there. Undecided with fewer than eight
-    snapshots or three decades, where the halves' slopes differ by more than the tolerance, or where the two slowest
-    rates are closer than 30 %.
+    snapshots or three decades, where the halves' slopes differ by more than the tolerance, where the two slowest rates
+    are closer than 30 %, or where deviations turn as they fall.
     """
     return Prediction(rates=rates(problem))

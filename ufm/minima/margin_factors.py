@@ -1,0 +1,174 @@
+"""Margins of 1 by factors of fewer dimensions than the convex form needs: a local method, from several starts.
+
+Over x = (A, H, b) of the merged problem, A and H times C^{1/2} and D^{1/2}, it minimises ½(‖A‖² + ‖H‖²) with margins
+g ≥ 0 and differences e = 0 of logits in a support by the augmented Lagrangian (Hestenes 1969, Powell 1969, Rockafellar
+1973), inside by L-BFGS. What it finds is made feasible but for rounding: differences by Newton's least steps, margins
+by scaling. Not convex: other minima there may be, and no start may find a feasible point where there is none.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from ufm._core.interrupts import check
+from ufm.minima.margins import Priced, Supports
+from ufm.minima.reduction import LaneParams
+
+ROUNDS = 60  # of multipliers, at most
+FIRST_PRICE = 10.0  # of a violation, over a multiplier's size
+RAISED, SHRINKS = 2.0, 0.5  # by how much the price rises where violations don't shrink so
+MOST_RAISED = 256.0  # in all; beyond, rounding of violations hides the slopes
+VIOLATED = 1e-11  # what is feasible, of margins of 1
+INNER = {"maxiter": 500, "maxcor": 30, "ftol": 0.0}
+SLOPES = 1e-9  # that the inner minimisation leaves at the end; at first as many as the price of violations is worth
+OFF_SADDLES = 1e-2  # of random factors, added to those of the relaxed solution
+NEWTON_STEPS = 8  # of differences to zero
+ROUNDED = 1e-13  # violations that are left alone
+SAME = 1e-12  # differences in supports that count as none, of a margin
+BINDS = 1e-6  # a multiplier, of the largest: of a margin that binds
+MOST_SLOPES = 2**22  # numbers of violations' slopes that are formed
+
+
+class Found(NamedTuple):
+    """Feasible parameters of the merged problem, and ½(‖A‖² + ‖H‖²); infinite where none were found."""
+
+    params: LaneParams
+    value: float
+
+
+class _Posed:
+    """A merged problem in d dimensions, as functions of x."""
+
+    def __init__(self, supports: Supports, dim: int):
+        self.supports, self.dim = supports, dim
+        M, self.outputs = supports.wanted.shape
+        self.first = np.argmax(supports.wanted, axis=1)
+        self.rows = np.arange(M)
+        self.same = supports.wanted.copy()
+        self.same[self.rows, self.first] = False
+        self.off = ~supports.wanted
+
+    def split(self, x: np.ndarray) -> LaneParams:
+        """Group means, classifier and bias."""
+        left, right = self.supports.roots
+        (M, K), d = self.off.shape, self.dim
+        A, H, b = np.split(x, [K * d, (K + M) * d])
+        return LaneParams(H.reshape(M, d) / left, A.reshape(K, d) / right[:, None], b if len(b) else np.zeros(K))
+
+    def joined(self, H: np.ndarray, A: np.ndarray, b: np.ndarray) -> np.ndarray:
+        left, right = self.supports.roots
+        bias = b if self.supports.free_bias else np.zeros(0)
+        return np.concatenate([(A * right[:, None]).ravel(), (H * left).ravel(), bias])
+
+    def pulled(self, slopes: np.ndarray, at: LaneParams) -> np.ndarray:
+        """Slopes along x from those along logits."""
+        left, right = self.supports.roots
+        along_b = slopes.sum(axis=0) if self.supports.free_bias else np.zeros(0)
+        return np.concatenate([(slopes.T @ at.H / right[:, None]).ravel(), (slopes @ at.A / left).ravel(), along_b])
+
+    def violations(self, at: LaneParams) -> np.ndarray:
+        """(M, K) 1 − margin off the supports, minus the differences to the first wanted logit on them."""
+        Z = at.H @ at.A.T + at.b
+        over = Z - Z[self.rows, self.first][:, None]
+        return np.where(self.off, 1.0 + over, -over)
+
+    def square(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """½(‖A‖² + ‖H‖²) and its slopes."""
+        priced = x.copy()
+        priced[(self.outputs + len(self.off)) * self.dim :] = 0.0
+        return 0.5 * float(priced @ priced), priced
+
+    def slopes(self, multipliers: np.ndarray) -> np.ndarray:
+        """(M, K) slopes along logits of Σ multipliers · violations."""
+        found = np.where(self.off, multipliers, np.where(self.same, -multipliers, 0.0))
+        found[self.rows, self.first] = -np.sum(found, axis=1)
+        return found
+
+
+def narrow(supports: Supports, dim: int, relaxed: Priced, seed: int, starts: int) -> list[Found]:
+    """What the local method finds: from the relaxed solution's largest directions, and from random factors."""
+    posed, draw = _Posed(supports, dim), np.random.default_rng(seed)
+    count = (sum(supports.wanted.shape)) * dim
+    size = np.sqrt(2.0 * relaxed.value / count)
+    left, right = supports.roots
+    split = np.sqrt(relaxed.s[:dim])
+    M, K = supports.wanted.shape
+    H, A = np.zeros((M, dim)), np.zeros((K, dim))
+    H[:, : len(split)] = relaxed.X[:, :dim] * split / left
+    A[:, : len(split)] = relaxed.Vt[:dim].T * split / right[:, None]
+    first = posed.joined(H, A, supports.bias_of(relaxed.logits))
+    noise = [size * draw.normal(size=first.size) for _ in range(starts)]
+    points = (first + OFF_SADDLES * noise[0], *noise[1:])
+    return [_feasible(posed, *_minimised(posed, x, relaxed.value)) for x in points]
+
+
+def _minimised(posed: _Posed, x: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the augmented Lagrangian's multipliers (M, K) settle, and these."""
+    off = posed.off
+    constrained = off | posed.same
+    multipliers, price = np.zeros(off.shape), FIRST_PRICE * scale / np.count_nonzero(off)
+    before, most = np.inf, MOST_RAISED * price
+
+    def lagrangian(x):
+        at = posed.split(x)
+        pushed = multipliers + price * posed.violations(at)
+        pushed = np.where(off, np.maximum(pushed, 0.0), np.where(posed.same, pushed, 0.0))
+        square, slopes = posed.square(x)
+        return square + np.sum(pushed**2) / (2.0 * price), slopes + posed.pulled(posed.slopes(pushed), at)
+
+    for _ in range(ROUNDS):
+        check()
+        options = {**INNER, "gtol": max(SLOPES, min(0.1, 0.1 * before * price))}
+        x = scipy.optimize.minimize(lagrangian, x, jac=True, method="L-BFGS-B", options=options).x
+        pushed = multipliers + price * posed.violations(posed.split(x))
+        pushed = np.where(off, np.maximum(pushed, 0.0), np.where(constrained, pushed, 0.0))
+        violated = float(np.max(np.abs(pushed - multipliers))) / price
+        multipliers = pushed
+        if violated <= VIOLATED:
+            break
+        price = min(price * (RAISED if violated > SHRINKS * before else 1.0), most)
+        before = violated
+    return x, multipliers
+
+
+def _feasible(posed: _Posed, x: np.ndarray, multipliers: np.ndarray) -> Found:
+    """The nearest point without differences in supports, scaled to margins of 1; or one where all that bind meet it."""
+    size = np.max(np.abs(multipliers)) * BINDS
+    binding = posed.same | (posed.off & (multipliers > size))
+    points = [_met(posed, x, posed.same)]
+    if np.count_nonzero(binding) * x.size <= MOST_SLOPES:
+        points.append(_met(posed, x, binding))
+    return min((_scaled(posed, point) for point in points), key=lambda found: found.value)
+
+
+def _met(posed: _Posed, x: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Where these violations are zero, by Newton's least steps."""
+    for _ in range(NEWTON_STEPS if np.any(entries) else 0):
+        at = posed.split(x)
+        off = posed.violations(at)[entries]
+        if np.max(np.abs(off)) <= ROUNDED:
+            break
+        x = x - np.linalg.lstsq(_gradients(posed, at, entries), off, rcond=None)[0]
+    return x
+
+
+def _scaled(posed: _Posed, x: np.ndarray) -> Found:
+    """Margins of 1, and factors of one size."""
+    H, A, b, _ = posed.split(x)
+    Z = H @ A.T + b
+    margin, spread = posed.supports.margin(Z), posed.supports.spread(Z)
+    if not (margin > 0 and spread <= SAME * margin):
+        return Found(LaneParams(0.0 * H, 0.0 * A, 0.0 * b), np.inf)
+    counts, copies = posed.supports.counts, posed.supports.copies
+    sizes = np.sqrt(counts @ np.sum(H**2, axis=1)), np.sqrt(copies @ np.sum(A**2, axis=1))
+    root, ratio = np.sqrt(margin), np.sqrt(sizes[1] / sizes[0])
+    return Found(LaneParams(H * ratio / root, A / ratio / root, b / margin), float(sizes[0] * sizes[1] / margin))
+
+
+def _gradients(posed: _Posed, at: LaneParams, entries: np.ndarray) -> np.ndarray:
+    """Slopes along x of each of these violations, a row each."""
+    groups, outputs = np.nonzero(entries)
+    one = np.zeros((len(groups), *entries.shape))
+    one[np.arange(len(groups)), groups, outputs] = 1.0
+    return np.stack([posed.pulled(posed.slopes(each), at) for each in one])
