@@ -343,3 +343,21 @@ def test_every_optimiser_collapses_but_adamw_which_minimises_the_risk_in_a_box(s
     assert (least.sel(optimizer=["heavy ball", "Adam"]) < 1e-9).all()
     out, _ = written(module, table)
     assert "AdamW's own problem" in out
+
+
+def test_slopes_orders_and_the_central_path_are_theorys(study, written):
+    module = study("dynamics")
+    sizes = {"steps": 1500, "grid": 2, "trained": 1, "trained_steps": 20_000, "decades": 3.0}
+    table = module.data(module.Config(dim=5, per_class=3, **sizes))
+    for name in table.optimizer.values:
+        for metric in module.METRICS:
+            at = table.sel(optimizer=name, metric=metric)
+            found = module.slope(table.step.values, at.course.values, module.POWERS[metric])
+            assert found == pytest.approx(np.log(float(at.factor)), rel=1e-3)
+    assert int(table.claims_failed) == 0
+    seen, known = (module.last(np.log(-table[name].values), 0.1) for name in ("slope", "predicted_slope"))
+    assert (seen == known).all()
+    assert module.off_path(table).max() < 1e-6
+    assert module.off_loss(table, 4).max() < 1e-6
+    out, _ = written(module, table)
+    assert "central path" in out
