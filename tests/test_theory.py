@@ -720,6 +720,7 @@ def test_every_theorem_says_where_it_is_from_and_what_it_needs():
         "strict saddles",
         "simplex-encoded labels",
         "simplex-encoded labels with a free bias",
+        "terminal rates",
     ]
 
 

@@ -14,7 +14,7 @@ from ufm.theory.registry import Check, Found, Prediction, theorem
 FLAT = 1e-12  # of the largest eigenvalue: one that is zero but for rounding
 SAME = 1e-9  # relative, of rates that are one but for rounding
 APART = 1.3  # by which factor the two slowest rates must differ, for a slope to be that of the slowest
-LEAST_POINTS = 8  # snapshots in the terminal phase, half of which a slope is fitted to
+LEAST_POINTS = 4  # snapshots in each of the later thirds of a terminal phase, to which a slope is fitted
 LEAST_SPAN = 3.0  # decades of it
 
 
@@ -101,8 +101,8 @@ def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | 
 
 
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
-    """The slope of each quantity in the later half of its terminal phase; of descents with momentum or none."""
-    if found.history is None or found.descent is None:
+    """The slope of each quantity in the later thirds of its terminal phase; of descents whose course was recorded."""
+    if found.history is None or found.descent is None or len(found.history.step) < 3 * LEAST_POINTS:
         return
     for quantity in rates(problem):
         expected = _expected(_routes(problem, quantity), SLOPES[quantity].power, found.descent)
@@ -125,14 +125,13 @@ def _terminal(quantity: str, problem: Problem, found: Found) -> tuple[np.ndarray
 
 
 def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarray) -> Check:
-    """Decided where the phase is long, its halves agree, and no other mode is nearly as slow."""
+    """Decided where the phase is long, its later thirds agree, and no other mode is nearly as slow."""
     tolerance, measured, steady = SLOPES[quantity].tolerance, np.nan, False
-    if len(steps) >= LEAST_POINTS and logs[0] - logs[-1] >= LEAST_SPAN * np.log(10.0):
-        middle = len(steps) // 2
-        earlier, measured = (
-            float(np.polyfit(steps[half], logs[half], 1)[0]) for half in (slice(middle), slice(middle, None))
-        )
-        steady = abs(measured - earlier) <= tolerance * abs(measured)
+    thirds = [logs <= logs[0] - part * (logs[0] - logs[-1]) / 3 for part in (1, 2)] if len(logs) else []
+    if len(logs) and logs[0] - logs[-1] >= LEAST_SPAN * np.log(10.0) and _points(thirds) >= LEAST_POINTS:
+        second, last = (_fitted(steps, logs, phase) for phase in (thirds[0] & ~thirds[1], thirds[1]))
+        measured = _fitted(steps, logs, thirds[0])
+        steady = abs(last - second) <= tolerance * abs(measured)
     known = expected.alone and steady
     return Check(
         f"slope of log {quantity} per step",
@@ -145,9 +144,19 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
     )
 
 
+def _points(thirds: list[np.ndarray]) -> int:
+    """Snapshots in the shorter of the two later thirds."""
+    return int(min(np.sum(thirds[0] & ~thirds[1]), np.sum(thirds[1])))
+
+
+def _fitted(steps: np.ndarray, logs: np.ndarray, phase: np.ndarray) -> float:
+    """The slope of a phase, by least squares."""
+    return float(np.polyfit(steps[phase], logs[phase], 1)[0])
+
+
 @theorem(
     "terminal rates",
-    paper="here",
+    paper="here, after Zhu et al. 2021 (the landscape)",
     family="landscape and dynamics",
     assumes="what the Hessian spectrum assumes, and gradient descent, with momentum or none, from where it is small",
     applies=applies,
@@ -164,8 +173,8 @@ def terminal_rates(problem: Problem) -> Prediction:
     Products of two other deviations move them too, which is slower where their rates add up to less.
 
     Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
-    between 1e-11 and 1e-5, by least squares in the later half of the snapshots there. Undecided with fewer than eight
-    snapshots or three decades, where the halves' slopes differ by more than the tolerance, where the two slowest rates
-    are closer than 30 %, or where deviations turn as they fall.
+    between 1e-11 and 1e-5; there by least squares over the later two thirds of the decades. Undecided with fewer than
+    three decades, or four snapshots in a third, where the slopes of those thirds differ by more than the tolerance,
+    where the two slowest rates are closer than 30 %, or where deviations turn as they fall.
     """
     return Prediction(rates=rates(problem))
