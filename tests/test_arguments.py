@@ -151,7 +151,7 @@ TABLE = {
         ufm.theory.factor,
         {"rate": 0.1, "learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "power": 1.0},
         {
-            "rate": AT_LEAST_0 | {"-1", "nested", "NaN array", "nan", "inf", "[]"},
+            "rate": {"0", "1.5", "-1", "nested", "[]"},
             "learning_rate": POSITIVE,
             "momentum": {"0"},
             "nesterov": TRUE,
