@@ -45,8 +45,11 @@ SLOPES = {
 Route = tuple[float, ...]  # eigenvalues of modes, the product of whose deviations moves a quantity
 
 
-# modes through which NC1 sees samples out of the means' span: it tilts there, of itself or where the mean moves
-TILTED = ("beyond", "tilt beyond"), ("common", "tilt common"), ("beyond", "mean beyond", "mean")
+# what NC1 and NC3 see of modes out of the means' span, or of the classifier's: as it tilts, of itself or with the mean
+TILTED = {
+    "nc1": [("beyond", "tilt beyond"), ("common", "tilt common"), ("beyond", "mean beyond", "mean")],
+    "nc3": [("rows beyond", "tilt beyond")],
+}
 
 
 def _routes(problem: Problem, quantity: str) -> list[Route]:
@@ -61,10 +64,9 @@ def _routes(problem: Problem, quantity: str) -> list[Route]:
     excess = [mode for mode in moving if mode.of_logits or not mode.invariant]  # a shift of the bias stays at zero
     alone = [(mode.value,) for mode in (excess if quantity == "loss" else moving) if quantity in ("loss", *mode.moves)]
     products: list[tuple[Mode, ...]] = []
-    if quantity == "nc1":
-        for kinds in TILTED:
-            products += itertools.product(*([mode for mode in moving if kind in mode.moves] for kind in kinds))
-    elif quantity in ("nc2", "nc3") and problem.num_classes > 2:
+    for kinds in TILTED.get(quantity, []):
+        products += itertools.product(*([mode for mode in moving if kind in mode.moves] for kind in kinds))
+    if quantity in ("nc2", "nc3") and problem.num_classes > 2:
         pairs = itertools.combinations_with_replacement([mode for mode in moving if mode.of_logits], 2)
         products += [pair for pair in pairs if not all(mode.invariant for mode in pair)]
     return [*alone, *(tuple(mode.value for mode in product) for product in products)] if alone else []
@@ -77,10 +79,17 @@ def rates(problem: Problem) -> dict[str, float]:
 
 
 class _Expected(NamedTuple):
-    """Logarithm of what a step multiplies a quantity by, and whether nothing else is nearly as slow."""
+    """Logarithm of what a step multiplies a quantity by.
+
+    Attributes:
+        slope: the logarithm.
+        alone: whether nothing else is nearly as slow.
+        refutable: whether another slope refutes it; a product's deviations may be too small to be seen.
+    """
 
     slope: float
     alone: bool
+    refutable: bool
 
 
 def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | None:
@@ -97,7 +106,7 @@ def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | 
     rivals = [slope for slope, route in zip(slopes, routes, strict=True) if len(route) <= len(chief)]
     others = [slope for slope in rivals if not np.isclose(slope, slowest, rtol=SAME)]
     turns = any(oscillates(value, descent) for value in chief)
-    return _Expected(float(slowest), not turns and all(other <= APART * slowest for other in others))
+    return _Expected(float(slowest), not turns and all(other <= APART * slowest for other in others), len(chief) == 1)
 
 
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
@@ -140,7 +149,7 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
         error=abs(measured / expected.slope - 1.0),
         tolerance=tolerance,
         certain=known,
-        doubt=0.0 if known else np.inf,
+        doubt=0.0 if known and expected.refutable else np.inf,
     )
 
 
@@ -175,6 +184,7 @@ def terminal_rates(problem: Problem) -> Prediction:
     Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
     between 1e-11 and 1e-5; there by least squares over the later two thirds of the decades. Undecided with fewer than
     three decades, or four snapshots in a third, where the slopes of those thirds differ by more than the tolerance,
-    where the two slowest rates are closer than 30 %, or where deviations turn as they fall.
+    where the two slowest rates are closer than 30 %, or where deviations turn as they fall; and never refuted where a
+    product is slowest, which may be too small to be seen.
     """
     return Prediction(rates=rates(problem))
