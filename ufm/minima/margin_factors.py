@@ -6,10 +6,11 @@ g ≥ 0 and differences e = 0 of logits in a support by the augmented Lagrangian
 by scaling. Not convex: other minima there may be, and no start may find a feasible point where there is none.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
+import scipy.sparse.linalg
 
 from ufm._core.interrupts import check
 from ufm.minima.margins import Priced, Supports
@@ -27,7 +28,6 @@ NEWTON_STEPS = 8  # of differences to zero
 ROUNDED = 1e-13  # violations that are left alone
 SAME = 1e-12  # differences in supports that count as none, of a margin
 BINDS = 1e-6  # a multiplier, of the largest: of a margin that binds
-MOST_SLOPES = 2**22  # numbers of violations' slopes that are formed
 
 
 class Found(NamedTuple):
@@ -48,6 +48,7 @@ class _Posed:
         self.same = supports.wanted.copy()
         self.same[self.rows, self.first] = False
         self.off = ~supports.wanted
+        self.size = (M + self.outputs) * dim + self.outputs * supports.free_bias
 
     def split(self, x: np.ndarray) -> LaneParams:
         """Group means, classifier and bias."""
@@ -69,9 +70,15 @@ class _Posed:
 
     def violations(self, at: LaneParams) -> np.ndarray:
         """(M, K) 1 − margin off the supports, minus the differences to the first wanted logit on them."""
-        Z = at.H @ at.A.T + at.b
+        return np.where(self.off, 1.0, 0.0) + self._leads(at.H @ at.A.T + at.b)
+
+    def along(self, at: LaneParams, step: LaneParams) -> np.ndarray:
+        """(M, K) derivative of the violations along a step."""
+        return self._leads(at.H @ step.A.T + step.H @ at.A.T + step.b)
+
+    def _leads(self, Z: np.ndarray) -> np.ndarray:
         over = Z - Z[self.rows, self.first][:, None]
-        return np.where(self.off, 1.0 + over, -over)
+        return np.where(self.off, over, -over)
 
     def square(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """½(‖A‖² + ‖H‖²) and its slopes."""
@@ -89,8 +96,7 @@ class _Posed:
 def narrow(supports: Supports, dim: int, relaxed: Priced, seed: int, starts: int) -> list[Found]:
     """What the local method finds: from the relaxed solution's largest directions, and from random factors."""
     posed, draw = _Posed(supports, dim), np.random.default_rng(seed)
-    count = (sum(supports.wanted.shape)) * dim
-    size = np.sqrt(2.0 * relaxed.value / count)
+    size = np.sqrt(2.0 * relaxed.value / (sum(supports.wanted.shape) * dim))
     left, right = supports.roots
     split = np.sqrt(relaxed.s[:dim])
     M, K = supports.wanted.shape
@@ -134,23 +140,35 @@ def _minimised(posed: _Posed, x: np.ndarray, scale: float) -> tuple[np.ndarray, 
 
 def _feasible(posed: _Posed, x: np.ndarray, multipliers: np.ndarray) -> Found:
     """The nearest point without differences in supports, scaled to margins of 1; or one where all that bind meet it."""
-    size = np.max(np.abs(multipliers)) * BINDS
-    binding = posed.same | (posed.off & (multipliers > size))
-    points = [_met(posed, x, posed.same)]
-    if np.count_nonzero(binding) * x.size <= MOST_SLOPES:
-        points.append(_met(posed, x, binding))
+    binding = posed.same | (posed.off & (multipliers > BINDS * np.max(np.abs(multipliers))))
+    points = (_met(posed, x, entries) for entries in (posed.same, binding))
     return min((_scaled(posed, point) for point in points), key=lambda found: found.value)
 
 
 def _met(posed: _Posed, x: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """Where these violations are zero, by Newton's least steps."""
+    """Where these violations are zero, by Newton's least steps, which LSMR finds (Fong & Saunders 2011)."""
     for _ in range(NEWTON_STEPS if np.any(entries) else 0):
         at = posed.split(x)
         off = posed.violations(at)[entries]
         if np.max(np.abs(off)) <= ROUNDED:
             break
-        x = x - np.linalg.lstsq(_gradients(posed, at, entries), off, rcond=None)[0]
+        x = x - scipy.sparse.linalg.lsmr(_derivative(posed, at, entries), off, atol=0.0, btol=ROUNDED)[0]
     return x
+
+
+def _derivative(posed: _Posed, at: LaneParams, entries: np.ndarray) -> Any:
+    """Of these violations along x, as a linear operator."""
+
+    def forward(dx):
+        return posed.along(at, posed.split(dx))[entries]
+
+    def backward(weights):
+        spread = np.zeros(entries.shape)
+        spread[entries] = weights
+        return posed.pulled(posed.slopes(spread), at)
+
+    shape = np.count_nonzero(entries), posed.size
+    return scipy.sparse.linalg.LinearOperator(shape, matvec=forward, rmatvec=backward, dtype=np.float64)
 
 
 def _scaled(posed: _Posed, x: np.ndarray) -> Found:
@@ -164,11 +182,3 @@ def _scaled(posed: _Posed, x: np.ndarray) -> Found:
     sizes = np.sqrt(counts @ np.sum(H**2, axis=1)), np.sqrt(copies @ np.sum(A**2, axis=1))
     root, ratio = np.sqrt(margin), np.sqrt(sizes[1] / sizes[0])
     return Found(LaneParams(H * ratio / root, A / ratio / root, b / margin), float(sizes[0] * sizes[1] / margin))
-
-
-def _gradients(posed: _Posed, at: LaneParams, entries: np.ndarray) -> np.ndarray:
-    """Slopes along x of each of these violations, a row each."""
-    groups, outputs = np.nonzero(entries)
-    one = np.zeros((len(groups), *entries.shape))
-    one[np.arange(len(groups)), groups, outputs] = 1.0
-    return np.stack([posed.pulled(posed.slopes(each), at) for each in one])
