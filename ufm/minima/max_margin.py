@@ -129,7 +129,7 @@ class Margin:
 
 @interruptible
 @says("widening margins")
-def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 10000) -> Margin:
+def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 20000) -> Margin:
     """The direction that logits take where nothing bounds them: the cheapest factors with margins of 1, certified.
 
     A cross-entropy without weight decay has no minimum: training goes on for ever, and H, A grow along a direction.
@@ -159,7 +159,8 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
             as cross-entropy does; of targets at least one group that doesn't want every output.
         seed: of the random starting points, which are used where d is less than the convex form needs.
         tol: relative gap that counts as certified, dimensionless.
-        max_steps: of the splitting method, each a singular value decomposition; it takes some hundred.
+        max_steps: of the splitting method, each a singular value decomposition, which takes some hundred; in fewer
+            dimensions function evaluations of each start too, some thousand.
 
     Returns:
         A Margin.
@@ -176,7 +177,7 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
         found = [_factors(supports, relaxed.best)]
         if len(relaxed.best.s) > problem.dim:
             starts = RANDOM_STARTS if supports.wanted.size * problem.dim <= MANY_UP_TO else FEW_STARTS
-            found = narrow(supports, problem.dim, relaxed.best, seed, starts)
+            found = narrow(supports, problem.dim, relaxed.best, seed, starts, max_steps)
     return _margin(problem, seed, tol, relaxed, found, supports)
 
 
@@ -209,16 +210,14 @@ def _margin(
 ) -> Margin:
     """The best of what was found."""
     best = min(found, key=lambda each: each.value)
-    found_any = bool(np.isfinite(best.value))
-    certified = found_any and best.value - relaxed.lower_bound <= tol * best.value
-    settled = certified or (found_any and len(relaxed.best.s) > problem.dim)
+    certified = bool(np.isfinite(best.value)) and best.value - relaxed.lower_bound <= tol * best.value
     H, A, b, _ = best.params
     return Margin(
         problem=problem,
         value=best.value,
         lower_bound=relaxed.lower_bound,
         steps=relaxed.steps,
-        status=Status.CONVERGED if settled else Status.MAX_STEPS,
+        status=Status.CONVERGED if certified or best.settled else Status.MAX_STEPS,
         certified=bool(certified),
         starts=len(found),
         agreed=sum(bool(each.value <= (1.0 + AGREEMENT) * best.value) for each in found),
@@ -233,4 +232,4 @@ def _factors(supports: Supports, best: Priced) -> Found:
     split = np.sqrt(best.s)
     centred = best.logits - (best.logits @ supports.copies / np.sum(supports.copies))[:, None]
     params = LaneParams(best.X * split / left, best.Vt.T * split / right[:, None], supports.bias_of(centred))
-    return Found(params, best.value)
+    return Found(params, best.value, False)
