@@ -1,4 +1,4 @@
-"""The small networks that studies train on handwritten digits: perceptron or convolutional, under any weight decay.
+"""The small networks that studies train, mostly on handwritten digits: perceptron or convolutional, under any decay.
 
 Hidden layers are normalised by batch and cut at zero; on top are features H and a linear classifier (A, b), as in the
 unconstrained features model, and the objective minimised is that model's with the hidden weights θ beside it:
@@ -35,6 +35,8 @@ class Architecture:
     """K, number of classes."""
     linear: bool = False
     """Whether the features are an affine function of the layer below, neither normalised nor cut at zero."""
+    inputs: int = SIDE**2
+    """Numbers that a perceptron's samples are made of; convolutions take the digits' pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +191,7 @@ def start(architecture: Architecture, numbers: Numbers, classifier: np.ndarray |
     for above in architecture.channels:
         layers.append(normalised(normal((3, 3, below, above), 9 * below, 2.0), above))
         below, side = above, (side + 1) // 2
-    below *= side**2
+    below = below * side**2 if architecture.channels else architecture.inputs
     for j, above in enumerate(widths):
         linear = architecture.linear and j == len(widths) - 1
         layers.append(normalised(normal((above, below), below, 1.0 if linear else 2.0), above))

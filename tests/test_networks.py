@@ -31,6 +31,13 @@ def test_batches_estimate_the_objective_of_the_model(study):
     np.testing.assert_allclose(np.mean(batches), whole, rtol=1e-6)  # float32
 
 
+def test_perceptrons_take_samples_of_any_size(study):
+    networks = study("networks")
+    network, _ = network_of(networks, widths=(5, 4), num_classes=3, inputs=2)
+    assert [layer.W.shape for layer in network.layers] == [(5, 2), (4, 5)]
+    assert networks.hidden(network, jnp.ones((7, 2), jnp.float32))[0].shape == (7, 4)
+
+
 def test_convolution_is_a_convolution(study):
     """The product with patches, against JAX's own convolution with the same padding and stride."""
     networks = study("networks")

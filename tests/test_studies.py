@@ -21,7 +21,7 @@ PUBLIC = (ufm, ufm.console, ufm.geometry, ufm.metrics, ufm.plot, ufm.sweeps, ufm
 PUBLIC = {module.__name__ for module in (*PUBLIC, deep_linear, deep_relu, landscape)}
 PUBLIC |= {module.__name__ for module in (next_tokens, regression, symmetric_designs, solver)}
 INTERNAL = {"products.py"}  # times what is internal
-SHARED = {"handwriting", "networks", "benchmark"}
+SHARED = {"handwriting", "networks", "flows", "benchmark"}
 
 
 def used(file):
@@ -288,6 +288,37 @@ def assert_merging(module, table):
     for standing in module.PAIRS:
         at = table.sel(standing=standing)
         np.testing.assert_allclose(at.surplus, module.predicted_surplus(at, table.near.values), atol=1e-6)
+
+
+def test_the_flow_turns_to_the_largest_margin_and_networks_collapse_where_kernels_separate(study, written):
+    module = study("max_margin")
+    table = module.data(module.Config(points=12, per_ring=30, widths=(32, 16, 4), decay=3e-3, epochs=1000, pixels=16))
+    assert all(off < 1e-6 for off in module.differences(table).values())
+    assert (table.gap < 1e-8).all()
+    late = table.isel(log_time=slice(-4, None))
+    assert (late.margin.diff("log_time") > 0).all()
+    assert (late.margin > 0.9).all()
+    assert (late.margin <= 1).all()
+    end = table.isel(log_time=-1)
+    np.testing.assert_allclose(end.angle, end.predicted_angle, rtol=0.03)
+    np.testing.assert_allclose(end.loss_scaled, 1.0, atol=0.03)  # less by log log t/log t
+    np.testing.assert_allclose(end.loss_scaled.sel(classes="balanced"), end.simplex_loss_scaled[0], rtol=2e-3)
+    wide = end.sel(room="d > K − 1")
+    np.testing.assert_allclose(wide.trace_ratio, wide.predicted_ratio, rtol=0.05)
+    assert (wide.nc1 < 1e-3 * wide.trace_ratio).all()  # which sees what lies in the span of the means alone
+    right = table.right
+    assert float(right.sel(rule="linear")) < 0.6
+    assert (right.isel(rule=slice(1, None)) > 0.95).all()
+    ratio = table["features/trace_ratio"]
+    assert float(ratio.sel(rule="network")) < 0.1 * float(ratio.sel(rule=list(module.KERNELS)).min())
+    out, _ = written(module, table)
+    assert "two classes, free bias" in out
+
+
+@pytest.mark.parametrize("changes", [{"wide": 3}, {"decades": 1.0}, {"decades": 301.0}])
+def test_flows_of_too_few_dimensions_or_beyond_doubles_are_refused(study, changes):
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} = .* needed"):
+        study("max_margin").Config(**changes)
 
 
 def test_bigrams_are_those_of_a_text_in_a_circle_whatever_its_order(study):

@@ -7,8 +7,10 @@ from ufm import geometry as geometry
 from ufm import metrics as metrics
 from ufm import targets as targets
 from ufm._core.archive import load as load
+from ufm._core.spectra import Spectrum as Spectrum
 from ufm._core.status import Status as Status
 from ufm.hessian import curvature as curvature
+from ufm.hessian import spectrum as spectrum
 from ufm.metrics.definitions import Metrics as Metrics
 from ufm.metrics.measurement import measure as measure
 from ufm.metrics.recorder import Recorder as Recorder

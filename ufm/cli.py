@@ -311,12 +311,15 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Theorems:
-    """List the theorems known, with their papers and what they assume."""
+    """List the theorems known, family by family, with their papers and what they assume."""
 
     def __call__(self) -> int:
         """Print the list."""
-        for theorem in ufm.theorems():
-            print(f"{theorem.name} ({theorem.paper})\n  assumes: {theorem.assumes}\n  predicts: {theorem.predicts}")
+        families: dict[str, list[str]] = {}
+        for known in ufm.theorems():
+            said = f"{known.name} ({known.paper})\n  assumes: {known.assumes}\n  predicts: {known.predicts}"
+            families.setdefault(known.family, []).append(said)
+        print("\n\n".join("\n".join([family.upper(), *said]) for family, said in families.items()))
         return 0
 
 

@@ -14,7 +14,8 @@ from ufm._core.blas import one_thread
 from ufm._core.checks import instance, shown
 from ufm._core.interrupts import interruptible
 from ufm._core.progress import says
-from ufm.hessian import dense_curvature
+from ufm._core.spectra import distance
+from ufm.hessian import dense_curvature, dense_spectrum
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_columns
 from ufm.metrics.measurement import measure
@@ -221,6 +222,7 @@ def _of_optimum(best: Optimum) -> Found:
         history=None,
         lift=lambda: best.params,
         curve=lambda: _smallest_curvature(best.problem, best.params),
+        lines=lambda: dense_spectrum(best.problem, best.params),
         minimum=_minimum,
     )
 
@@ -245,7 +247,9 @@ def _of_run(run: Run) -> Found:
         history=run.history,
         lift=lambda: params,
         curve=lambda: _smallest_curvature(problem, params),
+        lines=lambda: dense_spectrum(problem, params),
         minimum=_minimum,
+        descent=run.descent,
     )
 
 
@@ -363,9 +367,17 @@ def _geometry(
     yield from _sizes(prediction, counts, found)
     yield from _biases(prediction, found)
     yield from _coincidences(prediction, found.classifier)
+    yield from _spectra(prediction, found)
     for name, predicted in prediction.metrics.items():
         measured = float(getattr(found.metrics, name))
         yield name, float(predicted), measured, abs(measured - predicted)
+
+
+def _spectra(prediction: Prediction, found: Found) -> Iterator[tuple[str, str, str, float]]:
+    """Where the Hessian can be formed, the largest difference of eigenvalues in order, relative to the largest."""
+    if prediction.spectrum is not None and found.spectrum is not None:
+        said, seen = (f"{len(each.values)} values" for each in (prediction.spectrum, found.spectrum))
+        yield "Hessian spectrum", said, seen, distance(prediction.spectrum, found.spectrum)
 
 
 def _degeneracy(prediction: Prediction, found: Found) -> Iterator[tuple[str, bool, bool, float]]:

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from ufm._core.checks import instance
+from ufm._core.descent import factor as factor
 from ufm.model.problem import Problem
 from ufm.theory.formulas import is_about as is_about
 from ufm.theory.formulas import is_plain as is_plain

@@ -7,10 +7,10 @@ with K×K matrices F and G whose rows sum to zero. With the pull U = −√n ∂
     2 d²f = (1/K) Σ_k ⟨dz_k, ∇²ℓ_k dz_k⟩ − 2c⟨PF, G⟩ − 2c_J⟨(J/K)F, G⟩ + λ_H‖F‖² + λ_A‖G‖² + λ_b‖db‖²,
     dZ = (a F + x Gᵀ)/√n + 1dbᵀ.
 
-∇²ℓ_k is `across` on rows that sum to zero, with `own` more for the square of the own class's entry, and `shift` on rows
-that are constant. F and G are of R^K ⊗ (K − 1) = 1 + 2·standard + symmetric + antisymmetric, and the bias is 1 + standard:
-a few numbers each of which a small matrix is the Hessian, as often as the representation has dimensions. Moves out of
-the span don't touch the logits; moves of samples about their means meet λ_H and their own ∇²ℓ_k alone.
+∇²ℓ_k is `across` on rows that sum to zero, with `own` more for the square of the own class's entry, and `shift` on
+rows that are constant. F and G are of R^K ⊗ (K − 1) = 1 + 2·standard + symmetric + antisymmetric, the bias of 1 +
+standard: a few numbers for each representation, whose Hessian is a small matrix, as often as that has dimensions. Moves
+out of the span don't touch the logits; moves of samples about their means meet λ_H and their own ∇²ℓ_k alone.
 """
 
 import dataclasses
@@ -33,14 +33,19 @@ class Mode(NamedTuple):
     Attributes:
         value: the eigenvalue.
         multiplicity: how many there are.
-        moves: what changes to first order (of nc1 and trace_ratio, which are squares: in its root) along them.
-        of_logits: whether the logits do.
+        moves: what changes to first order (of nc1 and trace_ratio, which are squares: in its root) along them. Samples
+            about their means also move "beyond" the means' span or along the "common" mode, where nc1 sees them once
+            the span tilts there, by "tilt beyond" or "tilt common"; and the features' "mean" moves, in the span or, by
+            "mean beyond", out of it, as that of the classifier's "rows beyond".
+        of_logits: whether the logits that the loss sees do.
+        invariant: whether permutations of the classes leave them as they are.
     """
 
     value: float
     multiplicity: int
     moves: tuple[str, ...] = ()
     of_logits: bool = True
+    invariant: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -176,11 +181,11 @@ class _Block:
         self.matrix += weight * np.outer(row, row)
         self.logits.append(np.sqrt(weight) * row)
 
-    def modes(self, multiplicity: int, **responses: list[np.ndarray]) -> Iterator[Mode]:
-        """One for each eigenvector, with the metrics of which a response is not zero along it."""
+    def modes(self, multiplicity: int, responses: dict[str, list[np.ndarray]] | None = None) -> Iterator[Mode]:
+        """One for each eigenvector, with what has a response that is not zero along it."""
         values, vectors = np.linalg.eigh(self.matrix)
         for value, vector in zip(values, vectors.T, strict=True):
-            moved = tuple(name for name, rows in responses.items() if _touched(rows, vector))
+            moved = tuple(name for name, rows in (responses or {}).items() if _touched(rows, vector))
             yield Mode(float(value), multiplicity, moved, _touched(self.logits, vector))
 
 
@@ -195,11 +200,11 @@ def _trivial(at: Optimum) -> Iterator[Mode]:
     sizes = _Block(f=at.lambda_H, g=at.lambda_A)
     sizes.pulled("f", "g", at.c)
     sizes.seen(at.radial / at.K, sizes.row(f=at.a, g=at.x) / root)
-    yield from sizes.modes(1)
+    yield from (mode._replace(invariant=True) for mode in sizes.modes(1))
     shared = _Block(**({"f": at.lambda_H, "g": at.lambda_A} if at.alive else {}), **_bias(at))
     shared.pulled("f", "g", at.common)
     shared.seen(at.shift / at.K, shared.row(f=at.a1 / root, g=at.x1 / root, b=np.sqrt(at.K)))
-    yield from shared.modes(1)
+    yield from (mode._replace(invariant=True) for mode in shared.modes(1))
 
 
 def _standard(at: Optimum) -> Iterator[Mode]:
@@ -221,7 +226,9 @@ def _standard(at: Optimum) -> Iterator[Mode]:
     block.seen(at.own / at.K, np.sqrt(1 - 2 / at.K) * of_pair + of_mean / np.sqrt(at.K))
     block.seen(at.shift / at.K, of_rows)
     shapes = [block.row(f=at.a), block.row(g=at.x)]
-    yield from block.modes(at.K - 1, nc2=shapes[:1] if at.K > 2 else [], nc3=[*shapes, of_rows])
+    responses = {"nc2": shapes[:1] if at.K > 2 else [], "nc3": [*shapes, of_rows], "tilt common": [block.row(f2=1.0)]}
+    responses["mean"] = [block.row(f1=1.0)]
+    yield from block.modes(at.K - 1, responses)
 
 
 def _symmetric(at: Optimum) -> Iterator[Mode]:
@@ -230,7 +237,7 @@ def _symmetric(at: Optimum) -> Iterator[Mode]:
     block.pulled("f", "g", at.c)
     of_logits = block.row(f=at.a, g=at.x) / np.sqrt(at.n)
     block.seen(at.across / at.K, of_logits)
-    yield from block.modes(at.K * (at.K - 3) // 2, nc2=[block.row(f=at.a)], nc3=[of_logits])
+    yield from block.modes(at.K * (at.K - 3) // 2, {"nc2": [block.row(f=at.a)], "nc3": [of_logits]})
 
 
 def _antisymmetric(at: Optimum) -> Iterator[Mode]:
@@ -239,15 +246,16 @@ def _antisymmetric(at: Optimum) -> Iterator[Mode]:
     block.pulled("f", "g", at.c)
     of_logits = block.row(f=at.a, g=-at.x) / np.sqrt(at.n)
     block.seen(at.across / at.K, of_logits)
-    yield from block.modes((at.K - 1) * (at.K - 2) // 2, nc3=[of_logits])
+    yield from block.modes((at.K - 1) * (at.K - 2) // 2, {"nc3": [of_logits]})
 
 
 def _beyond(at: Optimum) -> Iterator[Mode]:
     """Dimensions that the means don't span: logits stay, and only the pull joins the factors."""
-    for pull, multiplicity in ((at.c, at.K - 1), (at.common, 1)):
+    named = {"tilt beyond": "f"}, {"mean beyond": "f", "rows beyond": "g"}
+    for pull, multiplicity, names in zip((at.c, at.common), (at.K - 1, 1), named, strict=True):
         block = _Block(f=at.lambda_H, g=at.lambda_A)
         block.pulled("f", "g", pull)
-        yield from block.modes(at.q * multiplicity)
+        yield from block.modes(at.q * multiplicity, {name: [block.row(**{of: 1.0})] for name, of in names.items()})
 
 
 def _within(at: Optimum) -> Iterator[Mode]:
@@ -256,8 +264,8 @@ def _within(at: Optimum) -> Iterator[Mode]:
     inside = ("nc1", "trace_ratio")
     yield Mode(at.lambda_H + scale * at.across * at.a**2, several * (at.K - 2), inside)
     yield Mode(at.lambda_H + scale * at.radial * at.a**2, several, inside)
-    yield Mode(at.lambda_H + scale * at.shift * at.a1**2, several * at.alive, ("trace_ratio",))
-    yield Mode(at.lambda_H, several * at.q, ("trace_ratio",), of_logits=False)
+    yield Mode(at.lambda_H + scale * at.shift * at.a1**2, several * at.alive, ("trace_ratio", "common"))
+    yield Mode(at.lambda_H, several * at.q, ("trace_ratio", "beyond"), of_logits=False)
 
 
 def _bias(at: Optimum) -> dict[str, float]:

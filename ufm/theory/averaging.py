@@ -57,6 +57,7 @@ def _divergence(problem: Problem, Z: np.ndarray, Z_bar: np.ndarray) -> np.ndarra
 @theorem(
     "Averaging within classes",
     paper="E & Wojtowytsch 2022; Zhu et al. 2021",
+    family="any problem",
     assumes="cross-entropy, label smoothing or squared error; features not on a sphere; any counts",
     applies=_applies,
     checks=_checks,

@@ -13,6 +13,7 @@ from ufm.theory.registry import Prediction, theorem
 @theorem(
     "simplex ETF",
     paper="Zhu et al. 2021",
+    family="balanced classes",
     assumes="cross-entropy, balanced classes, d ≥ K − 1, weight decay on A and H, any bias",
     applies=lambda problem: _applies(problem, CrossEntropy),
 )
@@ -35,6 +36,7 @@ def cross_entropy(problem: Problem) -> Prediction:
 @theorem(
     "simplex ETF under label smoothing",
     paper="Zhou et al. 2022",
+    family="balanced classes",
     assumes="label smoothing, balanced classes, d ≥ K − 1, weight decay on A and H, any bias",
     applies=lambda problem: _applies(problem, LabelSmoothing),
 )

@@ -173,6 +173,7 @@ def _features(problem: Problem, theirs: Directions, product: np.ndarray) -> np.n
 @theorem(
     "deep linear regression by jumps",
     paper="Dang et al. 2023 (class labels); here for any targets",
+    family="depth",
     assumes=(
         "squared error, linear hidden layers of any widths, any counts or real targets of one weight, "
         "weight decay on every factor, no or a free bias"
@@ -243,6 +244,7 @@ def _is_balanced(problem: Problem) -> bool:
 @theorem(
     "deep linear frame",
     paper="Dang et al. 2023",
+    family="depth",
     assumes="squared error, linear hidden layers, balanced classes, weight decay on every factor, no or a free bias",
     applies=_is_balanced,
     any_depth=True,

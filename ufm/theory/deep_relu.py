@@ -159,6 +159,7 @@ def _lives(model: Model, root: float) -> bool | None:
 @theorem(
     "deep ReLU of two classes",
     paper="Súkeník et al. 2023",
+    family="depth",
     assumes="squared error, ReLU hidden layers of two or more, two balanced classes, all factors decayed, no bias",
     applies=_is_of_two,
     checks=_collapse_of_two,
@@ -195,6 +196,7 @@ def two_classes(problem: Problem) -> Prediction:
 @theorem(
     "deep ReLU constructions",
     paper="Súkeník et al. 2024 (low rank); here with a lower bound",
+    family="depth",
     assumes="squared error, ReLU hidden layers, three or more balanced classes, weight decay on every factor, no bias",
     applies=_is_of_more,
     checks=_balance,

@@ -62,6 +62,7 @@ def _shape(problem: Problem, q: np.ndarray) -> dict[str, Any]:
 @theorem(
     "fixed simplex ETF under cross-entropy",
     paper="Yang et al. 2022",
+    family="constraints",
     assumes="cross-entropy (or label smoothing short of its targets), classifier fixed to a simplex ETF, no bias; "
     "features on a sphere, in a ball, or decayed; any counts and class weights",
     applies=_applies_to_cross_entropy,
@@ -106,6 +107,7 @@ def _norm(phi: Any, weight: float, gain: float, decay: float, radius: float) -> 
 @theorem(
     "fixed simplex ETF under dot regression",
     paper="Yang et al. 2022",
+    family="constraints",
     assumes="dot regression, classifier fixed to a simplex ETF, no bias; features in a ball, on a sphere (d ≥ 2), or "
     "decayed; any counts and class weights",
     applies=lambda problem: (

@@ -21,6 +21,7 @@ def _applies(problem: Problem) -> bool:
 @theorem(
     "simplex ETF under focal loss",
     paper="Zhou et al. 2022",
+    family="balanced classes",
     assumes="focal loss, balanced classes, d ≥ K − 1, weight decay on A and H; with a bias κ(K−1) < min(1, −φ'(0))",
     applies=_applies,
 )

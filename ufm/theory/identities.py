@@ -47,6 +47,7 @@ def _norm(x: np.ndarray) -> float:
 @theorem(
     "identities of any targets",
     paper="Zhu et al. 2021 (balancedness); Andriopoulos et al. 2024; here for any targets",
+    family="any problem",
     assumes="any targets and loss, free factors with weight decay, any bias and d",
     applies=is_told,
     checks=_checks,

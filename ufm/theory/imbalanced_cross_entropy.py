@@ -49,6 +49,7 @@ def _is_smoothed(problem: Problem) -> bool:
 @theorem(
     "total collapse",
     paper="Dang et al. 2024",
+    family="imbalanced classes",
     assumes="cross-entropy or label smoothing, weight decay on A and H; any counts, class weights, bias and d",
     applies=lambda problem: _is_smoothed(problem) and not (problem.balanced and problem.dim >= problem.num_classes - 1),
 )
@@ -66,6 +67,7 @@ def total_collapse(problem: Problem) -> Prediction:
 @theorem(
     "minority collapse",
     paper="Fang et al. 2021; Dang et al. 2024",
+    family="imbalanced classes",
     assumes="cross-entropy or label smoothing, imbalanced, weight decay on A and H, d ≥ rank of the optimal logits",
     applies=lambda problem: _is_smoothed(problem) and not problem.balanced and problem.dim >= _rank(problem),
 )
@@ -105,6 +107,7 @@ def _listed(groups: list[np.ndarray]) -> tuple[tuple[int, ...], ...]:
 @theorem(
     "two groups of classes",
     paper="Fang et al. 2021; Hong & Ling 2023; Dang et al. 2024",
+    family="imbalanced classes",
     assumes="cross-entropy or label smoothing, two kinds of classes by count and weight, weight decay on A and H, any "
     "bias, d ≥ rank of the optimal logits",
     applies=lambda problem: _is_smoothed(problem) and len(_kinds(problem)) == 2 and problem.dim >= _rank(problem),

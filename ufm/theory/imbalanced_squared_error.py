@@ -19,6 +19,7 @@ def _applies_without_bias(problem: Problem) -> bool:
 @theorem(
     "general orthogonal frame",
     paper="Dang et al. 2023",
+    family="imbalanced classes",
     assumes="squared error, any counts, no bias, weight decay on A and H; with unequal class weights d ≥ classes alive",
     applies=_applies_without_bias,
 )
@@ -65,6 +66,7 @@ def _shrunk(problem: Problem) -> np.ndarray:
 @theorem(
     "centred frame of imbalanced classes",
     paper="Dang et al. 2023",
+    family="imbalanced classes",
     assumes="squared error, any counts, free bias, equal class weights, weight decay on A and H",
     applies=lambda problem: (
         is_plain(problem, SquaredError)

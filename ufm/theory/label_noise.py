@@ -58,6 +58,7 @@ def _labelled(problem: Problem) -> Problem:
 @theorem(
     "label noise",
     paper="Nguyen et al. 2023; Zhou et al. 2022 (smoothing)",
+    family="targets",
     assumes="cross-entropy or label smoothing, a group for each class with targets (1−α)I + αJ/K: features shared by "
     "the clean class, labels wrong at random; any counts and weights, weight decay on A and H, any bias and d",
     applies=lambda problem: is_told(problem, *CROSS_ENTROPIES) and as_labels(problem) is not None,

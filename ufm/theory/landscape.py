@@ -106,6 +106,7 @@ def _applies(problem: Problem) -> bool:
 @theorem(
     "strict saddles",
     paper="Zhu et al. 2021 (d > K; here from the relaxed rank on)",
+    family="landscape and dynamics",
     assumes="convex loss, balanced, free factors with decay, d ≥ K − 1 (cross-entropies or free bias) or d ≥ K",
     applies=_applies,
     checks=_checks,

@@ -65,6 +65,7 @@ def _applies(problem: Problem) -> bool:
 @theorem(
     "probabilities linear in decay",
     paper="here, after Zhu et al. 2021 (class labels)",
+    family="targets",
     assumes="cross-entropy or label smoothing, targets whose symmetry fixes the logits' singular vectors at little "
     "enough decay, weight decay on A and H, any bias that then stays zero, d ≥ relaxed rank",
     applies=_applies,

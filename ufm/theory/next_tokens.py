@@ -106,6 +106,7 @@ def _applies(problem: Problem) -> bool:
 @theorem(
     "next tokens",
     paper="Thrampoulidis 2024; Zhao et al. 2024",
+    family="vanishing weight decay",
     assumes="cross-entropy, targets with zeros (contexts that few tokens follow), weight decay on A and H, any bias, "
     "d ≥ relaxed rank; the direction without bias, λ_A, λ_H → 0",
     applies=_applies,

@@ -23,6 +23,7 @@ def _applies(problem: Problem, *losses: type) -> bool:
 @theorem(
     "non-negative orthogonal frame",
     paper="Tirer & Bruna 2022; Súkeník et al. 2023; Dang et al. 2024",
+    family="constraints",
     assumes="squared error, non-negative features, no bias, d ≥ K, decay on A and H; any counts and class weights",
     applies=lambda problem: _applies(problem, SquaredError) and problem.bias_kind == "none",
 )
@@ -41,6 +42,7 @@ def non_negative_frame(problem: Problem) -> Prediction:
 @theorem(
     "non-negative orthogonal frame with a free bias",
     paper="Tirer & Bruna 2022; Súkeník et al. 2023; Dang et al. 2024",
+    family="constraints",
     assumes="squared error, non-negative features, free bias, balanced classes, d ≥ K, weight decay on A and H",
     applies=lambda problem: _applies(problem, SquaredError) and problem.bias_kind == "free" and problem.balanced,
 )
@@ -86,6 +88,7 @@ def _decouples(problem: Problem) -> bool:
 @theorem(
     "non-negative features decouple classes",
     paper="Dang et al. 2024",
+    family="constraints",
     assumes="cross-entropy or label smoothing, non-negative features, d ≥ K, weight decay on A and H; any counts and "
     "class weights without bias, balanced classes and K > 2 with any",
     applies=_decouples,

@@ -34,6 +34,7 @@ def _margin(problem: Problem, product: Any) -> Any:
 @theorem(
     "simplex ETF of bounded norms",
     paper="Graf et al. 2021; Lu & Steinerberger 2022; E & Wojtowytsch 2022; Yaras et al. 2022; Fang et al. 2021",
+    family="constraints",
     assumes="cross-entropy (or label smoothing short of its targets), balanced, d ≥ K − 1, spheres or balls (of each "
     "row or the mean) for features, classifier or both, any decay, any bias",
     applies=_applies,

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from ufm._core.checks import flag, function, shown
+from ufm._core.descent import Descent
 from ufm._core.repr import call, unusual
+from ufm._core.spectra import Spectrum
 from ufm.metrics.definitions import Metrics
 from ufm.metrics.history import History
 from ufm.model.params import Params
 from ufm.model.problem import Problem
 
 GEOMETRY = 1e-6  # tolerance of what describes a minimiser: Grams, norms, singular values, relative; and metrics
+OTHER = "others"  # the family of theorems that name none
 THEOREMS: dict[str, "Theorem"] = {}
 
 Quantity = float | bool | str | np.ndarray | list[float] | tuple[tuple[int, ...], ...]
@@ -40,6 +43,9 @@ class Prediction:
         dead: (K,) which classes have a zero classifier row and zero features.
         merged: groups of classes whose classifier rows coincide, zero ones too, largest groups first; () where none do.
         metrics: values of fields of `ufm.Metrics`.
+        spectrum: `Spectrum` of the objective's Hessian.
+        rates: of quantities ~ exp(−rate · t) along the gradient flow, by name: nc1, trace_ratio, nc2, nc3, and loss for
+            the objective's excess; in the unit of the spectrum. `ufm.theory.factor` makes steps of descent of them.
         thresholds: by name, in the unit that the name says; for reading, nothing is measured against them.
     """
 
@@ -58,6 +64,8 @@ class Prediction:
     dead: np.ndarray | None = None
     merged: tuple[tuple[int, ...], ...] | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    spectrum: Spectrum | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -126,6 +134,8 @@ class Found:
         history: `History` of the training run that ended there; None of an optimum.
         lift: gives `params`.
         curve: gives `curvature`.
+        lines: gives `spectrum`.
+        descent: what gradient descent the run was, as far as that is known.
         minimum: a problem's certified minimum, found by the solver, as another `Found`.
     """
 
@@ -142,6 +152,8 @@ class Found:
     lift: Callable[[], Params]
     curve: Callable[[], float | None]
     minimum: Callable[[Problem], "Found"]
+    lines: Callable[[], Spectrum | None] = lambda: None
+    descent: Descent | None = None
 
     @ft.cached_property
     def params(self) -> Params:
@@ -152,6 +164,11 @@ class Found:
     def curvature(self) -> float | None:
         """Smallest eigenvalue of the Hessian of the objective; None where it is too large to be formed."""
         return self.curve()
+
+    @ft.cached_property
+    def spectrum(self) -> Spectrum | None:
+        """Spectrum of the Hessian of the objective; None where it is too large to be formed."""
+        return self.lines()
 
     def of_minimiser(
         self,
@@ -194,6 +211,7 @@ class Theorem:
     Attributes:
         name: what it is called here.
         paper: authors and year.
+        family: of theorems, under which it is listed.
         assumes: when it applies, in words.
         predicts: what it says, in words.
         applies: whether a problem meets the assumptions.
@@ -205,6 +223,7 @@ class Theorem:
 
     name: str
     paper: str
+    family: str = OTHER
     assumes: str
     predicts: str
     applies: Callable[[Problem], bool]
@@ -226,6 +245,7 @@ def theorem(
     name: str,
     *,
     paper: str,
+    family: str = OTHER,
     assumes: str,
     applies: Callable[[Problem], bool],
     checks: Checks = nothing_more,
@@ -243,6 +263,7 @@ def theorem(
         @theorem(
             "mine",
             paper="me",
+            family="conjectures",
             assumes="cross-entropy, weight decay on both factors",
             applies=lambda problem: is_plain(problem, ufm.CrossEntropy),
             checks=centred,
@@ -254,6 +275,7 @@ def theorem(
     Args:
         name: what it is called. A module that registers the name again replaces what it registered.
         paper: authors and year.
+        family: of theorems that belong together, under which `ufm theorems` lists it.
         assumes: when it applies, in words.
         applies: a function of a problem that says whether it does.
         checks: a function of a problem and what was `Found` for it that yields a `Check` for each statement that is no
@@ -266,7 +288,7 @@ def theorem(
         ValueError: where a text is missing, that docstring too, a function is none, or a theorem of another module has
             the name.
     """
-    for said, text in (("name", name), ("paper", paper), ("assumes", assumes)):
+    for said, text in (("name", name), ("paper", paper), ("family", family), ("assumes", assumes)):
         _text(said, text)
     function("applies", applies, "a function of a problem")
     function("checks", checks, "a function of a problem and what was found")
@@ -277,6 +299,7 @@ def theorem(
         THEOREMS[name] = Theorem(
             name=name,
             paper=paper,
+            family=family,
             assumes=assumes,
             predicts=_text("predict.__doc__", predict.__doc__).splitlines()[0],
             applies=applies,

@@ -110,6 +110,7 @@ def _nrc(problem: Problem, theirs: Spectrum, found: Found) -> dict[str, float]:
 @theorem(
     "regression by spectral thresholding",
     paper="Andriopoulos et al. 2024",
+    family="targets",
     assumes="squared error, any real targets of one weight, weight decay on A and H, no or a free bias, any d",
     applies=lambda problem: (
         is_told(problem, SquaredError) and problem.bias_kind != "regularised" and same_weights(problem)

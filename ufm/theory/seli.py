@@ -59,6 +59,7 @@ def _applies(problem: Problem, bias_kind: str) -> bool:
 @theorem(
     "simplex-encoded labels",
     paper="Thrampoulidis et al. 2022",
+    family="vanishing weight decay",
     assumes="cross-entropy, any counts and class weights, no bias, d ≥ K − 1, λ_A, λ_H → 0",
     applies=lambda problem: _applies(problem, "none"),
     checks=_checks,
@@ -76,6 +77,7 @@ def simplex_encoded_labels(problem: Problem) -> Prediction:
 @theorem(
     "simplex-encoded labels with a free bias",
     paper="after Thrampoulidis et al. 2022",
+    family="vanishing weight decay",
     assumes="cross-entropy, any counts and class weights, free bias, d ≥ K − 1, λ_A, λ_H → 0",
     applies=lambda problem: _applies(problem, "free"),
     checks=_checks,

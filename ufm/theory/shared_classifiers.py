@@ -109,6 +109,7 @@ def _applies(problem: Problem) -> bool:
 @theorem(
     "outputs that share a classifier",
     paper="Fang et al. 2021 and Dang et al. 2024 (class labels: minority collapse); here for any targets",
+    family="targets",
     assumes="cross-entropy, label smoothing or squared error; any targets that exchanging two outputs leaves as they "
     "are, with an exchange of groups of equal count and weight; weight decay on A and H, any bias, d ≥ relaxed rank",
     applies=_applies,

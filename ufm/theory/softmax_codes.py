@@ -30,6 +30,7 @@ def _polygon_loss(problem: Problem) -> float:
 @theorem(
     "one-vs-rest distance of softmax codes",
     paper="Jiang et al. 2023; Alcala et al. 2026",
+    family="constraints",
     assumes="cross-entropy, features and classifier on spheres, no bias, K > d + 1 > 2; any counts and class weights",
     applies=_applies,
 )
@@ -65,6 +66,7 @@ def one_vs_rest(problem: Problem) -> Prediction:
 @theorem(
     "regular polygon",
     paper="Jiang et al. 2023",
+    family="constraints",
     assumes="conjecture: cross-entropy, balanced, features and classifier on spheres in the plane, no bias, K > 3",
     applies=lambda problem: _applies(problem) and problem.dim == 2 and problem.balanced,
 )

@@ -13,6 +13,7 @@ from ufm.theory.registry import Prediction, theorem
 @theorem(
     "orthogonal frame to simplex ETF",
     paper="Zhou et al. 2022 (MSE); Tirer & Bruna 2022; Dang et al. 2023",
+    family="balanced classes",
     assumes="squared error, balanced classes, weight decay on A and H, any bias, any d",
     applies=lambda problem: is_plain(problem, SquaredError) and problem.balanced,
 )

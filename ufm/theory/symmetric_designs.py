@@ -173,6 +173,7 @@ def _is_near(problem: Problem) -> bool:
 @theorem(
     "symmetric designs",
     paper="Li et al. 2024 (many labels); Fisher et al. 2024 (mixup); here for any symmetric targets",
+    family="targets",
     assumes="cross-entropy or label smoothing, any targets that outputs enter alike, such as all sets of a size or all "
     "ordered pairs of classes; d ≥ K − 1, weight decay on A and H, any bias, below total collapse",
     applies=_applies,

@@ -9,6 +9,7 @@ from ufm.theory.registry import Prediction, theorem
 @theorem(
     "total collapse of any targets",
     paper="Dang et al. 2024 (class labels); here for any targets",
+    family="imbalanced classes",
     assumes="any targets, cross-entropy, label smoothing or squared error, weight decay on A and H, any bias and d",
     applies=lambda problem: is_told(problem, *LOSSES),
     any_targets=True,

@@ -1,0 +1,190 @@
+"""How fast gradient descent approaches a balanced optimum: the slopes of NC1–NC3 and of the objective."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ufm._core.descent import Descent, factor, oscillates
+from ufm.model.problem import Problem
+from ufm.theory._modes import Mode, applies, modes
+from ufm.theory.registry import Check, Found, Prediction, theorem
+
+FLAT = 1e-12  # of the largest eigenvalue: one that is zero but for rounding
+SAME = 1e-9  # relative, of rates that are one but for rounding
+APART = 1.3  # by which factor the two slowest rates must differ, for a slope to be that of the slowest
+LEAST_POINTS = 4  # snapshots in each of the later thirds of a terminal phase, to which a slope is fitted
+LEAST_SPAN = 3.0  # decades of it
+
+
+class Slope(NamedTuple):
+    """How a quantity's terminal phase is told.
+
+    Attributes:
+        power: of deviations, which it goes like.
+        least, most: between which it is in the terminal phase: above rounding, below what isn't linear.
+        tolerance: relative, of its slope.
+    """
+
+    power: int
+    least: float
+    most: float
+    tolerance: float
+
+
+SLOPES = {
+    "nc1": Slope(2, 1e-24, 1e-8, 0.01),
+    "trace_ratio": Slope(2, 1e-24, 1e-8, 0.01),
+    "nc2": Slope(1, 1e-12, 1e-3, 0.05),
+    "nc3": Slope(1, 1e-12, 1e-3, 0.05),
+    "loss": Slope(2, 1e-11, 1e-5, 0.05),  # its excess over the minimum, relative to that
+}
+
+
+Route = tuple[float, ...]  # eigenvalues of modes, the product of whose deviations moves a quantity
+
+
+# what NC1 and NC3 see of modes out of the means' span, or of the classifier's: as it tilts, of itself or with the mean
+TILTED = {
+    "nc1": [("beyond", "tilt beyond"), ("common", "tilt common"), ("beyond", "mean beyond", "mean")],
+    "nc3": [("rows beyond", "tilt beyond")],
+}
+
+
+def _routes(problem: Problem, quantity: str) -> list[Route]:
+    """What moves a quantity: modes by themselves, and products of others.
+
+    Pairs of modes of the logits move the means' shape, but for two that permutations leave as they are; with two
+    classes means have no shape. Of a sum of all squares, as the objective and the ratio of traces, a mode is slowest.
+    """
+    found = modes(problem)
+    flat = FLAT * max(abs(mode.value) for mode in found)
+    moving = [mode for mode in found if mode.value > flat]
+    excess = [mode for mode in moving if mode.of_logits or not mode.invariant]  # a shift of the bias stays at zero
+    alone = [(mode.value,) for mode in (excess if quantity == "loss" else moving) if quantity in ("loss", *mode.moves)]
+    products: list[tuple[Mode, ...]] = []
+    for kinds in TILTED.get(quantity, []):
+        products += itertools.product(*([mode for mode in moving if kind in mode.moves] for kind in kinds))
+    if quantity in ("nc2", "nc3") and problem.num_classes > 2:
+        pairs = itertools.combinations_with_replacement([mode for mode in moving if mode.of_logits], 2)
+        products += [pair for pair in pairs if not all(mode.invariant for mode in pair)]
+    return [*alone, *(tuple(mode.value for mode in product) for product in products)] if alone else []
+
+
+def rates(problem: Problem) -> dict[str, float]:
+    """The rates r of quantities ~ exp(−r t) along the gradient flow; none of what is zero all the time."""
+    routes = {name: _routes(problem, name) for name in SLOPES}
+    return {name: SLOPES[name].power * min(map(sum, found)) for name, found in routes.items() if found}
+
+
+class _Expected(NamedTuple):
+    """Logarithm of what a step multiplies a quantity by.
+
+    Attributes:
+        slope: the logarithm.
+        alone: whether nothing else is nearly as slow.
+        refutable: whether another slope refutes it; a product's deviations may be too small to be seen.
+    """
+
+    slope: float
+    alone: bool
+    refutable: bool
+
+
+def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | None:
+    """Of the slowest route; None where a step makes one of its deviations grow.
+
+    Products of more deviations are smaller to begin with: where they are faster too, they are no rivals.
+    """
+    eta, beta, nesterov = descent
+    slopes = [power * sum(np.log(factor(value, eta, beta, nesterov=nesterov)) for value in route) for route in routes]
+    slowest = max(slopes)
+    if not slowest < 0.0:
+        return None
+    chief = routes[slopes.index(slowest)]
+    rivals = [slope for slope, route in zip(slopes, routes, strict=True) if len(route) <= len(chief)]
+    others = [slope for slope in rivals if not np.isclose(slope, slowest, rtol=SAME)]
+    turns = any(oscillates(value, descent) for value in chief)
+    return _Expected(float(slowest), not turns and all(other <= APART * slowest for other in others), len(chief) == 1)
+
+
+def _checks(problem: Problem, found: Found) -> Iterator[Check]:
+    """The slope of each quantity in the later thirds of its terminal phase; of descents whose course was recorded."""
+    if found.history is None or found.descent is None or len(found.history.step) < 3 * LEAST_POINTS:
+        return
+    for quantity in rates(problem):
+        expected = _expected(_routes(problem, quantity), SLOPES[quantity].power, found.descent)
+        if expected is not None:
+            yield _slope(quantity, expected, *_terminal(quantity, problem, found))
+
+
+def _terminal(quantity: str, problem: Problem, found: Found) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and logarithms of a quantity in its terminal phase: from where it is small for good to where it rounds."""
+    assert found.history is not None
+    values, rule = np.asarray(getattr(found.history, quantity), np.float64), SLOPES[quantity]
+    if quantity == "loss":
+        least = found.minimum(problem).value
+        values = (values - least) / least
+    above, below = np.flatnonzero(~(values <= rule.most)), np.flatnonzero(~(values >= rule.least))
+    first = above[-1] + 1 if above.size else 0
+    after = below[below >= first]
+    phase = slice(first, after[0] if after.size else len(values))
+    return np.asarray(found.history.step[phase], np.float64), np.log(values[phase])
+
+
+def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarray) -> Check:
+    """Decided where the phase is long, its later thirds agree, and no other mode is nearly as slow."""
+    tolerance, measured, steady = SLOPES[quantity].tolerance, np.nan, False
+    thirds = [logs <= logs[0] - part * (logs[0] - logs[-1]) / 3 for part in (1, 2)] if len(logs) else []
+    if len(logs) and logs[0] - logs[-1] >= LEAST_SPAN * np.log(10.0) and _points(thirds) >= LEAST_POINTS:
+        second, last = (_fitted(steps, logs, phase) for phase in (thirds[0] & ~thirds[1], thirds[1]))
+        measured = _fitted(steps, logs, thirds[0])
+        steady = abs(last - second) <= tolerance * abs(measured)
+    known = expected.alone and steady
+    return Check(
+        f"slope of log {quantity} per step",
+        predicted=expected.slope,
+        measured=measured,
+        error=abs(measured / expected.slope - 1.0),
+        tolerance=tolerance,
+        certain=known,
+        doubt=0.0 if known and expected.refutable else np.inf,
+    )
+
+
+def _points(thirds: list[np.ndarray]) -> int:
+    """Snapshots in the shorter of the two later thirds."""
+    return int(min(np.sum(thirds[0] & ~thirds[1]), np.sum(thirds[1])))
+
+
+def _fitted(steps: np.ndarray, logs: np.ndarray, phase: np.ndarray) -> float:
+    """The slope of a phase, by least squares."""
+    return float(np.polyfit(steps[phase], logs[phase], 1)[0])
+
+
+@theorem(
+    "terminal rates",
+    paper="here, after Zhu et al. 2021 (the landscape)",
+    family="landscape and dynamics",
+    assumes="what the Hessian spectrum assumes, and gradient descent, with momentum or none, from where it is small",
+    applies=applies,
+    checks=_checks,
+)
+def terminal_rates(problem: Problem) -> Prediction:
+    """At which rates NC1, NC2, NC3 and the objective fall in the end: those of the slowest modes that move them.
+
+    Along an eigenvector with eigenvalue r deviations fall like exp(−r t) in the gradient flow, a step of descent
+    multiplies them by `ufm.theory.factor`. NC1 sees samples about their means in the span of the means: its rate is
+    twice λ_H(1+θ) for K > 2. Out of the span they fall like exp(−λ_H t), and the ratio of traces with them at 2λ_H; NC1
+    sees those as the span tilts, which is slower where θ is large. NC2 and NC3 are norms, of what makes the means no
+    simplex; NC3 also of the mean of the classifier's rows, at the rate λ_A where the loss doesn't see a common shift.
+    Products of two other deviations move them too, which is slower where their rates add up to less.
+
+    Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
+    between 1e-11 and 1e-5; there by least squares over the later two thirds of the decades. Undecided with fewer than
+    three decades, or four snapshots in a third, where the slopes of those thirds differ by more than the tolerance,
+    where the two slowest rates are closer than 30 %, or where deviations turn as they fall; and never refuted where a
+    product is slowest, which may be too small to be seen.
+    """
+    return Prediction(rates=rates(problem))
