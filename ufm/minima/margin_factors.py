@@ -9,8 +9,6 @@ by scaling. Not convex: other minima there may be, and no start may find a feasi
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse.linalg
 
 from ufm._core.interrupts import check
 from ufm.minima.margins import Priced, Supports
@@ -120,6 +118,8 @@ class _Ended(NamedTuple):
 
 def _minimised(posed: _Posed, x: np.ndarray, scale: float, max_steps: int) -> _Ended:
     """By as many function evaluations at most."""
+    from scipy.optimize import minimize  # half a second, which most never need
+
     off = posed.off
     multipliers, price = np.zeros(off.shape), FIRST_PRICE * scale / np.count_nonzero(off)
     before, most = np.inf, MOST_RAISED * price
@@ -136,7 +136,7 @@ def _minimised(posed: _Posed, x: np.ndarray, scale: float, max_steps: int) -> _E
     while max_steps > 0:
         check()
         options = {**INNER, "maxfun": max_steps, "gtol": max(SLOPES, min(0.1, 0.1 * before * price))}
-        ended = scipy.optimize.minimize(lagrangian, x, jac=True, method="L-BFGS-B", options=options)
+        ended = minimize(lagrangian, x, jac=True, method="L-BFGS-B", options=options)
         x, max_steps = ended.x, max_steps - ended.nfev
         push = pushed(posed.split(x))
         violated = float(np.max(np.abs(push - multipliers))) / price
@@ -158,17 +158,20 @@ def _feasible(posed: _Posed, ended: _Ended) -> Found:
 
 def _met(posed: _Posed, x: np.ndarray, entries: np.ndarray) -> np.ndarray:
     """Where these violations are zero, by Newton's least steps, which LSMR finds (Fong & Saunders 2011)."""
+    from scipy.sparse.linalg import lsmr
+
     for _ in range(NEWTON_STEPS if np.any(entries) else 0):
         at = posed.split(x)
         off = posed.violations(at)[entries]
         if np.max(np.abs(off)) <= ROUNDED:
             break
-        x = x - scipy.sparse.linalg.lsmr(_derivative(posed, at, entries), off, atol=0.0, btol=ROUNDED)[0]
+        x = x - lsmr(_derivative(posed, at, entries), off, atol=0.0, btol=ROUNDED)[0]
     return x
 
 
 def _derivative(posed: _Posed, at: LaneParams, entries: np.ndarray) -> Any:
     """Of these violations along x, as a linear operator."""
+    from scipy.sparse.linalg import LinearOperator
 
     def forward(dx):
         return posed.along(at, posed.split(dx))[entries]
@@ -178,8 +181,8 @@ def _derivative(posed: _Posed, at: LaneParams, entries: np.ndarray) -> Any:
         spread[entries] = weights
         return posed.pulled(posed.slopes(spread), at)
 
-    shape = np.count_nonzero(entries), posed.size
-    return scipy.sparse.linalg.LinearOperator(shape, matvec=forward, rmatvec=backward, dtype=np.float64)
+    products: Any = {"matvec": forward, "rmatvec": backward, "dtype": np.float64}
+    return LinearOperator(shape=(np.count_nonzero(entries), posed.size), **products)
 
 
 def _scaled(posed: _Posed, x: np.ndarray) -> Found:

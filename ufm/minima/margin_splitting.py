@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 
 from ufm._core.interrupts import check
 from ufm.minima.margins import Supports, centred_supports
@@ -100,12 +99,21 @@ def _interior(supports: Supports) -> np.ndarray:
     on = supports.wanted.astype(np.float64)
     if not supports.free_bias:
         return on * (np.sum(1.0 - on, axis=1) / np.sum(on, axis=1))[:, None] - (1.0 - on)
-    M = len(on)
-    joined = scipy.sparse.block_array([[None, scipy.sparse.csr_array(on)], [scipy.sparse.csr_array(on.T), None]])
-    part = scipy.sparse.csgraph.connected_components(joined, directed=False)[1]
+    M, part = len(on), _parts(supports.wanted)
     sizes = np.bincount(part[:M])[part[:M]][:, None] * np.bincount(part[M:])[part[M:]]
     y = (1.0 - on) / sizes
     sums = np.concatenate([np.sum(y, axis=1), np.sum(y, axis=0)])
     laplacian = np.block([[np.diag(np.sum(on, axis=1)), on], [on.T, np.diag(np.sum(on, axis=0))]])
     heights = np.linalg.lstsq(laplacian, sums, rcond=None)[0]
     return on * (heights[:M, None] + heights[M:]) - y
+
+
+def _parts(wanted: np.ndarray) -> np.ndarray:
+    """(M + K,) numbers of the parts that groups and outputs, in this order, are joined to."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    groups, outputs = np.nonzero(wanted)
+    M, size = len(wanted), sum(wanted.shape)
+    joined = coo_array((np.ones(len(groups)), (groups, M + outputs)), shape=(size, size))
+    return connected_components(joined, directed=False)[1]
