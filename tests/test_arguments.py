@@ -170,7 +170,7 @@ TABLE = {
     ),
     "max_margin": Call(
         ufm.max_margin,
-        {"problem": problem(), "seed": 0, "tol": 1e-8, "max_steps": 100},
+        {"problem": problem(), "seed": 0, "tol": 1e-8, "max_steps": 9},
         {"seed": SEED, "tol": POSITIVE},
     ),
     "Margin.save": Call(ft.partial(ufm.Margin.save, None), {"path": "file"}, {"path": NAME}),
