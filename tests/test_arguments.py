@@ -71,6 +71,7 @@ RECORDS = (
     "RegressionMetrics",
     "Report",
     "Run",
+    "Spectrum",
     "Status",
     "Verdict",
 )  # that functions return; they hold what they're given
@@ -145,6 +146,18 @@ TABLE = {
     "Focal": Call(ufm.Focal, {"gamma": 2.0}, {"gamma": AT_LEAST_0}),
     "DotRegression": Call(ufm.DotRegression, {"target": 1.0}, {"target": POSITIVE}),
     "curvature": Call(ufm.curvature, POINT),
+    "spectrum": Call(ufm.spectrum, POINT),
+    "theory.factor": Call(
+        ufm.theory.factor,
+        {"rate": 0.1, "learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "power": 1.0},
+        {
+            "rate": {"0", "1.5", "-1", "nested", "[]"},
+            "learning_rate": POSITIVE,
+            "momentum": {"0"},
+            "nesterov": TRUE,
+            "power": POSITIVE,
+        },
+    ),
     "dual_bound": Call(ufm.dual_bound, POINT),
     "lower_bound": Call(ufm.lower_bound, POINT),
     "predict": Call(ufm.predict, {"problem": problem()}),
@@ -157,7 +170,7 @@ TABLE = {
     ),
     "max_margin": Call(
         ufm.max_margin,
-        {"problem": problem(), "seed": 0, "tol": 1e-8, "max_steps": 100},
+        {"problem": problem(), "seed": 0, "tol": 1e-8, "max_steps": 9},
         {"seed": SEED, "tol": POSITIVE},
     ),
     "Margin.save": Call(ft.partial(ufm.Margin.save, None), {"path": "file"}, {"path": NAME}),
@@ -279,13 +292,14 @@ TABLE = {
         {
             "name": "a",
             "paper": "b",
+            "family": "d",
             "assumes": "c",
             "applies": len,
             "checks": len,
             "any_targets": False,
             "any_depth": False,
         },
-        dict.fromkeys(("name", "paper", "assumes"), NAME)
+        dict.fromkeys(("name", "paper", "family", "assumes"), NAME)
         | {"applies": FUNCTION, "checks": FUNCTION, "any_targets": TRUE, "any_depth": TRUE},
     ),
 }
@@ -315,6 +329,7 @@ def public():
             if inspect.isfunction(thing) and thing.__module__ == module.__name__ and not name.startswith("_"):
                 yield f"{module.__name__.removeprefix('ufm.')}.{name}", parameters(thing)
     yield "metrics.evaluate", parameters(ufm.metrics.evaluate)
+    yield "theory.factor", parameters(ufm.theory.factor)
     yield "theory.registry.theorem", parameters(registry.theorem)
 
 

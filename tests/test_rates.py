@@ -127,7 +127,7 @@ def test_rates_are_those_of_the_slowest_modes():
 
 ZOO = {
     "cross-entropy, d = K − 1": ({"dim": 2, "per_class": 3, "lambda_A": 2e-2}, 1.0, 0.0, 5000, "holds"),
-    "cross-entropy, d > K − 1": ({"lambda_A": 2e-2, "per_class": 3}, 0.5, 0.5, 5000, "undecided"),
+    "cross-entropy, d > K − 1": ({"lambda_A": 2e-2, "per_class": 3}, 0.5, 0.5, 5000, "holds"),
     "squared error": (
         {"loss": ufm.SquaredError(), "bias": False, "lambda_A": 2e-2, "lambda_H": 2e-2},
         0.5,

@@ -17,7 +17,18 @@ from ufm.model.losses import Loss
 from ufm.theory import registry
 
 # which functions return, and people don't make
-RECORDS = ("Claim", "Margin", "Metrics", "Optimum", "RegressionMetrics", "Report", "Run", "Status", "Verdict")
+RECORDS = (
+    "Claim",
+    "Margin",
+    "Metrics",
+    "Optimum",
+    "RegressionMetrics",
+    "Report",
+    "Run",
+    "Spectrum",
+    "Status",
+    "Verdict",
+)
 # what always comes together, in an order that everybody knows: H, labels, A, b; and classes, what they become, samples
 TOGETHER = {
     **dict.fromkeys(("Params", "measure", "Stream.revisit", "Recorder.revisit", "Recorder.evaluate"), 4),

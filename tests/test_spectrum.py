@@ -178,7 +178,7 @@ def test_lines_join_what_rounding_parts():
     assert_allclose(found.values, [-1.0, 0.0, 1.0, 2.0], atol=1e-13)
     assert found.multiplicities.tolist() == [1, 5, 4, 1]
     assert (found.num_negative, found.num_zero) == (1, 5)
-    assert repr(found) == "Spectrum(lines='[-1 ×1, 6e-15 ×5, 1 ×4, 2 ×1]')"
+    assert repr(found) == "Spectrum(-1 ×1, 0 ×5, 1 ×4, 2 ×1)"
     assert distance(found, lines(found.expanded + 0.1, np.ones(11, int))) == pytest.approx(0.1 / 2.1)
     assert distance(found, lines(found.values, np.ones(4, int))) == np.inf
 

@@ -718,8 +718,10 @@ def test_every_theorem_says_where_it_is_from_and_what_it_needs():
         "deep ReLU of two classes",
         "deep ReLU constructions",
         "strict saddles",
+        "max-margin direction",
         "simplex-encoded labels",
         "simplex-encoded labels with a free bias",
+        "terminal rates",
     ]
 
 

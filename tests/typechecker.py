@@ -10,7 +10,7 @@ import beartype
 
 FACE = pathlib.Path(__file__).parents[1] / "ufm" / "__init__.py"
 # modules that the face doesn't import from, but README uses
-OFFERED = ("ufm.plot", "ufm.theory.registry", "ufm.metrics.measurement")
+OFFERED = ("ufm.plot", "ufm.theory.registry", "ufm.metrics.measurement", "ufm._core.descent")
 
 
 def typechecked(function: Callable) -> Callable:

@@ -218,7 +218,8 @@ def _lanczos(product, size: int, count: int, which: str) -> tuple[np.ndarray, np
     operator = LinearOperator(shape=(size, size), **matvec)
     start = np.random.default_rng(0).normal(size=size)
     options: Any = {"k": count, "which": which, "tol": 1e-10, "v0": start, "ncv": 80, "maxiter": 20_000}
-    return eigsh(operator, **options)
+    values, vectors = eigsh(operator, **options)
+    return values, vectors
 
 
 def _products(model, x):

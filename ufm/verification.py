@@ -376,8 +376,8 @@ def _geometry(
 def _spectra(prediction: Prediction, found: Found) -> Iterator[tuple[str, str, str, float]]:
     """Where the Hessian can be formed, the largest difference of eigenvalues in order, relative to the largest."""
     if prediction.spectrum is not None and found.spectrum is not None:
-        both = (f"{len(each.values)} values" for each in (prediction.spectrum, found.spectrum))
-        yield "Hessian spectrum", *both, distance(prediction.spectrum, found.spectrum)
+        said, seen = (f"{len(each.values)} values" for each in (prediction.spectrum, found.spectrum))
+        yield "Hessian spectrum", said, seen, distance(prediction.spectrum, found.spectrum)
 
 
 def _degeneracy(prediction: Prediction, found: Found) -> Iterator[tuple[str, bool, bool, float]]:

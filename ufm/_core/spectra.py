@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Int
 
-from ufm._core.repr import call
-
 SAME = 1e-10  # of the largest eigenvalue's size, by which neighbours of one line differ at most
+SHOWN = 12  # lines of a spectrum, beyond which the middle ones are left out of its text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +21,7 @@ class Spectrum:
 
     values: Float[np.ndarray, " m"]
     multiplicities: Int[np.ndarray, " m"]
+    _: dataclasses.KW_ONLY
     complete: bool = True
 
     @property
@@ -44,10 +44,11 @@ class Spectrum:
         return float(np.max(np.abs(self.values)))
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{value:.6g} ×{count}" for value, count in zip(self.values, self.multiplicities, strict=True)
-        )
-        return call("Spectrum", {"lines": f"[{shown}]"} | ({} if self.complete else {"complete": False}))
+        values = np.where(np.abs(self.values) <= SAME * self._size, 0.0, self.values)
+        shown = [f"{value:.6g} ×{count}" for value, count in zip(values, self.multiplicities, strict=True)]
+        if len(shown) > SHOWN:
+            shown[SHOWN // 2 : -SHOWN // 2] = ["…"]
+        return f"Spectrum({', '.join(shown)}{'' if self.complete else '; ends'})"
 
 
 def lines(values: np.ndarray, multiplicities: np.ndarray, *, complete: bool = True) -> Spectrum:
@@ -58,7 +59,7 @@ def lines(values: np.ndarray, multiplicities: np.ndarray, *, complete: bool = Tr
     first = np.diff(values, prepend=-np.inf) > SAME * np.max(np.abs(values), initial=0.0)
     line = np.cumsum(first) - 1
     found = np.bincount(line, counts)
-    return Spectrum(np.bincount(line, values * counts) / found, found.astype(int), complete)
+    return Spectrum(np.bincount(line, values * counts) / found, found.astype(int), complete=complete)
 
 
 def distance(one: Spectrum, other: Spectrum) -> float:

@@ -67,11 +67,16 @@ class Supports(NamedTuple):
         """(K,) the bias that leaves logits cheapest."""
         return self.share @ Z if self.free_bias else np.zeros(Z.shape[1])
 
-    def priced(self, Z: np.ndarray) -> np.ndarray:
-        """(M, K) D^{1/2} Z C^{1/2} without what costs nothing: constants of rows, and the bias."""
+    def projected(self, B: np.ndarray) -> np.ndarray:
+        """What of D^{1/2} Z C^{1/2} (M, K) costs something: neither constants of rows nor, if it is free, a bias."""
         left, right = self.roots
-        Z = Z - (Z @ self.copies / np.sum(self.copies))[:, None]
-        return left * (Z - self.bias_of(Z)) * right
+        B = B - np.outer(B @ right, right / np.sum(self.copies))
+        return B - np.outer(left, left[:, 0] @ B / np.sum(self.counts)) if self.free_bias else B
+
+    def priced(self, Z: np.ndarray) -> np.ndarray:
+        """(M, K) the same of logits Z."""
+        left, right = self.roots
+        return self.projected(left * Z * right)
 
     def margin(self, Z: np.ndarray) -> float:
         """The least that a wanted output's logit leads one by that isn't; infinite where all are wanted."""

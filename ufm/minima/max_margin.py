@@ -17,8 +17,8 @@ from ufm._core.status import Status
 from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_means
-from ufm.minima.interior_point import UNKNOWNS, iterates, unknowns
 from ufm.minima.margin_factors import Found, narrow
+from ufm.minima.margin_splitting import iterates
 from ufm.minima.margins import (
     Priced,
     Supports,
@@ -32,7 +32,8 @@ from ufm.minima.reduction import LaneParams, filled_up, least_dim, lift
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_classes, with_values
 
-SOLVED = 1e-4  # of the gap that counts as certified: what the method goes on to, in a step or two
+SOLVED = 1e-4  # of the gap that counts as certified: to which the method goes on, since logits are off by its root
+PATIENCE = 4  # looks that a certified gap may stay as it is, as where rounding keeps it
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
 RANDOM_STARTS, FEW_STARTS = 8, 2
 MANY_UP_TO = 2**12  # multiplications of the logits, up to which a start takes a second
@@ -47,7 +48,7 @@ class Margin:
         problem: whose margins are meant.
         value: ½(‖A‖² + ‖H‖²) at `params`, whose margins are at least 1; its inverse is the largest normalised margin.
         lower_bound: a number that no parameters with margins of 1 cost less than.
-        steps: of the interior point method; 0 where the solution is known in closed form.
+        steps: of the splitting method; 0 where the solution is known in closed form.
         status: whether the gap came below the tolerance, or a local method to an end, or else all steps were taken.
         certified: whether the gap is at most tol times the value.
         starts: how many starting points were tried, where dimensions don't suffice for the convex form.
@@ -128,7 +129,7 @@ class Margin:
 
 @interruptible
 @says("widening margins")
-def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 100) -> Margin:
+def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_steps: Integer = 20000) -> Margin:
     """The direction that logits take where nothing bounds them: the cheapest factors with margins of 1, certified.
 
     A cross-entropy without weight decay has no minimum: training goes on for ever, and H, A grow along a direction.
@@ -148,7 +149,7 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
 
     Where d suffices for it the problem is convex in Z, min ‖D^{1/2}Z‖_* over logits of group means (see
     `ufm.minima.margins`), and its solution has the largest margin of all parameters. For class labels it is known in
-    closed form, simplex-encoded labels (Thrampoulidis et al. 2022), which the dual checks; elsewhere an interior point
+    closed form, simplex-encoded labels (Thrampoulidis et al. 2022), which the dual checks; elsewhere a splitting
     method finds it. Logits may not be unique; the value is. In fewer dimensions a local method goes from some starts,
     and the convex problem's value is the bound: then the gap stays, and the value is infinite where no start finds
     margins above zero.
@@ -158,7 +159,8 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
             as cross-entropy does; of targets at least one group that doesn't want every output.
         seed: of the random starting points, which are used where d is less than the convex form needs.
         tol: relative gap that counts as certified, dimensionless.
-        max_steps: of the interior point method, each a Newton step; it takes about twenty.
+        max_steps: of the splitting method, each a singular value decomposition, which takes some hundred; in fewer
+            dimensions function evaluations of each start too, some thousand.
 
     Returns:
         A Margin.
@@ -175,7 +177,7 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
         found = [_factors(supports, relaxed.best)]
         if len(relaxed.best.s) > problem.dim:
             starts = RANDOM_STARTS if supports.wanted.size * problem.dim <= MANY_UP_TO else FEW_STARTS
-            found = narrow(supports, problem.dim, relaxed.best, seed, starts)
+            found = narrow(supports, problem.dim, relaxed.best, seed, starts, max_steps)
     return _margin(problem, seed, tol, relaxed, found, supports)
 
 
@@ -188,16 +190,17 @@ class _Relaxed(NamedTuple):
 
 
 def _relaxed(supports: Supports, tol: float, max_steps: int) -> _Relaxed:
-    """The convex form's solution: the supports themselves, or what the interior point method ends at."""
+    """The convex form's solution: the supports themselves, or what splitting ends at."""
     best, bound = centred_supports(supports)
-    if best.value - bound <= tol * best.value or unknowns(supports) > UNKNOWNS:
+    if best.value - bound <= tol * best.value:
         return _Relaxed(best, bound, 0)
-    steps = 0
+    steps, gap, since = 0, np.inf, 0
     for reached in iterates(supports, max_steps):
         best = min(best, priced(supports, reached.logits), key=lambda each: each.value)
         bound = max(bound, lower_bound(supports, reached.multipliers))
-        steps = reached.steps
-        if best.value - bound <= SOLVED * tol * best.value:
+        steps, before, gap = reached.steps, gap, min(gap, best.value - bound)
+        since = 0 if gap < before else since + 1
+        if gap <= SOLVED * tol * best.value or (gap <= tol * best.value and since >= PATIENCE):
             break
     return _Relaxed(best, bound, steps)
 
@@ -207,16 +210,14 @@ def _margin(
 ) -> Margin:
     """The best of what was found."""
     best = min(found, key=lambda each: each.value)
-    found_any = bool(np.isfinite(best.value))
-    certified = found_any and best.value - relaxed.lower_bound <= tol * best.value
-    settled = certified or (found_any and len(relaxed.best.s) > problem.dim)
+    certified = bool(np.isfinite(best.value)) and best.value - relaxed.lower_bound <= tol * best.value
     H, A, b, _ = best.params
     return Margin(
         problem=problem,
         value=best.value,
         lower_bound=relaxed.lower_bound,
         steps=relaxed.steps,
-        status=Status.CONVERGED if settled else Status.MAX_STEPS,
+        status=Status.CONVERGED if certified or best.settled else Status.MAX_STEPS,
         certified=bool(certified),
         starts=len(found),
         agreed=sum(bool(each.value <= (1.0 + AGREEMENT) * best.value) for each in found),
@@ -231,4 +232,4 @@ def _factors(supports: Supports, best: Priced) -> Found:
     split = np.sqrt(best.s)
     centred = best.logits - (best.logits @ supports.copies / np.sum(supports.copies))[:, None]
     params = LaneParams(best.X * split / left, best.Vt.T * split / right[:, None], supports.bias_of(centred))
-    return Found(params, best.value)
+    return Found(params, best.value, False)

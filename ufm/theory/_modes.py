@@ -36,7 +36,7 @@ class Mode(NamedTuple):
         moves: what changes to first order (of nc1 and trace_ratio, which are squares: in its root) along them. Samples
             about their means also move "beyond" the means' span or along the "common" mode, where nc1 sees them once
             the span tilts there, by "tilt beyond" or "tilt common"; and the features' "mean" moves, in the span or, by
-            "mean beyond", out of it.
+            "mean beyond", out of it, as that of the classifier's "rows beyond".
         of_logits: whether the logits that the loss sees do.
         invariant: whether permutations of the classes leave them as they are.
     """
@@ -251,10 +251,11 @@ def _antisymmetric(at: Optimum) -> Iterator[Mode]:
 
 def _beyond(at: Optimum) -> Iterator[Mode]:
     """Dimensions that the means don't span: logits stay, and only the pull joins the factors."""
-    for pull, multiplicity, name in ((at.c, at.K - 1, "tilt beyond"), (at.common, 1, "mean beyond")):
+    named = {"tilt beyond": "f"}, {"mean beyond": "f", "rows beyond": "g"}
+    for pull, multiplicity, names in zip((at.c, at.common), (at.K - 1, 1), named, strict=True):
         block = _Block(f=at.lambda_H, g=at.lambda_A)
         block.pulled("f", "g", pull)
-        yield from block.modes(at.q * multiplicity, {name: [block.row(f=1.0)]})
+        yield from block.modes(at.q * multiplicity, {name: [block.row(**{of: 1.0})] for name, of in names.items()})
 
 
 def _within(at: Optimum) -> Iterator[Mode]:

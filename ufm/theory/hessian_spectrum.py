@@ -7,7 +7,7 @@ from ufm.theory.registry import Prediction, theorem
 
 @theorem(
     "Hessian spectrum",
-    paper="here, after Zhu et al. 2021 (its sign)",
+    paper="here, after Zhu et al. 2021 (the landscape)",
     family="landscape and dynamics",
     assumes="cross-entropy, label smoothing or squared error, balanced classes, d ≥ relaxed rank, weight decay on A "
     "and H short of total collapse, any bias",

@@ -1,9 +1,9 @@
 """Cross-entropy without weight decay: no factors have a larger margin, or a smaller loss, than their size allows."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 
 from ufm.model.constraints import Free
 from ufm.model.losses import CrossEntropy
@@ -38,6 +38,8 @@ def least_loss(problem: Problem, size: float) -> float:
     Σ y g ≤ size, where wrong classes have probabilities θ y_kj/(π_k w_k); and any θ bounds it. Of balanced classes it
     is log(1 + (K−1) e^{−size/V}), V the least size with margins of 1.
     """
+    from scipy.optimize import brentq
+
     _, y = widest(problem)
     share = problem.class_counts / problem.num_samples * np.asarray(problem.class_weights, np.float64)
     price, there = y / share[:, None], y > 0
@@ -51,9 +53,9 @@ def least_loss(problem: Problem, size: float) -> float:
     most = float(np.log1p(-1e-12) - np.log(np.max(wrong)))
     if excess(most - DEEPEST) < 0:
         return 0.0
-    log_theta = most if excess(most) > 0 else brentq(excess, most - DEEPEST, most, xtol=1e-13)
-    theta = np.exp(log_theta)
-    return float(share @ -np.log1p(-theta * wrong) + theta * excess(log_theta))
+    root: Any = brentq(excess, most - DEEPEST, most, xtol=1e-13) if excess(most) < 0 else most
+    theta = np.exp(root)
+    return float(share @ -np.log1p(-theta * wrong) + theta * excess(root))
 
 
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:

@@ -223,7 +223,7 @@ class Theorem:
 
     name: str
     paper: str
-    family: str
+    family: str = OTHER
     assumes: str
     predicts: str
     applies: Callable[[Problem], bool]

@@ -14,7 +14,7 @@ from ufm.theory.registry import Check, Found, Prediction, theorem
 FLAT = 1e-12  # of the largest eigenvalue: one that is zero but for rounding
 SAME = 1e-9  # relative, of rates that are one but for rounding
 APART = 1.3  # by which factor the two slowest rates must differ, for a slope to be that of the slowest
-LEAST_POINTS = 8  # snapshots in the terminal phase, half of which a slope is fitted to
+LEAST_POINTS = 4  # snapshots in each of the later thirds of a terminal phase, to which a slope is fitted
 LEAST_SPAN = 3.0  # decades of it
 
 
@@ -45,8 +45,11 @@ SLOPES = {
 Route = tuple[float, ...]  # eigenvalues of modes, the product of whose deviations moves a quantity
 
 
-# modes through which NC1 sees samples out of the means' span: it tilts there, of itself or where the mean moves
-TILTED = ("beyond", "tilt beyond"), ("common", "tilt common"), ("beyond", "mean beyond", "mean")
+# what NC1 and NC3 see of modes out of the means' span, or of the classifier's: as it tilts, of itself or with the mean
+TILTED = {
+    "nc1": [("beyond", "tilt beyond"), ("common", "tilt common"), ("beyond", "mean beyond", "mean")],
+    "nc3": [("rows beyond", "tilt beyond")],
+}
 
 
 def _routes(problem: Problem, quantity: str) -> list[Route]:
@@ -61,10 +64,9 @@ def _routes(problem: Problem, quantity: str) -> list[Route]:
     excess = [mode for mode in moving if mode.of_logits or not mode.invariant]  # a shift of the bias stays at zero
     alone = [(mode.value,) for mode in (excess if quantity == "loss" else moving) if quantity in ("loss", *mode.moves)]
     products: list[tuple[Mode, ...]] = []
-    if quantity == "nc1":
-        for kinds in TILTED:
-            products += itertools.product(*([mode for mode in moving if kind in mode.moves] for kind in kinds))
-    elif quantity in ("nc2", "nc3") and problem.num_classes > 2:
+    for kinds in TILTED.get(quantity, []):
+        products += itertools.product(*([mode for mode in moving if kind in mode.moves] for kind in kinds))
+    if quantity in ("nc2", "nc3") and problem.num_classes > 2:
         pairs = itertools.combinations_with_replacement([mode for mode in moving if mode.of_logits], 2)
         products += [pair for pair in pairs if not all(mode.invariant for mode in pair)]
     return [*alone, *(tuple(mode.value for mode in product) for product in products)] if alone else []
@@ -77,10 +79,19 @@ def rates(problem: Problem) -> dict[str, float]:
 
 
 class _Expected(NamedTuple):
-    """Logarithm of what a step multiplies a quantity by, and whether nothing else is nearly as slow."""
+    """Logarithm of what a step multiplies a quantity by.
+
+    Attributes:
+        slope: the logarithm.
+        alone: whether nothing else is nearly as slow.
+        others: of other single modes; where the slope is one of these, the slowest was too small to be seen.
+        single: whether the slowest is a mode by itself; a product may be too small to be seen.
+    """
 
     slope: float
     alone: bool
+    others: list[float]
+    single: bool
 
 
 def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | None:
@@ -94,15 +105,19 @@ def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | 
     if not slowest < 0.0:
         return None
     chief = routes[slopes.index(slowest)]
-    rivals = [slope for slope, route in zip(slopes, routes, strict=True) if len(route) <= len(chief)]
-    others = [slope for slope in rivals if not np.isclose(slope, slowest, rtol=SAME)]
+    others = {len(route): [] for route in routes}
+    for slope, route in zip(slopes, routes, strict=True):
+        if not np.isclose(slope, slowest, rtol=SAME):
+            others[len(route)].append(slope)
+    rivals = [slope for length, found in others.items() for slope in found if length <= len(chief)]
     turns = any(oscillates(value, descent) for value in chief)
-    return _Expected(float(slowest), not turns and all(other <= APART * slowest for other in others))
+    alone = not turns and all(slope <= APART * slowest for slope in rivals)
+    return _Expected(float(slowest), alone, others[1], len(chief) == 1)
 
 
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
-    """The slope of each quantity in the later half of its terminal phase; of descents with momentum or none."""
-    if found.history is None or found.descent is None:
+    """The slope of each quantity in the later thirds of its terminal phase; of descents whose course was recorded."""
+    if found.history is None or found.descent is None or len(found.history.step) < 3 * LEAST_POINTS:
         return
     for quantity in rates(problem):
         expected = _expected(_routes(problem, quantity), SLOPES[quantity].power, found.descent)
@@ -125,15 +140,15 @@ def _terminal(quantity: str, problem: Problem, found: Found) -> tuple[np.ndarray
 
 
 def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarray) -> Check:
-    """Decided where the phase is long, its halves agree, and no other mode is nearly as slow."""
+    """Decided where the phase is long, its later thirds agree, and no other mode is nearly as slow."""
     tolerance, measured, steady = SLOPES[quantity].tolerance, np.nan, False
-    if len(steps) >= LEAST_POINTS and logs[0] - logs[-1] >= LEAST_SPAN * np.log(10.0):
-        middle = len(steps) // 2
-        earlier, measured = (
-            float(np.polyfit(steps[half], logs[half], 1)[0]) for half in (slice(middle), slice(middle, None))
-        )
-        steady = abs(measured - earlier) <= tolerance * abs(measured)
+    thirds = [logs <= logs[0] - part * (logs[0] - logs[-1]) / 3 for part in (1, 2)] if len(logs) else []
+    if len(logs) and logs[0] - logs[-1] >= LEAST_SPAN * np.log(10.0) and _points(thirds) >= LEAST_POINTS:
+        second, last = (_fitted(steps, logs, phase) for phase in (thirds[0] & ~thirds[1], thirds[1]))
+        measured = _fitted(steps, logs, thirds[0])
+        steady = abs(last - second) <= tolerance * abs(measured)
     known = expected.alone and steady
+    seen = expected.single and all(abs(measured / other - 1.0) > tolerance for other in expected.others)
     return Check(
         f"slope of log {quantity} per step",
         predicted=expected.slope,
@@ -141,13 +156,23 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
         error=abs(measured / expected.slope - 1.0),
         tolerance=tolerance,
         certain=known,
-        doubt=0.0 if known else np.inf,
+        doubt=0.0 if known and seen else np.inf,
     )
+
+
+def _points(thirds: list[np.ndarray]) -> int:
+    """Snapshots in the shorter of the two later thirds."""
+    return int(min(np.sum(thirds[0] & ~thirds[1]), np.sum(thirds[1])))
+
+
+def _fitted(steps: np.ndarray, logs: np.ndarray, phase: np.ndarray) -> float:
+    """The slope of a phase, by least squares."""
+    return float(np.polyfit(steps[phase], logs[phase], 1)[0])
 
 
 @theorem(
     "terminal rates",
-    paper="here",
+    paper="here, after Zhu et al. 2021 (the landscape)",
     family="landscape and dynamics",
     assumes="what the Hessian spectrum assumes, and gradient descent, with momentum or none, from where it is small",
     applies=applies,
@@ -164,8 +189,9 @@ def terminal_rates(problem: Problem) -> Prediction:
     Products of two other deviations move them too, which is slower where their rates add up to less.
 
     Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
-    between 1e-11 and 1e-5, by least squares in the later half of the snapshots there. Undecided with fewer than eight
-    snapshots or three decades, where the halves' slopes differ by more than the tolerance, where the two slowest rates
-    are closer than 30 %, or where deviations turn as they fall.
+    between 1e-11 and 1e-5; there by least squares over the later two thirds of the decades. Undecided with fewer than
+    three decades, or four snapshots in a third, where the slopes of those thirds differ by more than the tolerance,
+    where the two slowest rates are closer than 30 %, or where deviations turn as they fall; and not refuted where a
+    product is slowest, or where the slope is that of another mode: the slowest may be too small to be seen.
     """
     return Prediction(rates=rates(problem))
