@@ -262,8 +262,14 @@ TABLE = {
     ),
     "plot.collapse": Call(
         ufm.plot.collapse,
-        {"histories": {"a": HISTORY}, "metrics": ["nc1", "nc2", "nc3", "nc4"], "unit": "step"},
-        {"histories": EMPTY, "unit": TEXT},
+        {
+            "histories": {"a": HISTORY},
+            "metrics": ["nc1", "nc2", "nc3", "nc4"],
+            "unit": "step",
+            "factors": {},
+            "minima": {},
+        },
+        {"histories": EMPTY, "unit": TEXT, "factors": EMPTY | NONE, "minima": EMPTY | NONE},
     ),
     "plot.layers": Call(
         ufm.plot.layers,

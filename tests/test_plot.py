@@ -96,6 +96,59 @@ def test_several_seeds_are_drawn_by_mean_and_range():
     assert "mean and range of 2 seeds" in made.legends[0].get_texts()[0].get_text()
 
 
+STEPS = np.array([0, 1, 2, 5, 10, 20, 40, 60, 80, 100, 120, 160, 200])
+
+
+def falling(factor):
+    """A history whose nc1 falls by a factor a step in the end, and then is rounding."""
+    nc1 = 0.3 * np.exp(-STEPS.astype(float)) + 1e-2 * factor**STEPS + 1e-9
+    return types.SimpleNamespace(step=STEPS, nc1=nc1, loss=2.0 + nc1)
+
+
+def theorys(axis):
+    return [line for line in axis.get_lines() if line.get_linestyle() == "--"]
+
+
+def test_theorys_slopes_are_dashed_where_a_history_follows_them():
+    runs = {"one": falling(0.9), "another": falling(0.8)}
+    made = plot.collapse(runs, ["nc1", "loss"], factors={"one": {"nc1": 0.9}, "another": {"nc1": 0.9}})
+    (line,) = theorys(made.axes[0])  # the other is steeper
+    x, y = line.get_xdata(), line.get_ydata()
+    np.testing.assert_allclose(np.diff(np.log(y)) / np.diff(x), np.log(0.9), rtol=1e-9)
+    at = np.interp(60.0, x, np.log(y))
+    assert at == pytest.approx(np.log(runs["one"].nc1[STEPS == 60].item()), abs=0.05)
+    assert x[0] < 20.0  # a tenfold before
+    assert 100.0 < x[-1] < 200.0
+    assert [text.get_text() for text in made.legends[0].get_texts()][-1] == "theory: the slope in the end"
+    for factor in (0.5, 0.999):
+        assert not theorys(plot.collapse(runs, ["nc1"], factors={"one": {"nc1": factor}}).axes[0])
+    right = types.SimpleNamespace(step=STEPS, nc4=np.zeros(len(STEPS)))  # and what has no slope has none
+    assert not theorys(plot.collapse({"one": right}, ["nc4"], factors={"one": {"nc4": 0.9}}).axes[0])
+
+
+def test_minima_are_dotted_where_the_loss_is():
+    made = plot.collapse({"one": falling(0.9), "another": falling(0.8)}, ["nc1", "loss"], minima={"another": 1.5})
+    found = [[line.get_ydata()[0] for line in axis.get_lines() if line.get_linestyle() == ":"] for axis in made.axes]
+    assert found == [[], [1.5]]
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ({"metrics": []}, r"metrics = \[\]: one to 6 names are needed"),
+        ({"metrics": ["nc1"] * 7}, "one to 6 names are needed"),
+        ({"factors": {"one": {"nc1": 1.5}}}, r"factors: 'one', 'nc1' = 1.5: .*less than 1"),
+        ({"factors": {"two": {"nc1": 0.5}}}, "factors = .*two.*: factors by history and metric"),
+        ({"factors": {"one": 0.5}}, "factors = .*: factors by history and metric"),
+        ({"minima": {"two": 0.5}}, "minima = .*two.*: numbers by history"),
+        ({"minima": {"one": "low"}}, "minima: 'one' = 'low'"),
+    ],
+)
+def test_what_collapse_cannot_draw_is_refused(words, match):
+    with pytest.raises(ValueError, match=match):
+        plot.collapse({"one": falling(0.9)}, **{"metrics": ["nc1"], **words})
+
+
 def test_a_seed_that_diverged_has_no_terminal_phase():
     nan = np.nan
     assert plot.terminal_phase(history([[0.5, 1.0, 1.0], [0.5, 0.9, 1.0]])) == 2

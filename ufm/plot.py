@@ -36,7 +36,13 @@ LABELS = {
     "nc2": "NC2: distance of means to a simplex",
     "nc3": "NC3: misalignment of classifier and means",
     "nc4": "NC4: disagreement with nearest centre",
+    "loss": "objective",
+    "excess": "objective above its minimum, relative",
 }
+MOST_PANELS = 6  # of metrics against steps
+FOLLOWED = 0.1  # relative, how near a slope is to theory's where a history follows it
+LEAST_FALL = np.log(100.0)  # for how long it does so, for dashes
+BEYOND = np.log(10.0)  # that dashes go on at either end
 WORST = 3  # classes that bear their number in a panel
 LONG_TAIL = 10  # times as many samples as another class has: from there on classes stand over their samples
 CLEAR = 0.03  # of a panel's height, between such a class and all together
@@ -160,43 +166,119 @@ def collapse(
     metrics: Sequence[str] = ("nc1", "nc2", "nc3", "nc4"),
     *,
     unit: str = "step",
+    factors: Mapping[str, Mapping[str, Real]] | None = None,
+    minima: Mapping[str, Real] | None = None,
 ) -> Figure:
     """NC1–NC4 against steps, one panel a metric and one line a history.
 
-    A dot marks the first recorded step with zero training error, where the terminal phase begins. The first
-    three metrics are on log axes; a value of zero cannot be drawn there and is left out. So is what was not measured.
+    A dot marks the first recorded step with zero training error, where the terminal phase begins. All metrics but NC4
+    are on log axes; a value of zero cannot be drawn there and is left out. So is what was not measured.
     Of several seeds the line is the mean, geometric on log axes, in a band from the least to the largest; the dot
     marks where the last of them has zero error. A seed that diverged is in neither from then on, and there is no dot.
 
     Args:
         histories: by name: of runs, of recorders, or a run's dataset.
-        metrics: four of the fields of `ufm.Metrics`.
+        metrics: one to six fields of `ufm.Metrics`, or others that the histories have, such as the `loss`.
         unit: what `step` counts.
+        factors: of some histories, by their name and a metric's, what theory says that a step multiplies the metric by,
+            such as `ufm.theory.factor` gives; dashed where the history falls a hundredfold at that slope, or more.
+        minima: of some histories, by their name, the least that their `loss` can be; dotted.
 
     Raises:
         ValueError: naming the argument, its value and what is legal.
     """
-    names = [instance("metrics", name, str, "names") for name in listed("metrics", metrics, "a list of four names")]
-    if len(names) != 4:
-        raise ValueError(f"metrics = {names}: four names are needed")
+    names = [instance("metrics", name, str, "names") for name in listed("metrics", metrics, "a list of names")]
+    if not 1 <= len(names) <= MOST_PANELS:
+        raise ValueError(f"metrics = {names}: one to {MOST_PANELS} names are needed")
     _check_histories(histories, names)
     instance("unit", unit, str, "a text")
-    made, axes = figure(2, 2)
-    for axis, metric in zip(axes.flat, names, strict=True):
+    slopes, levels = _slopes(factors, histories), _numbers("minima", minima, histories)
+    made, axes = _panels(len(names))
+    dashed = False
+    for axis, metric in zip(axes, names, strict=True):
         for colour, (label, history) in zip(itertools.cycle(COLOURS), histories.items(), strict=False):
-            seen = trace(axis, history, metric=metric, colour=colour, label=label)
-            start = terminal_phase(history)
-            if start is not None and seen.drawn[start]:
-                axis.plot(seen.step[start], seen.centre[start], "o", color=colour, ms=6, mec="white", zorder=3)
+            seen = _trace_and_dot(axis, history, metric, colour, label)
+            if metric in slopes.get(label, {}):
+                dashed |= _dashes(axis, seen, slopes[label][metric])
+            if metric == "loss" and label in levels:
+                axis.axhline(levels[label], color=colour, ls=":", lw=1.4)
         axis.set(xlabel=unit, title=LABELS.get(metric, metric))
-        if any(len(line.get_xdata()) for line in axis.get_lines()):  # a log axis cannot be drawn empty
+        if any(np.size(line.get_xdata()) for line in axis.get_lines()):  # a log axis cannot be drawn empty
             axis.set(xscale="log", yscale="linear" if metric == "nc4" else "log")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    handles.append(axes[0, 0].plot([], [], "o", color="#555555", ms=6, mec="white")[0])
-    made.legend(
-        handles, [*labels, "zero training error"], loc="outside lower center", ncols=min(len(handles), 4), frameon=False
-    )
+    _name_lines(made, axes, dashed, bool(levels) and "loss" in names)
     return made
+
+
+def _trace_and_dot(axis: Axes, history: Any, metric: str, colour: str, label: str) -> "Curve":
+    """Draw a metric, and where the terminal phase begins."""
+    seen, start = trace(axis, history, metric=metric, colour=colour, label=label), terminal_phase(history)
+    if start is not None and seen.drawn[start]:
+        axis.plot(seen.step[start], seen.centre[start], "o", color=colour, ms=6, mec="white", zorder=3)
+    return seen
+
+
+def _name_lines(made: Figure, axes: Sequence[Axes], dashed: bool, dotted: bool) -> None:
+    """A legend below of histories, and of the marks that are there."""
+    grey: dict[str, Any] = {"color": "#555555"}
+    marks = {"zero training error": Line2D([], [], ls="", marker="o", ms=6, mec="white", **grey)}
+    if dashed:
+        marks["theory: the slope in the end"] = Line2D([], [], ls="--", color="black", lw=1.2)
+    if dotted:
+        marks["minimum of the objective"] = Line2D([], [], ls=":", lw=1.4, **grey)
+    handles, labels = axes[0].get_legend_handles_labels()
+    columns = min(len(labels) + len(marks), 6 if len(axes) > 4 else 4)
+    lines = [*handles, *marks.values()]
+    made.legend(lines, [*labels, *marks], loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """So many, in two rows where there are more than three."""
+    rows = 1 if count <= 3 else 2
+    columns = -(-count // rows)
+    made, axes = figure(rows, columns, width=4.5 * columns, height=3.0 * rows if rows > 1 else 3.6)
+    for axis in axes.flat[count:]:
+        made.delaxes(axis)
+    return made, list(axes.flat[:count])
+
+
+def _slopes(factors: Any, histories: Any) -> dict[str, dict[str, float]]:
+    """Logarithms of factors, by history and metric."""
+    needed = 'factors by history and metric, such as {"SGD": {"nc1": 0.99}},'
+    given = {} if factors is None else instance("factors", factors, Mapping, needed)
+    found = {}
+    for name, of_metrics in given.items():
+        if name not in histories or not isinstance(of_metrics, Mapping):
+            raise ValueError(f"factors = {shown(factors)}: {needed} of histories that are drawn, are needed")
+        known = {m: real(f"factors: {name!r}, {m!r}", factor, above=0.0, below=1.0) for m, factor in of_metrics.items()}
+        found[name] = {metric: float(np.log(factor)) for metric, factor in known.items()}
+    return found
+
+
+def _numbers(argument: str, given: Any, histories: Any) -> dict[str, float]:
+    """A positive number of some histories."""
+    needed = 'numbers by history, such as {"SGD": 0.5},'
+    known = {} if given is None else instance(argument, given, Mapping, needed)
+    if not set(known) <= set(histories):
+        raise ValueError(f"{argument} = {shown(given)}: {needed} of histories that are drawn, are needed")
+    return {name: real(f"{argument}: {name!r}", value, above=0.0) for name, value in known.items()}
+
+
+def _dashes(axis: Axes, seen: "Curve", slope: float) -> bool:
+    """Draw a slope beside the longest fall at it, through the middle of that; whether there is one."""
+    positive = seen.drawn & (seen.centre.filled(0.0) > 0)
+    steps, logs = seen.step[positive], np.log(np.asarray(seen.centre[positive]))
+    near = np.abs(np.diff(logs) - slope * np.diff(steps)) <= FOLLOWED * np.abs(slope * np.diff(steps))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], near, [False]]).astype(int)))
+    starts, ends = edges[::2], edges[1::2]
+    falls = logs[starts] - logs[ends]
+    if not np.any(falls >= LEAST_FALL):
+        return False
+    first, last = (int(each[np.argmax(falls)]) for each in (starts, ends))
+    middle = (first + last) // 2
+    reach = [steps[at] - sign * BEYOND / slope for at, sign in ((first, -1), (last, 1))]
+    x = np.geomspace(max(reach[0], 1.0), reach[1], 200)
+    axis.plot(x, np.exp(logs[middle] + slope * (x - steps[middle])), "k--", lw=1.2, zorder=2.5)
+    return True
 
 
 def _check_histories(histories: Any, metrics: Sequence[str]) -> None:
