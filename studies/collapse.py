@@ -90,10 +90,9 @@ def data(config: Config) -> xarray.Dataset:
 
 def factors(problem: ufm.Problem, rate: float, momentum: float) -> list[float]:
     """What a step multiplies each of `POWERS` by in the end; NaN where theory doesn't know."""
-    rates = ufm.predict(problem).rates
-    of_objective = {**rates, "excess": rates.get("loss", np.nan)}
+    rates = {"excess" if name == "loss" else name: known for name, known in ufm.predict(problem).rates.items()}
     return [
-        theory.factor(of_objective[name], rate, momentum, power=power) if name in of_objective and rates else np.nan
+        theory.factor(rates[name], rate, momentum, power=power) if name in rates else np.nan
         for name, power in POWERS.items()
     ]
 
