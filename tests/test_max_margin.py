@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.svm import SVC, LinearSVC
+from terminal import run
 
 import ufm
 from ufm import theory
@@ -142,17 +143,30 @@ def test_labels_of_any_counts_are_proved_by_one_decomposition(counts, bias):
     assert margin.steps == 0
 
 
-def test_a_thousand_classes():
+def test_as_many_classes_as_a_vocabulary_has():
     """With two counts, D − nnᵀ/N has the eigenvalues n_g, m_g − 1 times each, one more, and zero.
 
     The one more is what these leave of the trace, Σ n − Σ n²/N.
     """
-    n = np.repeat([7, 2], [300, 700])
-    value = 299 * np.sqrt(7) + 699 * np.sqrt(2)
-    value += np.sqrt(n.sum() - np.sum(n**2) / n.sum() - 299 * 7 - 699 * 2)
-    margin = ufm.max_margin(labelled(1000, n))
-    assert_allclose(margin.value, value, rtol=1e-12)
+    n = np.repeat([7, 2], [384, 16_000])
+    value = 383 * np.sqrt(7) + 15_999 * np.sqrt(2)
+    value += np.sqrt(n.sum() - np.sum(n**2) / n.sum() - 383 * 7 - 15_999 * 2)
+    margin = ufm.max_margin(labelled(len(n), n))
+    assert_allclose(margin.value, value, rtol=1e-13)
     assert margin.certified
+    assert 0 < margin.metrics.nc2 < 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_sizes_of_classes_and_supports_say_the_same(bias):
+    """Classes of equal count by their sectors, and all of them by the matrix of supports: values, proofs and logits."""
+    margin = ufm.max_margin(labelled(6, (5, 2, 5, 2, 2, 9), bias=bias))
+    best, bound = centred_supports(supports_of(margin.problem))
+    assert_allclose([margin.value, margin.lower_bound], [best.value, bound], rtol=1e-12)
+    centred = best.logits - best.logits.mean(axis=1, keepdims=True)
+    assert_allclose(margin.logits - margin.logits.mean(axis=1, keepdims=True), centred, atol=1e-13)
+    measured = ufm.measure(margin.params.H, margin.problem.labels, margin.params.A, margin.params.b)
+    assert_allclose([each for _, each in margin.metrics.known()], [each for _, each in measured.known()], atol=1e-12)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -391,6 +405,16 @@ def test_it_is_saved_and_reads_well(tmp_path):
     assert "5.35962646004" in margin._repr_html_()
 
 
+def test_the_command_prints_saves_and_refuses(tmp_path, capsys):
+    flags = ("--num-classes", 4, "--per-class", 10, 5, 2, 1, "--dim", 8)
+    assert run("max-margin", *flags, "--save", tmp_path / "margin.npz") == 0
+    assert "5.35962646004" in capsys.readouterr().out
+    assert ufm.load(tmp_path / "margin.npz").certified
+    assert run("max-margin", *flags, "--dim", 1, "--no-bias") == 1
+    assert run("max-margin", *flags, "--loss", "focal") == 2
+    assert "ufm: loss = Focal" in capsys.readouterr().err
+
+
 # --- the theorem -----------------------------------------------------------------------------------------------------
 
 
@@ -428,14 +452,14 @@ def test_no_factors_lose_less_than_their_size_allows(seed, log_size, bias):
 def test_a_run_without_decay_keeps_to_it(monkeypatch):
     """And fails where its margins are wider than the widest are said to be."""
     problem = labelled(3, (5, 3, 1), dim=4)
-    run = ufm.train(problem, optax.sgd(0.5), steps=200, snapshots=3, precision="float64")
+    trained = ufm.train(problem, optax.sgd(0.5), steps=200, snapshots=3, precision="float64")
 
     def claims(subject):
         return [claim for claim in ufm.verify(subject).claims if claim.theorem == "max-margin direction"]
 
-    assert [claim.verdict for claim in claims(run)] == ["holds", "holds"]
+    assert [claim.verdict for claim in claims(trained)] == ["holds", "holds"]
     H, A, b, _ = ufm.max_margin(problem).params
-    at_widest = dataclasses.replace(run, params=ufm.Params(H, A, b))
+    at_widest = dataclasses.replace(trained, params=ufm.Params(H, A, b))
     assert [claim.verdict for claim in claims(at_widest)] == ["holds", "holds"]
     assert_allclose(claims(at_widest)[0].measured, 1.0, rtol=1e-12)
     least, multipliers = widest(problem)

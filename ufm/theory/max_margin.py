@@ -90,6 +90,7 @@ def _applies(problem: Problem) -> bool:
 @theorem(
     "max-margin direction",
     paper="Lyu & Li 2020; Ji et al. 2021; Thrampoulidis et al. 2022",
+    family="vanishing weight decay",
     assumes="cross-entropy, any counts and class weights, no weight decay, any d and bias",
     applies=_applies,
     checks=_checks,
