@@ -84,12 +84,14 @@ class _Expected(NamedTuple):
     Attributes:
         slope: the logarithm.
         alone: whether nothing else is nearly as slow.
-        refutable: whether another slope refutes it; a product's deviations may be too small to be seen.
+        others: of other single modes; where the slope is one of these, the slowest was too small to be seen.
+        single: whether the slowest is a mode by itself; a product may be too small to be seen.
     """
 
     slope: float
     alone: bool
-    refutable: bool
+    others: list[float]
+    single: bool
 
 
 def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | None:
@@ -103,10 +105,14 @@ def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | 
     if not slowest < 0.0:
         return None
     chief = routes[slopes.index(slowest)]
-    rivals = [slope for slope, route in zip(slopes, routes, strict=True) if len(route) <= len(chief)]
-    others = [slope for slope in rivals if not np.isclose(slope, slowest, rtol=SAME)]
+    others = {len(route): [] for route in routes}
+    for slope, route in zip(slopes, routes, strict=True):
+        if not np.isclose(slope, slowest, rtol=SAME):
+            others[len(route)].append(slope)
+    rivals = [slope for length, found in others.items() for slope in found if length <= len(chief)]
     turns = any(oscillates(value, descent) for value in chief)
-    return _Expected(float(slowest), not turns and all(other <= APART * slowest for other in others), len(chief) == 1)
+    alone = not turns and all(slope <= APART * slowest for slope in rivals)
+    return _Expected(float(slowest), alone, others[1], len(chief) == 1)
 
 
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
@@ -142,6 +148,7 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
         measured = _fitted(steps, logs, thirds[0])
         steady = abs(last - second) <= tolerance * abs(measured)
     known = expected.alone and steady
+    seen = expected.single and all(abs(measured / other - 1.0) > tolerance for other in expected.others)
     return Check(
         f"slope of log {quantity} per step",
         predicted=expected.slope,
@@ -149,7 +156,7 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
         error=abs(measured / expected.slope - 1.0),
         tolerance=tolerance,
         certain=known,
-        doubt=0.0 if known and expected.refutable else np.inf,
+        doubt=0.0 if known and seen else np.inf,
     )
 
 
@@ -184,7 +191,7 @@ def terminal_rates(problem: Problem) -> Prediction:
     Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
     between 1e-11 and 1e-5; there by least squares over the later two thirds of the decades. Undecided with fewer than
     three decades, or four snapshots in a third, where the slopes of those thirds differ by more than the tolerance,
-    where the two slowest rates are closer than 30 %, or where deviations turn as they fall; and never refuted where a
-    product is slowest, which may be too small to be seen.
+    where the two slowest rates are closer than 30 %, or where deviations turn as they fall; and not refuted where a
+    product is slowest, or where the slope is that of another mode: the slowest may be too small to be seen.
     """
     return Prediction(rates=rates(problem))
