@@ -119,7 +119,7 @@ class Margin:
         counts = self.problem.group_counts.astype(np.float64)
         with one_thread(), silent():
             if isinstance(self.solution, Sectors):
-                return metrics_of(self.solution, counts)
+                return numbers(metrics_of(self.solution, counts))
             H, A, b, _ = self.solution
             if as_classes(self.problem).targets is None:
                 return numbers(metrics.of_means(H, counts, A, b))
