@@ -1,7 +1,9 @@
 """The hard margin: closed forms, independent solvers, proofs from both sides, and support vector machines."""
 
 import dataclasses
+import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -266,6 +268,23 @@ def test_every_iterate_is_a_proof_from_both_sides(drawn):
     assert min(values) - max(bounds) <= 1e-9 * min(values)
 
 
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_the_nearest_logits_that_meet_the_margins(seed):
+    """A projection on a convex set: no feasible row is beyond, Σ c (x − p)(z − p) ≤ 0; what is feasible stays."""
+    random = np.random.default_rng(seed)
+    supports = supports_of(sparse([(0, 1), (1, 2), (3,)], random.integers(1, 9, 3)))
+    supports = supports._replace(copies=random.uniform(0.5, 3.0, 4))
+    step, c = supports.roots[0], supports.copies
+    x, z = 3.0 * random.normal(size=(2, 3, 4))
+    found, other = (margin_splitting.nearest(supports, rows) for rows in (x, z))
+    for rows in (found, other):
+        assert supports.spread(rows / step) == 0
+        assert supports.margin(rows / step) >= 1 - 1e-12
+    assert np.max(np.sum(c * (x - found) * (other - found), axis=1)) <= 1e-12
+    assert_allclose(margin_splitting.nearest(supports, found), found, atol=1e-13)
+
+
 def test_bounds_of_wrong_multipliers_prove_nothing():
     """A multiplier of the wrong sign; and sums that don't vanish raise the norm by as much."""
     supports = supports_of(labelled(3, bias=False))
@@ -385,6 +404,21 @@ def test_what_has_no_such_direction_is_refused(problem, words):
         ufm.max_margin(problem)
 
 
+class OfAUser:
+    """Exponentials of a user's own, of labels."""
+
+    convex = falls_exponentially = True
+    infimum = 0.0
+
+    def __call__(self, logits, label):
+        return jnp.sum(jnp.exp(logits - logits[label])) - 1.0
+
+
+def test_a_loss_of_a_user_has_the_same_direction_if_it_says_so():
+    problem = labelled(4, IMBALANCED, loss=OfAUser())
+    assert ufm.max_margin(problem).value == ufm.max_margin(labelled(4, IMBALANCED)).value
+
+
 def test_minimize_names_it_where_it_helps():
     with pytest.raises(ValueError, match=r"no minimum is attained.*ufm\.max_margin\(problem\)"):
         ufm.minimize(labelled())
@@ -419,11 +453,14 @@ def test_the_command_prints_saves_and_refuses(tmp_path, capsys):
 
 
 def test_theory_and_solver_agree_on_the_widest_margins():
-    for bias in (True, False):
-        problem = labelled(4, IMBALANCED, bias=bias)
-        assert_allclose(widest(problem)[0], ufm.max_margin(problem).value, rtol=1e-13)
+    """And multipliers add up to the value, Σ y = V, since every margin is 1."""
+    for counts, bias in itertools.product((IMBALANCED, (3, 3, 3, 3), (5, 2, 2, 2)), (True, False)):
+        problem = labelled(4, counts, bias=bias, class_weights=(1, 1, 2, 1))
+        found = widest(problem)
+        assert_allclose(found.least, ufm.max_margin(problem).value, rtol=1e-13)
+        assert_allclose(found.multiplicities @ np.sum(found.others * found.multipliers, axis=1), found.least)
         said = {known.name: said for known, said in theory.applicable(problem)}["max-margin direction"]
-        assert_allclose(list(said.thresholds.values()), 1 / widest(problem)[0])
+        assert_allclose(list(said.thresholds.values()), 1 / found.least)
     assert "max-margin direction" not in {k.name for k, _ in theory.applicable(labelled(lambda_A=1e-3, lambda_H=1e-3))}
 
 
@@ -462,6 +499,6 @@ def test_a_run_without_decay_keeps_to_it(monkeypatch):
     at_widest = dataclasses.replace(trained, params=ufm.Params(H, A, b))
     assert [claim.verdict for claim in claims(at_widest)] == ["holds", "holds"]
     assert_allclose(claims(at_widest)[0].measured, 1.0, rtol=1e-12)
-    least, multipliers = widest(problem)
-    monkeypatch.setattr("ufm.theory.max_margin.widest", lambda problem: (1.01 * least, multipliers))
+    denied = widest(problem)._replace(least=1.01 * widest(problem).least)
+    monkeypatch.setattr("ufm.theory.max_margin.widest", lambda problem: denied)
     assert claims(at_widest)[0].verdict == "fails"
