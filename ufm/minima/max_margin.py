@@ -32,14 +32,15 @@ from ufm.minima.margins import (
 from ufm.minima.reduction import LaneParams, filled_up, least_dim, lift
 from ufm.minima.sector_metrics import metrics_of
 from ufm.minima.sectors import Sectors, lifted
+from ufm.minima.ways import RANDOM_STARTS
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_classes, with_values
 
 SOLVED = 1e-4  # of the gap that counts as certified: to which the method goes on, since logits are off by its root
 PATIENCE = 4  # looks that a certified gap may stay as it is, as where rounding keeps it
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
-RANDOM_STARTS, FEW_STARTS = 8, 2
-MANY_UP_TO = 2**12  # multiplications of the logits, up to which a start takes a second
+FEW_STARTS = 2  # where each takes longer than a second
+MANY_UP_TO = 2**12  # multiplications of the logits, up to which it doesn't
 
 
 @archive.storable
