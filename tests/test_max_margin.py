@@ -1,7 +1,9 @@
 """The hard margin: closed forms, independent solvers, proofs from both sides, and support vector machines."""
 
 import dataclasses
+import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.svm import SVC, LinearSVC
+from terminal import run
 
 import ufm
 from ufm import theory
@@ -142,17 +145,30 @@ def test_labels_of_any_counts_are_proved_by_one_decomposition(counts, bias):
     assert margin.steps == 0
 
 
-def test_a_thousand_classes():
+def test_as_many_classes_as_a_vocabulary_has():
     """With two counts, D − nnᵀ/N has the eigenvalues n_g, m_g − 1 times each, one more, and zero.
 
     The one more is what these leave of the trace, Σ n − Σ n²/N.
     """
-    n = np.repeat([7, 2], [300, 700])
-    value = 299 * np.sqrt(7) + 699 * np.sqrt(2)
-    value += np.sqrt(n.sum() - np.sum(n**2) / n.sum() - 299 * 7 - 699 * 2)
-    margin = ufm.max_margin(labelled(1000, n))
-    assert_allclose(margin.value, value, rtol=1e-12)
+    n = np.repeat([7, 2], [384, 16_000])
+    value = 383 * np.sqrt(7) + 15_999 * np.sqrt(2)
+    value += np.sqrt(n.sum() - np.sum(n**2) / n.sum() - 383 * 7 - 15_999 * 2)
+    margin = ufm.max_margin(labelled(len(n), n))
+    assert_allclose(margin.value, value, rtol=1e-13)
     assert margin.certified
+    assert 0 < margin.metrics.nc2 < 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_sizes_of_classes_and_supports_say_the_same(bias):
+    """Classes of equal count by their sectors, and all of them by the matrix of supports: values, proofs and logits."""
+    margin = ufm.max_margin(labelled(6, (5, 2, 5, 2, 2, 9), bias=bias))
+    best, bound = centred_supports(supports_of(margin.problem))
+    assert_allclose([margin.value, margin.lower_bound], [best.value, bound], rtol=1e-12)
+    centred = best.logits - best.logits.mean(axis=1, keepdims=True)
+    assert_allclose(margin.logits - margin.logits.mean(axis=1, keepdims=True), centred, atol=1e-13)
+    measured = ufm.measure(margin.params.H, margin.problem.labels, margin.params.A, margin.params.b)
+    assert_allclose([each for _, each in margin.metrics.known()], [each for _, each in measured.known()], atol=1e-12)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -250,6 +266,23 @@ def test_every_iterate_is_a_proof_from_both_sides(drawn):
         bounds.append(lower_bound(supports, U))
     assert max(bounds) <= min(values)
     assert min(values) - max(bounds) <= 1e-9 * min(values)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_the_nearest_logits_that_meet_the_margins(seed):
+    """A projection on a convex set: no feasible row is beyond, Σ c (x − p)(z − p) ≤ 0; what is feasible stays."""
+    random = np.random.default_rng(seed)
+    supports = supports_of(sparse([(0, 1), (1, 2), (3,)], random.integers(1, 9, 3)))
+    supports = supports._replace(copies=random.uniform(0.5, 3.0, 4))
+    step, c = supports.roots[0], supports.copies
+    x, z = 3.0 * random.normal(size=(2, 3, 4))
+    found, other = (margin_splitting.nearest(supports, rows) for rows in (x, z))
+    for rows in (found, other):
+        assert supports.spread(rows / step) == 0
+        assert supports.margin(rows / step) >= 1 - 1e-12
+    assert np.max(np.sum(c * (x - found) * (other - found), axis=1)) <= 1e-12
+    assert_allclose(margin_splitting.nearest(supports, found), found, atol=1e-13)
 
 
 def test_bounds_of_wrong_multipliers_prove_nothing():
@@ -371,6 +404,21 @@ def test_what_has_no_such_direction_is_refused(problem, words):
         ufm.max_margin(problem)
 
 
+class OfAUser:
+    """Exponentials of a user's own, of labels."""
+
+    convex = falls_exponentially = True
+    infimum = 0.0
+
+    def __call__(self, logits, label):
+        return jnp.sum(jnp.exp(logits - logits[label])) - 1.0
+
+
+def test_a_loss_of_a_user_has_the_same_direction_if_it_says_so():
+    problem = labelled(4, IMBALANCED, loss=OfAUser())
+    assert ufm.max_margin(problem).value == ufm.max_margin(labelled(4, IMBALANCED)).value
+
+
 def test_minimize_names_it_where_it_helps():
     with pytest.raises(ValueError, match=r"no minimum is attained.*ufm\.max_margin\(problem\)"):
         ufm.minimize(labelled())
@@ -391,15 +439,28 @@ def test_it_is_saved_and_reads_well(tmp_path):
     assert "5.35962646004" in margin._repr_html_()
 
 
+def test_the_command_prints_saves_and_refuses(tmp_path, capsys):
+    flags = ("--num-classes", 4, "--per-class", 10, 5, 2, 1, "--dim", 8)
+    assert run("max-margin", *flags, "--save", tmp_path / "margin.npz") == 0
+    assert "5.35962646004" in capsys.readouterr().out
+    assert ufm.load(tmp_path / "margin.npz").certified
+    assert run("max-margin", *flags, "--dim", 1, "--no-bias") == 1
+    assert run("max-margin", *flags, "--loss", "focal") == 2
+    assert "ufm: loss = Focal" in capsys.readouterr().err
+
+
 # --- the theorem -----------------------------------------------------------------------------------------------------
 
 
 def test_theory_and_solver_agree_on_the_widest_margins():
-    for bias in (True, False):
-        problem = labelled(4, IMBALANCED, bias=bias)
-        assert_allclose(widest(problem)[0], ufm.max_margin(problem).value, rtol=1e-13)
+    """And multipliers add up to the value, Σ y = V, since every margin is 1."""
+    for counts, bias in itertools.product((IMBALANCED, (3, 3, 3, 3), (5, 2, 2, 2)), (True, False)):
+        problem = labelled(4, counts, bias=bias, class_weights=(1, 1, 2, 1))
+        found = widest(problem)
+        assert_allclose(found.least, ufm.max_margin(problem).value, rtol=1e-13)
+        assert_allclose(found.multiplicities @ np.sum(found.others * found.multipliers, axis=1), found.least)
         said = {known.name: said for known, said in theory.applicable(problem)}["max-margin direction"]
-        assert_allclose(list(said.thresholds.values()), 1 / widest(problem)[0])
+        assert_allclose(list(said.thresholds.values()), 1 / found.least)
     assert "max-margin direction" not in {k.name for k, _ in theory.applicable(labelled(lambda_A=1e-3, lambda_H=1e-3))}
 
 
@@ -428,16 +489,16 @@ def test_no_factors_lose_less_than_their_size_allows(seed, log_size, bias):
 def test_a_run_without_decay_keeps_to_it(monkeypatch):
     """And fails where its margins are wider than the widest are said to be."""
     problem = labelled(3, (5, 3, 1), dim=4)
-    run = ufm.train(problem, optax.sgd(0.5), steps=200, snapshots=3, precision="float64")
+    trained = ufm.train(problem, optax.sgd(0.5), steps=200, snapshots=3, precision="float64")
 
     def claims(subject):
         return [claim for claim in ufm.verify(subject).claims if claim.theorem == "max-margin direction"]
 
-    assert [claim.verdict for claim in claims(run)] == ["holds", "holds"]
+    assert [claim.verdict for claim in claims(trained)] == ["holds", "holds"]
     H, A, b, _ = ufm.max_margin(problem).params
-    at_widest = dataclasses.replace(run, params=ufm.Params(H, A, b))
+    at_widest = dataclasses.replace(trained, params=ufm.Params(H, A, b))
     assert [claim.verdict for claim in claims(at_widest)] == ["holds", "holds"]
     assert_allclose(claims(at_widest)[0].measured, 1.0, rtol=1e-12)
-    least, multipliers = widest(problem)
-    monkeypatch.setattr("ufm.theory.max_margin.widest", lambda problem: (1.01 * least, multipliers))
+    denied = widest(problem)._replace(least=1.01 * widest(problem).least)
+    monkeypatch.setattr("ufm.theory.max_margin.widest", lambda problem: denied)
     assert claims(at_widest)[0].verdict == "fails"

@@ -160,7 +160,6 @@ def test_a_short_run_decides_nothing_and_another_rate_is_refuted(monkeypatch):
     short = claims_of(ufm.train(p, optax.sgd(1.0), steps=50, snapshots=20, precision="float64"))
     assert {str(claim.verdict) for claim in short.values()} == {"undecided"}
     run = ufm.train(p, optax.sgd(1.0), steps=5000, seed=1, snapshots=150, precision="float64")
-    wrong = claims_of(dataclasses.replace(run, descent=Descent(1.03, 0.0, False)))
-    assert str(wrong["nc1"].verdict) == "fails"  # 3 % off, where 1 % is allowed
-    assert str(wrong["nc2"].verdict) == "holds"
+    wrong = claims_of(dataclasses.replace(run, descent=Descent(1.1, 0.0, False)))
+    assert str(wrong["nc2"].verdict) == "fails"  # 10 % off, where 5 % is allowed
     assert claims_of(dataclasses.replace(run, descent=None)) == {}

@@ -310,6 +310,28 @@ class Verify:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaxMargin:
+    """Find the direction that logits take without weight decay, and its certificate; exit code 1 if none is found."""
+
+    problem: Annotated[ProblemFlags, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ProblemFlags)
+    seed: int = 0
+    """Of the random starting points, where dimensions are few."""
+    save: pathlib.Path | None = None
+    """Write the solution here; `ufm.load` reads it."""
+
+    def __call__(self) -> int:
+        """Print what was found and its metrics, and write what was asked for."""
+        if self.save is not None:
+            _make_way("save", self.save)
+        margin = ufm.max_margin(self.problem.problem(), seed=self.seed)
+        print(margin)
+        show(["metric", "value"], margin.metrics.known())
+        if self.save is not None:
+            margin.save(self.save)
+        return 0 if margin.status.ok else 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Theorems:
     """List the theorems known, family by family, with their papers and what they assume."""
 
@@ -368,7 +390,14 @@ class Sweep:
         )
 
 
-COMMANDS = {"train": Train, "measure": Measure, "verify": Verify, "theorems": Theorems, "sweep": Sweep}
+COMMANDS = {
+    "train": Train,
+    "measure": Measure,
+    "verify": Verify,
+    "max-margin": MaxMargin,
+    "theorems": Theorems,
+    "sweep": Sweep,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -57,12 +57,6 @@ class Supports(NamedTuple):
         """(M,) of samples."""
         return self.counts / np.sum(self.counts)
 
-    @property
-    def most_rank(self) -> int:
-        """Of what is priced: dimensions that any logits can be had in."""
-        M, K = self.wanted.shape
-        return min(M - self.free_bias, K - 1)
-
     def bias_of(self, Z: np.ndarray) -> np.ndarray:
         """(K,) the bias that leaves logits cheapest."""
         return self.share @ Z if self.free_bias else np.zeros(Z.shape[1])

@@ -10,7 +10,7 @@ import numpy as np
 from ufm._core import archive
 from ufm._core.arrays import silent
 from ufm._core.blas import one_thread
-from ufm._core.checks import MOST_STEPS, Integer, Real, integer, real
+from ufm._core.checks import MOST_STEPS, Integer, Real, integer, real, room_for
 from ufm._core.interrupts import interruptible
 from ufm._core.progress import says
 from ufm._core.status import Status
@@ -18,6 +18,7 @@ from ufm.metrics import definitions as metrics
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_means
 from ufm.minima.margin_factors import Found, narrow
+from ufm.minima.margin_sectors import Labelled, labelled
 from ufm.minima.margin_splitting import iterates
 from ufm.minima.margins import (
     Priced,
@@ -29,14 +30,17 @@ from ufm.minima.margins import (
     supports_of,
 )
 from ufm.minima.reduction import LaneParams, filled_up, least_dim, lift
+from ufm.minima.sector_metrics import metrics_of
+from ufm.minima.sectors import Sectors, lifted
+from ufm.minima.ways import RANDOM_STARTS
 from ufm.model.params import Params
 from ufm.model.problem import Problem, as_classes, with_values
 
 SOLVED = 1e-4  # of the gap that counts as certified: to which the method goes on, since logits are off by its root
 PATIENCE = 4  # looks that a certified gap may stay as it is, as where rounding keeps it
 AGREEMENT = 1e-9  # relative, of two starts that found the same value
-RANDOM_STARTS, FEW_STARTS = 8, 2
-MANY_UP_TO = 2**12  # multiplications of the logits, up to which a start takes a second
+FEW_STARTS = 2  # where each takes longer than a second
+MANY_UP_TO = 2**12  # multiplications of the logits, up to which it doesn't
 
 
 @archive.storable
@@ -54,7 +58,8 @@ class Margin:
         starts: how many starting points were tried, where dimensions don't suffice for the convex form.
         agreed: how many of them ended at the best value.
         seed: of the random starting points.
-        solution: group means (M, r) of the features, classifier (K, r) and bias (K,).
+        solution: group means (M, r) of the features, classifier (K, r) and bias (K,); or what they are made of, where
+            classes of equal count are treated alike.
     """
 
     problem: Problem
@@ -66,22 +71,32 @@ class Margin:
     starts: int
     agreed: int
     seed: int
-    solution: LaneParams
+    solution: LaneParams | Sectors
+
+    @ft.cached_property
+    def _dense(self) -> LaneParams:
+        """Group means (M, r), classifier (K, r) and bias (K,)."""
+        if isinstance(self.solution, LaneParams):
+            return self.solution
+        K = self.problem.num_classes
+        room_for(f"num_classes = {K}: class means and classifier in {K - 1} dimensions", 2 * K * (K - 1))
+        return LaneParams(*lifted(self.solution))
 
     @property
     def means(self) -> np.ndarray:
         """(M, r) group means of the features in r ≤ d coordinates."""
-        return self.solution.H
+        return self._dense.H
 
     @property
     def A(self) -> np.ndarray:
         """(K, r) classifier in the same coordinates."""
-        return self.solution.A
+        return self._dense.A
 
     @property
     def b(self) -> np.ndarray:
         """(K,) bias."""
-        return self.solution.b
+        solution = self.solution
+        return solution.b if isinstance(solution, LaneParams) else solution.b[solution.size_of]
 
     @property
     def gap(self) -> float:
@@ -96,14 +111,17 @@ class Margin:
     @property
     def params(self) -> Params:
         """A minimiser of the problem as posed, H (N, d), A (K, d), b (K,), with ‖A‖ = ‖H‖."""
-        (H, A, b, _), r = self.solution, least_dim(self.problem)
+        (H, A, b, _), r = self._dense, least_dim(self.problem)
         return lift(self.problem, LaneParams(filled_up(H, (len(H), r)), filled_up(A, (len(A), r)), b))
 
     @ft.cached_property
     def metrics(self) -> Metrics:
         """`ufm.Metrics` at `params`."""
-        counts, (H, A, b, _) = self.problem.group_counts.astype(np.float64), self.solution
+        counts = self.problem.group_counts.astype(np.float64)
         with one_thread(), silent():
+            if isinstance(self.solution, Sectors):
+                return numbers(metrics_of(self.solution, counts))
+            H, A, b, _ = self.solution
             if as_classes(self.problem).targets is None:
                 return numbers(metrics.of_means(H, counts, A, b))
             return numbers(of_group_means(H, counts, A, b, np.asarray(self.problem.group_targets)))
@@ -171,6 +189,11 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
     check_margins(with_values(problem))
     seed, tol = integer("seed", seed, least=0), real("tol", tol, above=0.0)
     max_steps = integer("max_steps", max_steps, least=1, most=MOST_STEPS)
+    if as_classes(problem).targets is None:
+        with one_thread():
+            best = labelled(as_classes(problem))
+        if best.rank <= problem.dim and best.value - best.lower_bound <= tol * best.value:
+            return _of_labels(problem, seed, best)
     supports = supports_of(problem)
     with one_thread(), silent():
         relaxed = _relaxed(supports, tol, max_steps)
@@ -179,6 +202,22 @@ def max_margin(problem: Problem, seed: Integer = 0, *, tol: Real = 1e-8, max_ste
             starts = RANDOM_STARTS if supports.wanted.size * problem.dim <= MANY_UP_TO else FEW_STARTS
             found = narrow(supports, problem.dim, relaxed.best, seed, starts, max_steps)
     return _margin(problem, seed, tol, relaxed, found, supports)
+
+
+def _of_labels(problem: Problem, seed: int, best: Labelled) -> Margin:
+    """What is known in closed form, and certified."""
+    return Margin(
+        problem=problem,
+        value=best.value,
+        lower_bound=best.lower_bound,
+        steps=0,
+        status=Status.CONVERGED,
+        certified=True,
+        starts=1,
+        agreed=1,
+        seed=seed,
+        solution=best.sectors,
+    )
 
 
 class _Relaxed(NamedTuple):

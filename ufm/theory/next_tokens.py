@@ -120,7 +120,7 @@ def next_tokens(problem: Problem) -> Prediction:
     it a probability is at most of the order ĉ: margins grow like log(1/ĉ), and f* → H(T), the targets' entropy, from
     above. Their direction tends to the cheapest ‖D^{1/2}Z‖_* with equal logits in supports and margins of 1 off them,
     which depends on supports and counts alone. It is the centred matrix of supports where the polar factor of
-    D^{1/2}(S − |S|/K) is negative off them, as with labels; not always, and what it is then isn't said here. Trap: the
+    D^{1/2}(S − |S|/K) is negative off them, as with labels; not always: `ufm.max_margin` finds what it is. Trap: the
     papers decay each distinct context once, whatever its frequency: counts of one, and weights for the frequencies.
     """
     groups = groups_of(problem)

@@ -16,6 +16,7 @@ SAME = 1e-9  # relative, of rates that are one but for rounding
 APART = 1.3  # by which factor the two slowest rates must differ, for a slope to be that of the slowest
 LEAST_POINTS = 4  # snapshots in each of the later thirds of a terminal phase, to which a slope is fitted
 LEAST_SPAN = 3.0  # decades of it
+EFFECT = 3.0  # relative change of a slope, at most, over the root of the objective's relative excess
 
 
 class Slope(NamedTuple):
@@ -115,38 +116,51 @@ def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | 
     return _Expected(float(slowest), alone, others[1], len(chief) == 1)
 
 
+class _Phase(NamedTuple):
+    """A quantity's terminal phase: steps, logarithms of the quantity, and how far the optimum still is, relative."""
+
+    steps: np.ndarray
+    logs: np.ndarray
+    distance: np.ndarray
+
+
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
     """The slope of each quantity in the later thirds of its terminal phase; of descents whose course was recorded."""
-    if found.history is None or found.descent is None or len(found.history.step) < 3 * LEAST_POINTS:
+    history = found.history
+    if history is None or found.descent is None or len(history.step) < 3 * LEAST_POINTS:
         return
+    least = found.minimum(problem).value
+    excess = (np.asarray(history.loss, np.float64) - least) / least
     for quantity in rates(problem):
         expected = _expected(_routes(problem, quantity), SLOPES[quantity].power, found.descent)
         if expected is not None:
-            yield _slope(quantity, expected, *_terminal(quantity, problem, found))
+            values = excess if quantity == "loss" else np.asarray(getattr(history, quantity), np.float64)
+            phase = _terminal(values, SLOPES[quantity])
+            distance = np.sqrt(np.abs(excess[phase]))
+            yield _slope(quantity, expected, _Phase(history.step[phase] * 1.0, np.log(values[phase]), distance))
 
 
-def _terminal(quantity: str, problem: Problem, found: Found) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and logarithms of a quantity in its terminal phase: from where it is small for good to where it rounds."""
-    assert found.history is not None
-    values, rule = np.asarray(getattr(found.history, quantity), np.float64), SLOPES[quantity]
-    if quantity == "loss":
-        least = found.minimum(problem).value
-        values = (values - least) / least
+def _terminal(values: np.ndarray, rule: Slope) -> slice:
+    """From where a quantity is small for good to where it rounds."""
     above, below = np.flatnonzero(~(values <= rule.most)), np.flatnonzero(~(values >= rule.least))
-    first = above[-1] + 1 if above.size else 0
+    first = int(above[-1]) + 1 if above.size else 0
     after = below[below >= first]
-    phase = slice(first, after[0] if after.size else len(values))
-    return np.asarray(found.history.step[phase], np.float64), np.log(values[phase])
+    return slice(first, int(after[0]) if after.size else len(values))
 
 
-def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarray) -> Check:
-    """Decided where the phase is long, its later thirds agree, and no other mode is nearly as slow."""
-    tolerance, measured, steady = SLOPES[quantity].tolerance, np.nan, False
+def _slope(quantity: str, expected: _Expected, phase: _Phase) -> Check:
+    """Decided where the phase is long, its later thirds agree, and no other mode is nearly as slow.
+
+    What of the way to the optimum is left, whatever the quantity's own deviations are, changes the eigenvalues by as
+    much: so large is the doubt.
+    """
+    tolerance, measured, steady, doubt, logs = SLOPES[quantity].tolerance, np.nan, False, np.inf, phase.logs
     thirds = [logs <= logs[0] - part * (logs[0] - logs[-1]) / 3 for part in (1, 2)] if len(logs) else []
     if len(logs) and logs[0] - logs[-1] >= LEAST_SPAN * np.log(10.0) and _points(thirds) >= LEAST_POINTS:
-        second, last = (_fitted(steps, logs, phase) for phase in (thirds[0] & ~thirds[1], thirds[1]))
-        measured = _fitted(steps, logs, thirds[0])
+        second, last = (_fitted(phase, part) for part in (thirds[0] & ~thirds[1], thirds[1]))
+        measured = _fitted(phase, thirds[0])
         steady = abs(last - second) <= tolerance * abs(measured)
+        doubt = EFFECT * float(np.max(phase.distance[thirds[0]]))
     known = expected.alone and steady
     seen = expected.single and all(abs(measured / other - 1.0) > tolerance for other in expected.others)
     return Check(
@@ -156,7 +170,7 @@ def _slope(quantity: str, expected: _Expected, steps: np.ndarray, logs: np.ndarr
         error=abs(measured / expected.slope - 1.0),
         tolerance=tolerance,
         certain=known,
-        doubt=0.0 if known and seen else np.inf,
+        doubt=doubt if known and seen else np.inf,
     )
 
 
@@ -165,9 +179,9 @@ def _points(thirds: list[np.ndarray]) -> int:
     return int(min(np.sum(thirds[0] & ~thirds[1]), np.sum(thirds[1])))
 
 
-def _fitted(steps: np.ndarray, logs: np.ndarray, phase: np.ndarray) -> float:
-    """The slope of a phase, by least squares."""
-    return float(np.polyfit(steps[phase], logs[phase], 1)[0])
+def _fitted(phase: _Phase, part: np.ndarray) -> float:
+    """The slope of a part of a phase, by least squares."""
+    return float(np.polyfit(phase.steps[part], phase.logs[part], 1)[0])
 
 
 @theorem(
@@ -191,7 +205,8 @@ def terminal_rates(problem: Problem) -> Prediction:
     Measured in float64: NC1 between 1e-24 and 1e-8, NC2 and NC3 between 1e-12 and 1e-3, the objective's relative excess
     between 1e-11 and 1e-5; there by least squares over the later two thirds of the decades. Undecided with fewer than
     three decades, or four snapshots in a third, where the slopes of those thirds differ by more than the tolerance,
-    where the two slowest rates are closer than 30 %, or where deviations turn as they fall; and not refuted where a
-    product is slowest, or where the slope is that of another mode: the slowest may be too small to be seen.
+    where the two slowest rates are closer than 30 %, or where deviations turn as they fall. Not refuted where a product
+    is slowest, or the slope is that of another mode, since the slowest may be too small to be seen; nor by less than
+    what is left of the way to the optimum may change eigenvalues by, three times the root of the objective's excess.
     """
     return Prediction(rates=rates(problem))
