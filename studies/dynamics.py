@@ -17,9 +17,9 @@ Below, which measure of collapse is last: which falls at the least rate, and so 
 is small enough. NC1 and the ratio of traces count as they are, squares of deviations. NC1 is not among the last: in the
 means' span it falls at 2λ_H(1 + θ), and λ_H(1 + θ) is an entry on the diagonal of [[λ_H(1 + θ), c(θ − 1)],
 [c(θ − 1), λ_A(1 + θ)]], whose least eigenvalue, no larger, the rates of NC2 and NC3 don't exceed from K = 4 on. Where
-d > K − 1 there are dimensions beyond that span, which NC1 is blind to: there the variability within classes, of which
-the ratio of traces tells, falls at 2λ_H. Without a bias rates over λ_H are functions of Kκ = K√(n λ_A λ_H) and λ_H/λ_A
-alone, so that a diagram over these two is that of every n.
+d > K − 1 there are dimensions beyond that span, of which NC1 sees but products of deviations: there the variability
+within classes, of which the ratio of traces tells, falls at 2λ_H. Without a bias rates over λ_H are functions of
+Kκ = K√(n λ_A λ_H) and λ_H/λ_A alone, so that a diagram over these two is that of every n.
 """
 
 import dataclasses

@@ -79,6 +79,16 @@ def test_collapse_collapses_in_all_three_settings(study, written):
     for metric in ("nc1", "nc2", "nc3"):
         assert (last[metric] < 1e-4).all()
     assert (last.nc4 == 0).all()
+    assert (abs(last.excess) < 1e-10).all()
+    assert (table.gap <= 1e-8 * table.minimum).all()
+    assert np.isfinite(table.factor).all("metric").values.tolist() == [
+        True,
+        True,
+        False,
+    ]  # theory leaves the sphere open
+    dashed = [sum(line.get_linestyle() == "--" for line in axis.get_lines()) for axis in collapse.draw(table).axes]
+    assert dashed[0] == 2
+    assert dashed[3:5] == [0, 0]
     out, arrays = written(collapse, table)
     assert "sphere, last" in out
     assert "jax" in str(arrays["versions"])
