@@ -17,7 +17,7 @@ import numpy as np
 
 from ufm._core import archive
 from ufm._core.checks import MOST_STEPS, Integer, choice, entries, flag, instance, integer, room_for, shown
-from ufm._core.descent import Descent, Unanswered, descent_of
+from ufm._core.descent import Descent, descent_of
 from ufm._core.identity import ByContent
 from ufm._core.interrupts import Pace, Threads, check, interruptible
 from ufm._core.precision import DTYPES, in_precision
@@ -89,8 +89,8 @@ class Run:
         steps: taken in all.
         seed: of the initial parameters, an integer or an array of them.
         precision: "float32" or "float64".
-        descent: the learning rate and momentum that the optimiser was found to have, where it is gradient descent with
-            a heavy ball, Nesterov's momentum or none, and a constant learning rate; None of any other.
+        descent: the learning rate and momentum of the optimiser where it is `optax.sgd` with a constant rate, with a
+            heavy ball, Nesterov's momentum or none; None of any other.
     """
 
     problem: Problem
@@ -225,52 +225,7 @@ def train(
     """
     known = ByContent(_checked(optimizer))
     run = trained(problem, known, steps, seed, snapshots, params, precision, resume, progress)
-    return dataclasses.replace(run, descent=_descent(known, run))
-
-
-def _descent(optimizer: ByContent, run: Run) -> Descent | None:
-    """The gradient descent that an optimiser was, by its answers at parameters of one number each.
-
-    It holds no more than one matrix for each of the parameters in memory; what else a state has is one number each.
-    """
-    dtype, factors = DTYPES[run.precision], run.problem.factors()
-    with in_precision(run.precision):
-        ones = assembled(factors, [jnp.ones((1, 1), dtype)] * len(factors), jnp.ones(1, dtype), Columns)
-        try:
-            first, structure = jax.tree.flatten(_asked(optimizer.value.init, ones))
-            if sum(np.ndim(leaf) > 0 for leaf in first) > len(jax.tree.leaves(ones)):
-                return None
-            ends = zip(first, run.optimizer_state, strict=True)
-            last = [leaf if np.ndim(leaf) else jnp.ravel(end)[0] for leaf, end in ends]
-            states = [structure.unflatten(leaves) for leaves in (first, last)]
-            return descent_of(ft.partial(_asked, _answer, optimizer), states, ones)
-        except Unanswered:
-            return None
-
-
-def _asked(function, *given):
-    """What an optimiser's function says of parameters that it may not be made for.
-
-    Raises:
-        Unanswered: where it raises anything, as a stranger's code may.
-    """
-    try:
-        return function(*given)
-    except Exception as error:
-        raise Unanswered from error
-
-
-def _answer(optimizer, gradient, state, params):
-    """Updates and a state; what functions an optimiser may ask for are of ½‖params‖²."""
-    import optax
-
-    def squares(params, **_):
-        return 0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-
-    functions = {"value_fn": squares, "obj_fn": squares, "grad_fn": lambda params, *_: params}
-    offered = {"value": squares(params), "grad": gradient, **functions}
-    update = optax.with_extra_args_support(optimizer.value).update
-    return _updated(update, (gradient, state, params), offered)
+    return dataclasses.replace(run, descent=descent_of(known))
 
 
 def trained(

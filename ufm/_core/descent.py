@@ -1,19 +1,18 @@
 """Gradient descent with momentum: what a step makes of a quadratic, and whether an optimiser is such a descent."""
 
-from collections.abc import Callable
+import functools as ft
+import inspect
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ufm._core.archive import storable
 from ufm._core.checks import Real, doubles, flag, real
+from ufm._core.identity import ByContent
 
-SMALL = 1e-6  # of the gradients that an optimiser is asked about: where training ends, nothing is clipped
-ALIKE = 1e-4  # relative: what rounding in float32 leaves of answers that are one
-ANSWERS = 4  # steps for which an optimiser is listened to
-LARGER = 1e3  # times as large, the gradients that have the same answers in their unit: what adapts to them has others
+DEEPEST = 6  # functions within functions, in which an optimiser's numbers are looked for
 
 
 @storable
@@ -89,63 +88,34 @@ def _polynomial(eigenvalues: Any, descent: Descent) -> tuple[Any, Any]:
     return ((1.0 + beta) * kept, beta * kept) if nesterov else (beta + kept, beta)
 
 
-Update = Callable[[Any, Any, Any], tuple[Any, Any]]
+@ft.lru_cache(maxsize=256)
+def descent_of(optimizer: ByContent) -> Descent | None:
+    """The gradient descent that an optax optimiser is by its content; None of any other.
 
-
-class Unanswered(Exception):
-    """An optimiser was asked at parameters that it isn't made for."""
-
-
-def descent_of(update: Update, states: list[Any], params: Any) -> Descent | None:
-    """The gradient descent that an optimiser is, of small gradients; None of another.
-
-    Such a one answers a gradient linearly, alike in all parameters, wherever they are, early and late, and a gradient
-    of zero with no step but what momentum has left. Its answers to one gradient that zeros follow are −η, −ηβ, −ηβ², …
-    of the heavy ball, −η(1+β), −ηβ², −ηβ³, … of Nesterov's.
-
-    Args:
-        update: a function of gradients, a state and parameters to updates and a state.
-        states: at the beginning and at the end, without anything in memory.
-        params: to whose shapes the states belong.
+    The numbers that its functions hold are tried as learning rate and momentum of `optax.sgd`, until that has the same
+    content.
     """
-    answers = [_answers(update, state, params, size) for state in states for size in (0.0, 1.0, LARGER)]
-    if any(answer is None for answer in answers):
-        return None
-    still, once, larger = (np.array(answers[first::3]) for first in range(3))
-    if np.any(still != 0.0) or not _alike(LARGER * once, larger) or not _alike(once, once[:1]):
-        return None
-    return _named(once[0])
+    import optax
 
-
-def _answers(update: Update, state: Any, params: Any, size: float) -> np.ndarray | None:
-    """(ANSWERS,) updates to a gradient of a size that zeros follow, in its unit; None where leaves differ in them."""
-    found = []
-    for given in (size * SMALL, *[0.0] * (ANSWERS - 1)):
-        gradient = jax.tree.map(lambda leaf, given=given: jnp.full_like(leaf, given), params)
-        at = jax.tree.map(lambda leaf: (1.0 + size) * leaf, params)
-        updates, state = update(gradient, state, at)
-        leaves = np.array([float(np.ravel(leaf)[0]) for leaf in jax.tree.leaves(updates)]) / SMALL
-        if not np.all(np.isfinite(leaves)) or not _alike(leaves, leaves[:1]):
-            return None
-        found.append(leaves[0])
-    return np.array(found)
-
-
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool(np.all(np.abs(one - other) <= ALIKE * np.max(np.abs(other), initial=0.0)))
-
-
-def _named(answers: np.ndarray) -> Descent | None:
-    """The descent that answers so."""
-    first, second, third, fourth = (float(answer) for answer in answers)
-    if not first < 0.0:
-        return None
-    beta = third / second if second else 0.0
-    if not 0.0 <= beta < 1.0:
-        return None
-    for found in (Descent(-first, beta, False), Descent(-first / (1.0 + beta), beta, True)):
-        eta, later = found.learning_rate, beta * beta if found.nesterov else beta
-        expected = -eta * np.array([later, later * beta, later * beta**2])
-        if np.all(np.abs(np.array([second, third, fourth]) - expected) <= ALIKE * -first):
-            return found
+    numbers = list({(type(each), float(each)): each for each in map(abs, _numbers(optimizer.value.update))}.values())
+    momenta = [None, *(each for each in numbers if each < 1)]
+    for eta, beta in itertools.product((each for each in numbers if each > 0), momenta):
+        for nesterov in (False, True) if beta is not None else (False,):
+            if optimizer == ByContent(optax.sgd(eta, momentum=beta, nesterov=nesterov)):
+                return Descent(float(eta), float(beta or 0.0), nesterov and beta > 0)
     return None
+
+
+def _numbers(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The finite real numbers that a function's closure holds, or functions in it do."""
+    if isinstance(value, float | int | np.floating | np.integer):
+        if not isinstance(value, bool) and np.isfinite(value):
+            yield value
+    elif depth < DEEPEST:
+        for each in value if isinstance(value, tuple | list) else _closure(value):
+            yield from _numbers(each, depth + 1)
+
+
+def _closure(value: Any) -> list[Any]:
+    """What a function refers to of where it was made; nothing of what is none."""
+    return list(inspect.getclosurevars(value).nonlocals.values()) if inspect.isfunction(value) else []
