@@ -50,6 +50,13 @@ def balanced_optimum(p):
     return ufm.Params(H, A, np.zeros(p.num_classes) if said.bias is None else said.bias)
 
 
+@pytest.mark.parametrize("decay", [1e-3, 1e-8, 1e-13])
+def test_a_margin_as_large_as_decay_is_small_costs_the_spectrum_no_digits(decay):
+    # probabilities of wrong classes are √n decay: 1 − p of right ones is not to be a difference
+    p = problem(lambda_A=decay, lambda_H=decay, bias=False)
+    assert distance(ufm.spectrum(p, minimum(p).params), ufm.predict(p).spectrum) < 1e-11
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("bias", ["none", "little"])
 def test_the_spectrum_in_closed_form_is_that_of_differentiation(loss, bias):

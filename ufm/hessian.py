@@ -65,7 +65,8 @@ def spectrum(problem: Problem, params: Params) -> Spectrum:
     Where the samples of each group coincide and where dimensions are unused, blocks that are alike are looked at once:
     the cost depends neither on how many samples a group has nor on how many dimensions nothing uses. Complete for up to
     4,000 coordinates of what is left (K classes at a collapsed point have about 2K² + K); beyond by Lanczos (ARPACK) to
-    1e-10, a few eigenvalues at either end, with `complete` False. Constraints are not considered.
+    1e-10, a few eigenvalues at either end, with `complete` False: least and largest are right, of copies some may be
+    missing. Constraints are not considered.
 
     Args:
         problem: any problem whose loss is twice differentiable.

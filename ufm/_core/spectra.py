@@ -15,8 +15,8 @@ class Spectrum:
 
     Attributes:
         values: (m,) eigenvalues that differ, ascending.
-        multiplicities: (m,) how many there are of each.
-        complete: whether these are all; else they are the ends of the spectrum, from below and from above.
+        multiplicities: (m,) how many there are of each; of ends, how many copies were found, which can be fewer.
+        complete: whether these are all; else they are some from the ends of the spectrum, from below and from above.
     """
 
     values: Float[np.ndarray, " m"]
@@ -38,6 +38,11 @@ class Spectrum:
     def num_zero(self) -> int:
         """How many are zero but for rounding: flat directions, as those of rotations."""
         return int(np.sum(self.multiplicities[np.abs(self.values) <= SAME * self._size]))
+
+    @property
+    def positive(self) -> Float[np.ndarray, " p"]:
+        """(p,) those that are above zero by more than rounding, ascending."""
+        return self.values[self.values > SAME * self._size]
 
     @property
     def _size(self) -> float:

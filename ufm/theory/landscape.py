@@ -1,9 +1,11 @@
 """Strict saddles: every critical point that isn't global can be left along a known direction."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from ufm._core.precision import allowance
 from ufm.model.losses import facts_of
 from ufm.model.params import Params
 from ufm.model.problem import Problem, relaxed_rank
@@ -78,6 +80,11 @@ def _mean_decay(problem: Problem) -> float:
     return (problem.lambda_A + problem.lambda_H) / 2
 
 
+def _rounding(found: Found) -> float:
+    """What rounding leaves of an eigenvalue that is zero, in the unit of the largest."""
+    return 0.0 if found.spectrum is None else allowance() * float(found.spectrum.values[-1])
+
+
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
     """At a minimum no direction falls; at another critical point one does, by as much as predicted.
 
@@ -89,7 +96,8 @@ def _checks(problem: Problem, found: Found) -> Iterator[Check]:
     measured, unit = found.curvature, _mean_decay(problem)
     if found.certified:
         quantity, error = "smallest Hessian eigenvalue is at least", max(0.0, -measured) / unit
-        yield found.of_minimiser(quantity, predicted=0.0, measured=measured, error=error)
+        check = found.of_minimiser(quantity, predicted=0.0, measured=measured, error=error)
+        yield replace(check, doubt=check.doubt + _rounding(found) / unit)
         return
     predicted = escape_curvature(problem, found.params)
     saddle = predicted < -GEOMETRY * unit and _is_critical(problem, found.params, found.value)

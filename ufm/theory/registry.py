@@ -181,18 +181,28 @@ class Found:
     ) -> Check:
         """A check of what describes the minimiser: certain where the value is.
 
-        A relative gap g leaves the minimiser free to move by about √g.
+        A relative gap g leaves the minimiser free to move by about √g, and further where the objective is flatter.
         """
-        doubt = 10.0 * float(np.sqrt(self.relative_gap)) if self.certified else np.inf
-        return Check(
+        check = Check(
             quantity,
             predicted=predicted,
             measured=measured,
             error=error,
             tolerance=tolerance,
             certain=self.certified,
-            doubt=doubt,
+            doubt=10.0 * float(np.sqrt(self.relative_gap)) if self.certified else np.inf,
         )
+        refuted = check.distance > tolerance + check.doubt
+        return dataclasses.replace(check, doubt=max(check.doubt, 4.0 * self._reach)) if refuted else check
+
+    @property
+    def _reach(self) -> float:
+        """How far the minimiser may be, relative to the smaller factor: f grows by half a curvature times a square."""
+        size = min(float(np.linalg.norm(self.classifier)), float(np.linalg.norm(self.means)))
+        positive = [] if self.spectrum is None else self.spectrum.positive
+        if not size or not len(positive):
+            return 0.0
+        return float(np.sqrt(2.0 * self.relative_gap * abs(self.value) / positive[0])) / size
 
 
 Predict = Callable[[Problem], Prediction]

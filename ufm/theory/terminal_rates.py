@@ -53,13 +53,12 @@ TILTED = {
 }
 
 
-def _routes(problem: Problem, quantity: str) -> list[Route]:
+def _routes(found: tuple[Mode, ...], quantity: str) -> list[Route]:
     """What moves a quantity: modes by themselves, and products of others.
 
     Pairs of modes of the logits move the means' shape, but for two that permutations leave as they are; with two
     classes means have no shape. Of a sum of all squares, as the objective and the ratio of traces, a mode is slowest.
     """
-    found = modes(problem)
     flat = FLAT * max(abs(mode.value) for mode in found)
     moving = [mode for mode in found if mode.value > flat]
     excess = [mode for mode in moving if mode.of_logits or not mode.invariant]  # a shift of the bias stays at zero
@@ -67,7 +66,7 @@ def _routes(problem: Problem, quantity: str) -> list[Route]:
     products: list[tuple[Mode, ...]] = []
     for kinds in TILTED.get(quantity, []):
         products += itertools.product(*([mode for mode in moving if kind in mode.moves] for kind in kinds))
-    if quantity in ("nc2", "nc3") and problem.num_classes > 2:
+    if quantity in ("nc2", "nc3") and any("nc2" in mode.moves for mode in moving):
         pairs = itertools.combinations_with_replacement([mode for mode in moving if mode.of_logits], 2)
         products += [pair for pair in pairs if not all(mode.invariant for mode in pair)]
     return [*alone, *(tuple(mode.value for mode in product) for product in products)] if alone else []
@@ -75,7 +74,8 @@ def _routes(problem: Problem, quantity: str) -> list[Route]:
 
 def rates(problem: Problem) -> dict[str, float]:
     """The rates r of quantities ~ exp(−r t) along the gradient flow; none of what is zero all the time."""
-    routes = {name: _routes(problem, name) for name in SLOPES}
+    known = modes(problem)
+    routes = {name: _routes(known, name) for name in SLOPES}
     return {name: SLOPES[name].power * min(map(sum, found)) for name, found in routes.items() if found}
 
 
@@ -96,13 +96,13 @@ class _Expected(NamedTuple):
 
 
 def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | None:
-    """Of the slowest route; None where a step makes one of its deviations grow.
+    """Of the slowest route; None where there is none, or a step makes one of its deviations grow.
 
     Products of more deviations are smaller to begin with: where they are faster too, they are no rivals.
     """
     eta, beta, nesterov = descent
     slopes = [power * sum(np.log(factor(value, eta, beta, nesterov=nesterov)) for value in route) for route in routes]
-    slowest = max(slopes)
+    slowest = max(slopes, default=0.0)
     if not slowest < 0.0:
         return None
     chief = routes[slopes.index(slowest)]
@@ -131,8 +131,9 @@ def _checks(problem: Problem, found: Found) -> Iterator[Check]:
         return
     least = found.minimum(problem).value
     excess = (np.asarray(history.loss, np.float64) - least) / least
-    for quantity in rates(problem):
-        expected = _expected(_routes(problem, quantity), SLOPES[quantity].power, found.descent)
+    known = modes(problem)
+    for quantity in SLOPES:
+        expected = _expected(_routes(known, quantity), SLOPES[quantity].power, found.descent)
         if expected is not None:
             values = excess if quantity == "loss" else np.asarray(getattr(history, quantity), np.float64)
             phase = _terminal(values, SLOPES[quantity])
