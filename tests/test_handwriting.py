@@ -7,6 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+SHARED = "flows", "handwriting", "networks"  # by studies, and none itself
+
 
 def assert_standardised(X, X_test):
     constant = X.std(axis=0) == 0
@@ -41,11 +43,11 @@ def test_counts_that_are_not_there_are_refused(study, counts):
 def test_without_scikit_learn_every_study_says_what_to_install(loaded_again, monkeypatch):
     for name in ["sklearn", "sklearn.datasets", *(name for name in sys.modules if name.startswith("sklearn."))]:
         monkeypatch.setitem(sys.modules, name, None)
-    for shared in ("handwriting", "networks"):
+    for shared in SHARED:
         monkeypatch.delitem(sys.modules, shared, raising=False)
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (none|`studies`) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     listed = dict(rows)
-    assert set(listed) == {file.stem for file in (ROOT / "studies").glob("*.py")} - {"handwriting", "networks"}
+    assert set(listed) == {file.stem for file in (ROOT / "studies").glob("*.py")} - set(SHARED)
     for name, extra in listed.items():
         if extra == "`studies`":
             with pytest.raises(ModuleNotFoundError, match=r"pip install -e '\.\[studies\]'"):
