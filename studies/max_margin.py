@@ -17,8 +17,6 @@ import tyro
 import xarray
 from matplotlib.colors import ListedColormap
 from scipy.optimize import minimize
-from sklearn.metrics.pairwise import pairwise_kernels
-from sklearn.svm import SVC, LinearSVC
 
 import networks
 import ufm
@@ -162,6 +160,8 @@ def simplex_loss(problem: ufm.Problem, start: ufm.Params, value: float, log_time
 
 def machine(means: np.ndarray) -> np.ndarray:
     """(K, d) classifier of scikit-learn's hard-margin machine of K classes without a bias (Crammer & Singer 2001)."""
+    from sklearn.svm import LinearSVC  # here, so that it is `handwriting` that says what is missing
+
     words: dict[str, Any] = {"multi_class": "crammer_singer", "fit_intercept": False}
     return LinearSVC(C=HARD, tol=1e-12, max_iter=100_000, **words).fit(means, np.arange(len(means))).coef_
 
@@ -207,6 +207,8 @@ def over_classifiers(config: Config) -> xarray.Dataset:
 
 def beside_machine(problem: ufm.Problem) -> dict[str, Any]:
     """Entries of A, and of b where there is one, in their own unit: the largest is 1."""
+    from sklearn.svm import SVC  # here, so that it is `handwriting` that says what is missing
+
     best = ufm.max_margin(problem)
     means, (_, A, b, *_) = means_of(problem.class_counts, best.params.H), best.params
     if problem.bias_kind == "none":
@@ -230,6 +232,8 @@ def rings(config: Config, per_ring: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 def over_rings(config: Config) -> xarray.Dataset:
     """Regions of kernel machines and of networks, how many test samples are right, and variability of features."""
+    from sklearn.svm import SVC  # here, so that it is `handwriting` that says what is missing
+
     samples = Digits(*rings(config, config.per_ring, 0), *rings(config, 10 * config.per_ring, 1))
     edge = np.linspace(-1.2, 1.2, config.pixels) * max(config.radii)
     grid = np.stack(np.meshgrid(edge, edge), axis=-1).reshape(-1, 2).astype(np.float32)
@@ -270,6 +274,8 @@ def trained(config: Config, samples: Digits, decay: float) -> networks.Trained:
 
 def kernel_features(kernel: dict[str, Any], X: np.ndarray) -> np.ndarray:
     """(N, N) features whose inner products are the kernel: the root of its matrix of the samples."""
+    from sklearn.metrics.pairwise import pairwise_kernels  # here, so that it is `handwriting` that says what is missing
+
     words = {name: value for name, value in kernel.items() if name != "kernel"}
     values, vectors = np.linalg.eigh(pairwise_kernels(X.astype(np.float64), metric=kernel["kernel"], **words))
     return vectors * np.sqrt(np.maximum(values, 0.0))

@@ -102,7 +102,7 @@ def descent_of(optimizer: ByContent) -> Descent | None:
     for eta, beta in itertools.product((each for each in numbers if each > 0), momenta):
         for nesterov in (False, True) if beta is not None else (False,):
             if optimizer == ByContent(optax.sgd(eta, momentum=beta, nesterov=nesterov)):
-                return Descent(float(eta), float(beta or 0.0), nesterov and beta > 0)
+                return Descent(float(eta), float(beta or 0.0), nesterov and bool(beta))
     return None
 
 

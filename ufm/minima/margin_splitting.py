@@ -110,7 +110,8 @@ def _interior(supports: Supports) -> np.ndarray:
 def _heights(on: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """α (M,) and β (K,), so that entries α_m + β_k on the supports have these sums; the longer of them eliminated."""
     if on.shape[0] < on.shape[1]:
-        return _heights(on.T, columns, rows)[::-1]
+        beta, alpha = _heights(on.T, columns, rows)
+        return alpha, beta
     degree = np.sum(on, axis=1)
     reduced = np.diag(np.sum(on, axis=0)) - on.T @ (on / degree[:, None])
     beta = np.linalg.lstsq(reduced, columns - on.T @ (rows / degree), rcond=None)[0]

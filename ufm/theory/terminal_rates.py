@@ -102,10 +102,10 @@ def _expected(routes: list[Route], power: int, descent: Descent) -> _Expected | 
     """
     eta, beta, nesterov = descent
     slopes = [power * sum(np.log(factor(value, eta, beta, nesterov=nesterov)) for value in route) for route in routes]
-    slowest = max(slopes, default=0.0)
-    if not slowest < 0.0:
+    index = int(np.argmax(slopes)) if slopes else 0
+    if not slopes or not slopes[index] < 0.0:
         return None
-    chief = routes[slopes.index(slowest)]
+    slowest, chief = slopes[index], routes[index]
     others = {len(route): [] for route in routes}
     for slope, route in zip(slopes, routes, strict=True):
         if not np.isclose(slope, slowest, rtol=SAME):
