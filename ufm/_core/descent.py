@@ -12,6 +12,7 @@ from ufm._core.archive import storable
 from ufm._core.checks import Real, doubles, flag, real
 from ufm._core.identity import ByContent
 
+MOST = 8  # numbers that such an optimiser holds; one of more is another
 DEEPEST = 6  # functions within functions, in which an optimiser's numbers are looked for
 
 
@@ -97,7 +98,10 @@ def descent_of(optimizer: ByContent) -> Descent | None:
     """
     import optax
 
-    numbers = list({(type(each), float(each)): each for each in map(abs, _numbers(optimizer.value.update))}.values())
+    held = itertools.islice(map(abs, _numbers(optimizer.value.update)), 10 * MOST)
+    numbers = list({(type(each), float(each)): each for each in held}.values())
+    if len(numbers) > MOST:
+        return None
     momenta = [None, *(each for each in numbers if each < 1)]
     for eta, beta in itertools.product((each for each in numbers if each > 0), momenta):
         for nesterov in (False, True) if beta is not None else (False,):
