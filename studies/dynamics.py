@@ -425,6 +425,10 @@ def summary(table: xarray.Dataset) -> None:
 
 def main(config: Config) -> None:
     """Train, integrate, compare, draw."""
+    if config.num_classes < 3:
+        raise SystemExit(f"--num-classes {config.num_classes}: two centred means have no shape; at least 3 are needed")
+    if config.trained < 1:
+        raise SystemExit(f"--trained {config.trained}: at least 1 of each axis is needed")
     table = data(config)
     summary(table)
     plot.write(draw(table), config.output, data=table)

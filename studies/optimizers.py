@@ -328,6 +328,8 @@ def summary(table: xarray.Dataset) -> None:
 
 def main(config: Config) -> None:
     """Train, compare, draw."""
+    if min(config.boxes, config.epsilons) < 1:
+        raise SystemExit(f"--boxes {config.boxes} --epsilons {config.epsilons}: at least 1 of each is needed")
     table = data(config)
     summary(table)
     plot.write(draw(table), config.output, data=table)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -295,6 +296,29 @@ def test_bounds_of_wrong_multipliers_prove_nothing():
     assert lower_bound(supports, wrong) == 0
     assert lower_bound(supports, right - 0.1 / 3) <= 2.0
     assert_allclose(lower_bound(supports, 7 * right), 2.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (1, 10**3), (1, 10**6), (1, 10**10), (7, 10**8)])
+def test_no_bound_is_above_the_value_however_uneven_the_counts(counts):
+    """Two classes with a free bias: rows √n_1 π_2 (1, −1) and √n_2 π_1 (−1, 1), of norm √(2 n_1 n_2 / N)."""
+    margin = ufm.max_margin(ufm.Problem(2, 2, per_class=counts, lambda_A=0.0, lambda_H=0.0))
+    truth = math.sqrt(2 * counts[0] * counts[1] / sum(counts))
+    assert margin.certified
+    assert margin.lower_bound <= truth * (1 + 1e-15)
+    assert_allclose(margin.value, truth, rtol=1e-14)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 3, 6]))
+@settings(max_examples=30, deadline=None)
+def test_no_multipliers_prove_more_than_the_value(seed, decades):
+    """Their sums needn't vanish: what is left of them counts against the bound."""
+    random = np.random.default_rng(seed)
+    counts = [int(10.0 ** random.uniform(0, decades)) for _ in range(3)]
+    for bias in (True, False):
+        supports = supports_of(ufm.Problem(3, 3, per_class=counts, bias=bias))
+        U = np.eye(3) - random.uniform(size=(3, 3)) * 10.0 ** random.uniform(-3, 3, (3, 1))
+        U[random.integers(3)] = 0.0
+        assert lower_bound(supports, U) <= centred_supports(supports)[0].value * (1 + 1e-12)
 
 
 def test_groups_of_equal_support_and_outputs_of_equal_groups_are_one():

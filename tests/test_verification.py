@@ -186,6 +186,8 @@ def test_a_run_that_diverged_is_not_verified():
     run = dataclasses.replace(run, params=run.params._replace(A=np.full((3, 4), np.nan)))
     with pytest.raises(ValueError, match=r"params\.A = .*a NaN or an infinity"):
         ufm.verify(run)
+    with pytest.raises(ValueError, match="a run that diverged at step"):
+        ufm.verify(ufm.train(problem(), optax.sgd(1e30), steps=20, snapshots=5))
 
 
 def test_where_no_theorem_applies_the_report_says_so():

@@ -325,7 +325,8 @@ class MaxMargin:
             _make_way("save", self.save)
         margin = ufm.max_margin(self.problem.problem(), seed=self.seed)
         print(margin)
-        show(["metric", "value"], margin.metrics.known())
+        if margin.status.ok:
+            show(["metric", "value"], margin.metrics.known())
         if self.save is not None:
             margin.save(self.save)
         return 0 if margin.status.ok else 1

@@ -15,6 +15,7 @@ from ufm._core.checks import instance, shown
 from ufm._core.interrupts import interruptible
 from ufm._core.progress import says
 from ufm._core.spectra import distance
+from ufm._core.status import Status
 from ufm.hessian import dense_curvature, dense_spectrum
 from ufm.metrics.definitions import Metrics, numbers
 from ufm.metrics.groups import of_group_columns
@@ -231,6 +232,8 @@ def _of_run(run: Run) -> Found:
     problem = run.problem
     if np.ndim(run.params.H) != 2:
         raise ValueError(f"subject: a run of {len(run.params.H)} seeds; verify(run[i]) speaks of the i-th")
+    if run.status is Status.DIVERGED:
+        raise ValueError(f"subject: a run that {run.ended()}; there is nothing to verify")
     params = problem.finite_params(run.params)
     value, bound = float(problem.objective(params)), lower_bound(problem, params)
     gap, read = relative_gap(problem, value, bound), layers(problem.activation, columns(params))[-1]

@@ -52,12 +52,23 @@ def labelled(problem: Problem) -> Labelled:
 
 def _lower_bound(P: np.ndarray, n: np.ndarray, m: np.ndarray, free: bool) -> float:
     """What P proves, with an allowance for rounding, as `ufm.minima.margins.lower_bound` does; 0 for a wrong sign."""
-    root, own = np.sqrt(n), np.diagonal(P)
+    root, alike = np.sqrt(n), np.sqrt(m)
+    if free:
+        P = P - np.outer(root * alike, (root * alike) @ P) / (m @ n)
+    own = np.diagonal(P)
     between = P - np.diag(own)
     if max(np.max(between), np.max(own) - 1.0) > allowance():
         return 0.0
-    total = (m - 1.0) @ (root * np.maximum(1.0 - own, 0.0)) - np.sqrt(m) * root @ np.minimum(between, 0.0) @ np.sqrt(m)
-    off = np.linalg.norm(P @ np.sqrt(m))
-    off += np.linalg.norm((root * np.sqrt(m)) @ P) / np.sqrt(m @ n) if free else 0.0
+    own, between = np.minimum(own, 1.0), np.minimum(between, 0.0)
+    P = between + np.diag(own)
+    total = (m - 1.0) @ (root * (1.0 - own)) - alike * root @ between @ alike
+    rows, columns = np.abs(_exactly(P, alike)), np.abs(_exactly(P.T, root * alike))
+    off = float(np.linalg.norm(rows))
+    off += 2.0 * float(root * alike @ rows + alike @ columns) / float(np.min(root)) if free else 0.0
     norm = (1.0 + allowance()) * max(operator_norm(P), float(np.max(m) > 1)) + off
     return float((1.0 - allowance()) * total / norm)
+
+
+def _exactly(P: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Products that may cancel, in extended precision."""
+    return np.sum(P * weights.astype(np.longdouble), axis=1).astype(np.float64)

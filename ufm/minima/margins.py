@@ -122,18 +122,28 @@ def priced(supports: Supports, Z: np.ndarray) -> Priced:
 def lower_bound(supports: Supports, U: np.ndarray) -> float:
     """What multipliers prove that no logits cost less than, with an allowance for rounding; 0 where they prove nothing.
 
-    What rounding leaves of the sums that are to be zero is taken off by another matrix, whose norm adds to that of U.
+    With sums of rows r and of columns c that rounding leaves, r moved to a wanted output of each row,
+    Σ y ≤ ⟨U, Z⟩ = ⟨U, Z − 1bᵀ⟩ + cᵀb at the cheapest logits, of value V. Each output v is wanted by a group m, so that
+    b_k − b_v ≤ (Z − 1bᵀ)_mv − (Z − 1bᵀ)_mk ≤ 2V/√(n c) with the least n and c: what is left adds to the norm of U.
     """
     left, right = supports.roots
+    if supports.free_bias:
+        U = U - np.outer(supports.share, np.sum(U, axis=0))
     size = float(np.max(np.abs(U))) or 1.0
     if np.max(U[~supports.wanted]) > allowance() * size:
         return 0.0
     U = np.where(supports.wanted, U, np.minimum(U, 0.0))
-    rows, columns = np.sum(U, axis=1) / left[:, 0], np.sum(U, axis=0) / right
-    off = np.linalg.norm(rows) / np.min(right)
-    off += np.linalg.norm(columns) / np.sqrt(np.sum(supports.counts)) if supports.free_bias else 0.0
+    rows, columns = (np.abs(_exactly(U, axis)) for axis in (1, 0))
+    off = float(np.linalg.norm(rows / left[:, 0]) / np.min(right))
+    if supports.free_bias:
+        off += 2.0 * float(np.sum(rows) + np.sum(columns)) / float(np.min(left) * np.min(right))
     norm = (1.0 + allowance()) * operator_norm(U / left / right) + off
     return float((1.0 - allowance()) * -np.sum(U[~supports.wanted]) / norm)
+
+
+def _exactly(U: np.ndarray, axis: int) -> np.ndarray:
+    """Sums of what may cancel, in extended precision."""
+    return np.sum(U, axis=axis, dtype=np.longdouble).astype(np.float64)
 
 
 def centred_supports(supports: Supports) -> tuple[Priced, float]:

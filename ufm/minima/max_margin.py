@@ -50,7 +50,8 @@ class Margin:
 
     Attributes:
         problem: whose margins are meant.
-        value: ½(‖A‖² + ‖H‖²) at `params`, whose margins are at least 1; its inverse is the largest normalised margin.
+        value: ½(‖A‖² + ‖H‖²) at `params`, whose margins are at least 1; its inverse is their normalised margin, the
+            largest where certified. Infinite, and `params` zero, where no margins above zero were found.
         lower_bound: a number that no parameters with margins of 1 cost less than.
         steps: of the splitting method; 0 where the solution is known in closed form.
         status: whether the gap came below the tolerance, or a local method to an end, or else all steps were taken.
@@ -127,12 +128,14 @@ class Margin:
             return numbers(of_group_means(H, counts, A, b, np.asarray(self.problem.group_targets)))
 
     def __repr__(self) -> str:
-        certified = "certified" if self.certified else "not certified"
+        first = f"Margin of {self.problem!r}\n"
+        if not np.isfinite(self.value):
+            return f"{first}  none above zero found in {self.problem.dim} dimensions, from {self.starts} starts"
+        known = ("certified", "largest ") if self.certified else ("not certified", "")
+        how = f"{self.agreed} of {self.starts} starts ended there" if self.starts > 1 else f"{self.steps} steps"
         return (
-            f"Margin of {self.problem!r}\n"
-            f"  value {self.value:.12g}, gap {self.gap:.1e}, {certified}; largest normalised margin "
-            f"{1 / self.value:.12g}\n"
-            f"  {self.status.word} in {self.steps} steps; {self.agreed} of {self.starts} starts ended there"
+            f"{first}  value {self.value:.12g}, gap {self.gap:.1e}, {known[0]}\n"
+            f"  {known[1]}normalised margin {1 / self.value:.12g}; {self.status.word}, {how}"
         )
 
     def _repr_html_(self) -> str:
