@@ -48,6 +48,8 @@ def widest(problem: Problem) -> Widest:
     X, s, Vt = np.linalg.svd(T)
     there = s > ZERO * np.max(root)
     frame = X[:, there] @ Vt[there]
+    if problem.bias:  # columns of the multipliers sum to zero, whatever rounding made of the smallest rows
+        frame = frame - np.outer(root * copies, root * copies @ frame) / (m @ n)
     multipliers = root[:, None] * (np.diag(1 / m) - frame / np.outer(copies, copies))
     others = m - np.eye(len(m))
     y = np.where(others > 0, np.maximum(multipliers, 0.0), 0.0)
