@@ -79,7 +79,11 @@ def spectrum(problem: Problem, params: Params) -> Spectrum:
         ValueError: where a shape is not the problem's, or a parameter is NaN or infinite.
     """
     params = with_values(problem).finite_params(params)
-    within = _coordinates(problem, params)
+    return _spectrum(problem, _coordinates(problem, params))
+
+
+def _spectrum(problem: Problem, within: "_Coordinates") -> Spectrum:
+    """The spectrum in coordinates that hold all of it."""
     model = within.groups, within.sizes, problem.lambda_H
     with float64(), one_thread():
         if within.start.size <= WHOLE_UP_TO:
@@ -90,20 +94,23 @@ def spectrum(problem: Problem, params: Params) -> Spectrum:
 
 def dense_spectrum(problem: Problem, params: Params) -> Spectrum | None:
     """`spectrum` where that is quick; elsewhere None."""
-    return spectrum(problem, params) if _is_quick(problem, params) else None
+    within = _few(problem, params)
+    return None if within is None else _spectrum(problem, within)
 
 
 def dense_curvature(problem: Problem, params: Params) -> Curvature | None:
     """`curvature` where that is quick, from a Hessian that can be formed; elsewhere None."""
-    return curvature(problem, params) if _is_quick(problem, params) else None
+    within = _few(problem, params)
+    return None if within is None else _curvature(problem, params, within)
 
 
-def _is_quick(problem: Problem, params: Params) -> bool:
-    """Whether few enough coordinates are left for the Hessian to be formed."""
+def _few(problem: Problem, params: Params) -> "_Coordinates | None":
+    """Coordinates where few enough are left for the Hessian to be formed in a moment."""
     params = problem.finite_params(params)
     if len(_moving(problem, params.H)[0]) + problem.num_classes > DENSE_UP_TO:  # rows, of one coordinate at least
-        return False
-    return _coordinates(problem, params).start.size <= DENSE_UP_TO
+        return None
+    within = _coordinates(problem, params)
+    return within if within.start.size <= DENSE_UP_TO else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ufm._core.linalg import operator_norm
 from ufm._core.precision import allowance
-from ufm.minima.margins import NO_DIRECTION
+from ufm.minima.margins import NO_DIRECTION, sums
 from ufm.minima.sectors import Sectors
 from ufm.model.problem import Problem
 
@@ -62,13 +62,11 @@ def _lower_bound(P: np.ndarray, n: np.ndarray, m: np.ndarray, free: bool) -> flo
     own, between = np.minimum(own, 1.0), np.minimum(between, 0.0)
     P = between + np.diag(own)
     total = (m - 1.0) @ (root * (1.0 - own)) - alike * root @ between @ alike
-    rows, columns = np.abs(_exactly(P, alike)), np.abs(_exactly(P.T, root * alike))
+    rows, columns = (
+        np.abs(sums(P.astype(np.longdouble) * alike, 1)),
+        np.abs(sums((root * alike)[:, None] * P.astype(np.longdouble), 0)),
+    )
     off = float(np.linalg.norm(rows))
     off += 2.0 * float(root * alike @ rows + alike @ columns) / float(np.min(root)) if free else 0.0
     norm = (1.0 + allowance()) * max(operator_norm(P), float(np.max(m) > 1)) + off
     return float((1.0 - allowance()) * total / norm)
-
-
-def _exactly(P: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Products that may cancel, in extended precision."""
-    return np.sum(P * weights.astype(np.longdouble), axis=1).astype(np.float64)

@@ -133,7 +133,7 @@ def lower_bound(supports: Supports, U: np.ndarray) -> float:
     if np.max(U[~supports.wanted]) > allowance() * size:
         return 0.0
     U = np.where(supports.wanted, U, np.minimum(U, 0.0))
-    rows, columns = (np.abs(_exactly(U, axis)) for axis in (1, 0))
+    rows, columns = (np.abs(sums(U, axis)) for axis in (1, 0))
     off = float(np.linalg.norm(rows / left[:, 0]) / np.min(right))
     if supports.free_bias:
         off += 2.0 * float(np.sum(rows) + np.sum(columns)) / float(np.min(left) * np.min(right))
@@ -141,9 +141,9 @@ def lower_bound(supports: Supports, U: np.ndarray) -> float:
     return float((1.0 - allowance()) * -np.sum(U[~supports.wanted]) / norm)
 
 
-def _exactly(U: np.ndarray, axis: int) -> np.ndarray:
-    """Sums of what may cancel, in extended precision."""
-    return np.sum(U, axis=axis, dtype=np.longdouble).astype(np.float64)
+def sums(terms: np.ndarray, axis: int) -> np.ndarray:
+    """Of what may cancel, in extended precision."""
+    return np.asarray(np.sum(terms, axis=axis, dtype=np.longdouble), np.float64)
 
 
 def centred_supports(supports: Supports) -> tuple[Priced, float]:

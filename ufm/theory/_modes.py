@@ -22,7 +22,7 @@ import numpy as np
 from ufm._core.spectra import Spectrum, lines
 from ufm.model.losses import CrossEntropy, LabelSmoothing, SquaredError
 from ufm.model.problem import Problem, relaxed_rank
-from ufm.theory.formulas import decay_scale, is_about, is_plain, near, smoothing
+from ufm.theory.formulas import common_weight, is_about, is_plain, margin_price, near, smoothing
 
 TOUCHED = 1e-9  # relative: what an eigenvector does to a metric, or an eigenvalue is, that is more than rounding
 
@@ -91,8 +91,8 @@ def applies(problem: Problem) -> bool:
     known = is_plain(problem, CrossEntropy, LabelSmoothing, SquaredError) and problem.balanced
     if not known or problem.dim < relaxed_rank(problem):
         return False
-    price, lives = problem.num_classes * _kappa(problem), 1.0 - smoothing(problem)
-    at_kink = is_about(problem, SquaredError) and near(price, _common_weight(problem))
+    price, lives = problem.num_classes * margin_price(problem), 1.0 - smoothing(problem)
+    at_kink = is_about(problem, SquaredError) and near(price, common_weight(problem))
     return price < lives and not near(price, lives) and not at_kink
 
 
@@ -110,25 +110,13 @@ def spectrum(problem: Problem) -> Spectrum:
     return lines(np.array([mode.value for mode in found]), np.array([mode.multiplicity for mode in found]))
 
 
-def _kappa(problem: Problem) -> float:
-    """What one unit of margin costs, c√n/w."""
-    return decay_scale(problem) * float(np.sqrt(problem.class_counts[0])) / float(problem.group_weights[0])
-
-
-def _common_weight(problem: Problem) -> float:
-    """What the bias leaves of the loss of the mean: 1 without one, 0 with a free one, λ_b/(w + λ_b) between."""
-    if problem.bias_kind == "none":
-        return 1.0
-    return float(problem.lambda_b / (problem.group_weights[0] + problem.lambda_b))
-
-
 def _optimum(problem: Problem) -> Optimum:
     """The optimum's numbers, from the theorems of the simplex ETF and of the orthogonal frame."""
     K, n, w = problem.num_classes, int(problem.class_counts[0]), float(problem.group_weights[0])
     decays = {name: float(getattr(problem, name)) / w for name in ("lambda_A", "lambda_H", "lambda_b")}
-    kappa, root = _kappa(problem), np.sqrt(n)
+    kappa, root = margin_price(problem), np.sqrt(n)
     if is_about(problem, SquaredError):
-        mu = _common_weight(problem)
+        mu = common_weight(problem)
         alive = mu > K * kappa
         margin, margin1 = 1.0 - K * kappa, 1.0 - K * kappa / mu if alive else 0.0
         across, own, shift = 1.0, 0.0, 1.0

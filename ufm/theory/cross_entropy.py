@@ -6,7 +6,7 @@ import numpy as np
 
 from ufm.model.losses import CrossEntropy, LabelSmoothing
 from ufm.model.problem import Problem
-from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, is_plain, near, unused_bias
+from ufm.theory.formulas import TOTAL, balanced_shape, is_plain, margin_price, near, unused_bias
 from ufm.theory.registry import Prediction, theorem
 
 
@@ -55,7 +55,7 @@ def _applies(problem: Problem, loss: type) -> bool:
 
 def _smoothed(problem: Problem, alpha: float) -> Prediction:
     K, n, w = problem.num_classes, problem.class_counts[0], problem.group_weights[0]
-    kappa = decay_scale(problem) * np.sqrt(n) / w
+    kappa = margin_price(problem)
     known: dict[str, Any] = {"thresholds": {TOTAL: float(w * (1 - alpha) / (K * np.sqrt(n)))}, **unused_bias(problem)}
     wrong = min(kappa + alpha / K, 1 / K)
     log_right = np.log1p(-(K - 1) * wrong)

@@ -24,6 +24,18 @@ def decay_scale(problem: Problem) -> float:
     return float(np.sqrt(problem.lambda_A * problem.lambda_H))
 
 
+def margin_price(problem: Problem) -> float:
+    """κ = c√n/w: the price of a unit of margin in each of the simplex's K − 1 dimensions, on balanced classes."""
+    return decay_scale(problem) * float(np.sqrt(problem.class_counts[0])) / float(problem.group_weights[0])
+
+
+def common_weight(problem: Problem) -> float:
+    """μ, what the bias leaves of the loss of the mean over samples: 1 without one, 0 with a free one."""
+    if problem.bias_kind == "none":
+        return 1.0
+    return float(problem.lambda_b / (problem.group_weights[0] + problem.lambda_b))
+
+
 def is_about(problem: Problem, *losses: type, features: Kinds = object, classifier: Kinds = object) -> bool:
     """Whether loss and constraints are of the kinds that a theorem is about; of any where it names none."""
     constrained = isinstance(problem.features, features) and isinstance(problem.classifier, classifier)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ufm.model.losses import SquaredError
 from ufm.model.problem import Problem
-from ufm.theory.formulas import TOTAL, balanced_shape, decay_scale, factor_norms, is_plain, near
+from ufm.theory.formulas import TOTAL, balanced_shape, common_weight, factor_norms, is_plain, margin_price, near
 from ufm.theory.registry import Prediction, theorem
 
 
@@ -33,8 +33,8 @@ def squared_error(problem: Problem) -> Prediction:
     """
     K, d, n, w = problem.num_classes, problem.dim, problem.class_counts[0], problem.group_weights[0]
     scale = np.sqrt(n)
-    kappa = decay_scale(problem) * scale / w
-    mu = _common_weight(problem)
+    kappa = margin_price(problem)
+    mu = common_weight(problem)
     thresholds = {TOTAL: float(w / (K * scale)), "c at loss of the common mode": float(mu * w / (K * scale))}
     known: dict[str, Any] = {"thresholds": thresholds}
     if K * kappa >= 1:
@@ -49,13 +49,6 @@ def squared_error(problem: Problem) -> Prediction:
     unique = d >= K or (d == K - 1 and mu < 1)
     shape = balanced_shape(problem, s0, s1) if unique else factor_norms(problem, [s0] * r)
     return Prediction(value=value, degenerate=False, **shape, **_bias(problem, s1 / scale), **known)
-
-
-def _common_weight(problem: Problem) -> float:
-    """Μ: what is left of the loss of the mean over samples once the bias has done its best."""
-    if problem.bias_kind == "none":
-        return 1.0
-    return float(problem.lambda_b / (problem.group_weights[0] + problem.lambda_b))
 
 
 def _bias(problem: Problem, done: float) -> dict:
