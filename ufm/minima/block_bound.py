@@ -79,8 +79,7 @@ class _Dual(NamedTuple):
 
     @classmethod
     def of(cls, blocks, here, right, wrong):
-        if blocks.ignores_shift:  # the conjugate's domain, which it trusts its caller with
-            right = -np.sum(blocks.alike * wrong, axis=1)
+        right = blocks.tied(right, wrong)  # the conjugate's domain, which it trusts its caller with
         along_C, along_u = gradient(blocks, right, wrong)
         cost = 0.0
         if blocks.bias_kind != "none":
@@ -98,9 +97,7 @@ class _Dual(NamedTuple):
         """The dual at the slopes times a scale, rounded down."""
         blocks, right, wrong, here = self.blocks, scale * self.right, scale * self.wrong, self.here
         conjugates = blocks.conjugates(right, wrong).value
-        sizes = np.abs(conjugates) + np.abs(right) * (1.0 + np.abs(here.right))
-        sizes = sizes + np.sum(blocks.alike * np.abs(wrong) * (1.0 + np.abs(here.wrong)), axis=1)
-        sizes = sizes + blocks.lost * (1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1)))
+        sizes = np.abs(conjugates) + blocks.sizes(right, wrong, here)
         taken = scale**2 * self.cost
         found = -float(blocks.shares @ conjugates) - taken - allowance() * (float(blocks.shares @ sizes) + taken)
         return found if found == found else -np.inf

@@ -60,7 +60,7 @@ def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps
 
 def fewer_sizes(blocks: Blocks) -> Fewer | None:
     """The problem on fewer sizes that is solved first, or None where there are few anyhow."""
-    if blocks.num_sizes < MANY:
+    if blocks.num_sizes < MANY or not blocks.smooth:
         return None
     found = rule_of(blocks)
     if pays(blocks, found):
@@ -152,8 +152,8 @@ def extended(blocks: Blocks, fewer: Fewer, point: BlockPoint) -> BlockPoint:
 def centred(blocks: Blocks, point: BlockPoint) -> BlockPoint:
     """The point with what loss and decay ask of an optimum whose logits differ by a shift, and by a free bias."""
     C, b = point.C, point.b
-    if blocks.ignores_shift:
-        C = C - np.outer(C @ blocks.shift_axis, blocks.shift_axis)
+    if blocks.flat_axis is not None:
+        C = C - np.outer(C @ blocks.flat_axis, blocks.flat_axis)
         b = b - blocks.multiplicities @ b / blocks.num_classes
     if blocks.bias_kind == "free":
         moved = blocks.bias_axis @ C

@@ -1,0 +1,81 @@
+"""A cross-entropy of scaled logits on sizes: each size's sample has factors and offsets of its own."""
+
+import dataclasses
+import functools as ft
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ufm.minima.blocks import Blocks, Risk
+from ufm.model.losses import SizeConjugate, SizeLoss
+from ufm.model.vector_scaling import SUMMED, Scaling
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScaledBlocks(Blocks):
+    """A problem on sizes of a vector-scaling loss; `loss` is the cross-entropy inside.
+
+    Attributes:
+        scaling: factors and offsets.
+        flat: (G,) direction along which block means of logits can be moved at no change of the loss, or None.
+    """
+
+    scaling: Scaling
+    flat: Float[np.ndarray, " E"] | None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    smooth = False  # as factors and offsets of sizes between these aren't known
+
+    def _inside(self, right, wrong):
+        """x = Δ z + ι."""
+        own_factor, factor, own_offset, offset = self.scaling
+        return own_factor * right + own_offset, factor * wrong + offset
+
+    def losses(self, right: Any, wrong: Any) -> SizeLoss:
+        """Cross-entropy of x, with derivatives in the logits."""
+        own, factor = self.scaling.own_factor, self.scaling.factor
+        at = self.loss.on_sizes(*self._inside(right, wrong), self.alike)
+        return SizeLoss(
+            value=at.value,
+            right=own * at.right,
+            wrong=factor * at.wrong,
+            curvature=own**2 * at.curvature,
+            diagonal=factor**2 * at.diagonal,
+            factor_right=own * at.factor_right,
+            factor=factor * at.factor,
+        )
+
+    def conjugates(self, right: Any, wrong: Any) -> SizeConjugate:
+        """CE*(r) − Σ_{k≠y} r_k (ι_k − ι_y) at r = slope/Δ, and the logits of its x."""
+        own_factor, factor, own_offset, offset = self.scaling
+        r = wrong / factor
+        found = self.loss.conjugate_on_sizes(right / own_factor, r, self.alike)
+        value = found.value - np.sum(self.alike * r * (offset - own_offset[:, None]), axis=1)
+        if self.flat is None:  # where shifts of a free bias's slopes may leave other sums than zero
+            sizes = np.sum(self.alike * np.abs(r), axis=1)
+            off = np.abs(right / own_factor + np.sum(self.alike * r, axis=1))
+            value = np.where(off > SUMMED * np.finfo(np.float64).eps * sizes, np.inf, value)
+        return SizeConjugate(value, (found.right - own_offset) / own_factor, (found.wrong - offset) / factor)
+
+    def tied(self, right: Any, wrong: Any) -> Any:
+        """The slope over Δ sums to zero."""
+        return -self.scaling.own_factor * np.sum(self.alike * wrong / self.scaling.factor, axis=1)
+
+    def floored(self, wrong: Any) -> Any:
+        """Of x, whose exponentials probabilities are of."""
+        factor, offset = self.scaling.factor, self.scaling.offset
+        return (super().floored(factor * wrong + offset) - offset) / factor
+
+    def sizes(self, right: Any, wrong: Any, here: Risk) -> Any:
+        """With those of x and offsets, which logits needn't be as large as."""
+        own_factor, factor, own_offset, offset = self.scaling
+        own_x, x = self._inside(here.right, here.wrong)
+        inside = np.abs(right / own_factor) * (1.0 + np.abs(own_x) + np.abs(own_offset))
+        inside = inside + np.sum(self.alike * np.abs(wrong / factor) * (1.0 + np.abs(x) + 2.0 * np.abs(offset)), axis=1)
+        return super().sizes(right, wrong, here) + inside
+
+    @ft.cached_property
+    def first_bias(self) -> Float[np.ndarray, " E"]:
+        """Where logits of every size's own sample are logarithms of shares, but for what changes nothing."""
+        own_factor, _, own_offset, _ = self.scaling
+        return (np.log(self.omega) - own_offset) / own_factor
