@@ -97,6 +97,15 @@ class Blocks:
         """The slope (G,) of right logits that the wrong ones' tell, where the loss ties them; else as it is."""
         return -np.sum(self.alike * wrong, axis=1) if self.flat is not None else right
 
+    def shifted(self, right: Any, wrong: Any, excess: Any, here: "Risk") -> tuple[Any, Any]:
+        """Slopes of one class each that add up to so much (E,) less, weighted: all rows' lose the same."""
+        shift = excess / np.sum(self.shares)
+        return right - shift[self.own[1]], wrong - shift
+
+    def sums_to_zero(self, right: Any, wrong: Any, excess: Any) -> bool:
+        """Whether shifted slopes have no excess (E,) but for rounding, as those have that all lose the same."""
+        return True
+
     def floored(self, wrong: Any) -> Any:
         """Wrong logits, none of which has less than a small part of its row's mean odds."""
         return np.maximum(wrong, _least_logits(self.alike, wrong)[:, None])

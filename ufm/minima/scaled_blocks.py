@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ufm.minima.blocks import Blocks, Risk
+from ufm._core.precision import allowance
+from ufm.minima.blocks import Blocks, Risk, bias_inverse, curvature
 from ufm.model.losses import SizeConjugate, SizeLoss
 from ufm.model.vector_scaling import SUMMED, Scaling
 
@@ -60,6 +61,24 @@ class ScaledBlocks(Blocks):
     def tied(self, right: Any, wrong: Any) -> Any:
         """The slope over Δ sums to zero."""
         return -self.scaling.own_factor * np.sum(self.alike * wrong / self.scaling.factor, axis=1)
+
+    def shifted(self, right: Any, wrong: Any, excess: Any, here: Risk) -> tuple[Any, Any]:
+        """As others where a direction is flat for all; else each row's as a bias takes it, ∇²ℓ ξ, which ties keep."""
+        if self.flat is not None:
+            return super().shifted(right, wrong, excess, here)
+        at, none = here.at, np.zeros(self.num_sizes, bool)
+        of_bias = self.roots / np.sqrt(self.total) * excess
+        xi = self.bias(bias_inverse(self, curvature(self, at, none)) @ of_bias)
+        own = xi[self.own[1]]
+        along = np.sum(self.alike * at.factor * xi, axis=1)  # of wrong logits
+        right = right - (at.curvature * own - at.factor_right * along)
+        wrong = wrong - (at.diagonal * xi - at.factor * (at.factor_right * own + along)[:, None])
+        return right, wrong
+
+    def sums_to_zero(self, right: Any, wrong: Any, excess: Any) -> bool:
+        """As of others where a direction is flat for all; a bias need not take all."""
+        sizes = (self.shares[:, None] * self.alike * np.abs(wrong)).sum(axis=0) + self.shares * np.abs(right)
+        return self.flat is not None or bool(np.all(np.abs(self.outputs * excess) <= allowance() * sizes))
 
     def floored(self, wrong: Any) -> Any:
         """Of x, whose exponentials probabilities are of."""
