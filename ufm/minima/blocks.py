@@ -63,8 +63,6 @@ class Blocks:
     lambda_b: float
     bias_kind: str
 
-    smooth = True  # functions of the count: loss and offsets of sizes that are between others
-
     @property
     def num_sizes(self) -> int:
         """G."""
@@ -79,6 +77,20 @@ class Blocks:
     def own(self) -> tuple[Any, Any]:
         """Index of each row's own column, of the right class and its peers."""
         return np.arange(self.num_sizes), np.arange(self.num_sizes)
+
+    @ft.cached_property
+    def told(self) -> Any:
+        """What else is told of sizes (G, F), logarithms where it is positive, if others can be told it too; or None."""
+        return np.log(self.weights)[:, None]
+
+    def on_others(self, counts: Any, multiplicities: Any, told: Any) -> "Blocks":
+        """The problem on other sizes (J,), told so much (J, F); samples and classes are as many as before."""
+        return dataclasses.replace(self, counts=counts, multiplicities=multiplicities, weights=np.exp(told[:, 0]))
+
+    @property
+    def steepness(self) -> Any:
+        """Of a sample's slope between its right and wrong logits at equal ones, in units of the loss's."""
+        return 1.0
 
     @ft.cached_property
     def cancelled(self) -> float:
