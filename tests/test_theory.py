@@ -722,6 +722,9 @@ def test_every_theorem_says_where_it_is_from_and_what_it_needs():
         "simplex-encoded labels",
         "simplex-encoded labels with a free bias",
         "terminal rates",
+        "minority collapse under vector scaling",
+        "logit adjustment under a free bias",
+        "zero point under vector scaling",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import multiprocessing
 import os
@@ -44,10 +45,14 @@ def _words(kind: type) -> str:
 
 def _numbers(kind: Any) -> list[str]:
     """Names of the numbers that a loss or a constraint is made of, and of their flags."""
-    return [field.name for field in dataclasses.fields(kind)]
+    return [name for name in inspect.signature(kind).parameters if name != "counts"]
 
 
-LOSSES = {_words(kind): kind for kind in losses.OURS}
+OF_COUNTS: dict[str, Any] = {
+    name.replace("_", "-"): getattr(ufm.VectorScaling, name)
+    for name in ("logit_adjustment", "cdt", "ldt", "vs", "ldam")
+}  # losses that are made of the classes' counts
+LOSSES: dict[str, Any] = {_words(kind): kind for kind in losses.OURS if kind is not ufm.VectorScaling} | OF_COUNTS
 CONSTRAINTS: dict[str, Any] = {_words(kind): kind for kind in constraints.KINDS if not kind.fixed}
 ETF = "etf"  # what a classifier may be fixed at, of what fits on a command line
 if TYPE_CHECKING:
@@ -73,11 +78,15 @@ class ProblemFlags:
     """An .npz of rows (M, K), counts (M,) and, where they aren't ones, weights (M,), instead of classes; or what a
     `ufm.Targets` saved."""
     loss: LossName = "cross-entropy"
-    """What a prediction costs."""
+    """What a prediction costs; those from logit-adjustment on have offsets and factors made of the classes' counts."""
     alpha: float = 0.1
     """Of label smoothing."""
-    gamma: float = 2.0
-    """Of the focal loss."""
+    gamma: float | None = None
+    """Of the focal loss, 2 where not given; of cdt, ldt and vs the power of counts that factors are, 0.2."""
+    tau: float = 1.0
+    """Of logit-adjustment and vs: what multiplies the logarithms of shares."""
+    margin: float = 0.5
+    """Of ldam: the margin of the rarest class."""
     lambda_A: float | None = None
     """Weight decay of the classifier; where not given 5e-4, and 0 for what has none: rows on a sphere, and fixed."""
     lambda_H: float | None = None
@@ -105,13 +114,12 @@ class ProblemFlags:
 
     def problem(self) -> ufm.Problem:
         """The problem that the flags name."""
-        loss = LOSSES[self.loss]
         features = self._constraint("features", self.features, "feature_radius")
         classifier = self._constraint("classifier", self.classifier, "classifier_radius")
         return ufm.Problem(
             **self._samples(),
             dim=self.dim,
-            loss=loss(**{name: getattr(self, name) for name in _numbers(loss)}),
+            loss=self._loss(),
             lambda_A=self._decay("lambda_A", classifier),
             lambda_H=self._decay("lambda_H", features),
             lambda_b=self.lambda_b,
@@ -122,6 +130,16 @@ class ProblemFlags:
             lambda_W=_one_or_each(self.lambda_W),
             activation=self.activation,
         )
+
+    def _loss(self) -> Any:
+        """The loss, of the counts of the classes where it is made of these."""
+        make = LOSSES[self.loss]
+        given = {name: getattr(self, name) for name in _numbers(make) if getattr(self, name) is not None}
+        if self.loss not in OF_COUNTS:
+            return make(**given)
+        if self.targets is not None:
+            raise ValueError(f"loss = {self.loss!r} with targets: classes, whose counts it is made of, are needed")
+        return make(ufm.Problem(**self._samples(), dim=self.dim).class_counts, **given)
 
     def _samples(self) -> dict[str, Any]:
         """Classes and their counts, or targets; a problem refuses both."""

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ufm.model.losses import SquaredError
+from ufm.model.losses import SquaredError, flat_of, per_sample_both, per_sample_curvature
 from ufm.model.problem import Problem
+from ufm.model.vector_scaling import VectorScaling
 from ufm.theory._groups import groups_of, operator_norm
 from ufm.theory._scalar import newton
 from ufm.theory.formulas import TOTAL, decay_scale, is_about, known_bias, near
@@ -21,7 +22,9 @@ class ZeroPoint(NamedTuple):
 
 
 def at_zero(problem: Problem) -> ZeroPoint:
-    """Of a problem with free, decayed factors and a cross-entropy, label smoothing or squared error."""
+    """Of a problem with free, decayed factors and a cross-entropy, label smoothing, squared error or vector scaling."""
+    if is_about(problem, VectorScaling):
+        return _scaled(problem)
     groups = groups_of(problem)
     mass = groups.share * groups.w
     total = np.sum(mass)
@@ -58,6 +61,31 @@ def _entropic(problem: Problem, total: float, mean: np.ndarray) -> tuple[float, 
         b = newton(risk, np.log(np.maximum(mean, 1e-3 / K)), np.full(K, 3.0), np.zeros(K, bool))
     p = np.exp(b - np.max(b))
     return float(risk(b)[0]), b, p / np.sum(p)
+
+
+def _scaled(problem: Problem) -> ZeroPoint:
+    """Of vector scaling with a direction along which logits move at no change, of which a free bias has nothing."""
+    K, labels, share = problem.num_classes, problem.group_labels, problem.group_counts / problem.num_samples
+    w = np.asarray(problem.group_weights, np.float64)
+    mass, flat = share * w, np.asarray(flat_of(problem.loss, K), np.float64)
+    axes = np.eye(K) if problem.bias_kind != "free" else np.linalg.svd(flat[None])[2][1:].T
+
+    def risk(y: np.ndarray) -> tuple:
+        b = axes @ y
+        logits = np.tile(b[:, None], K)  # of a sample of each class, in columns
+        values, slopes = per_sample_both(problem.loss, logits, labels)
+        diagonal, factor = per_sample_curvature(problem.loss, logits, labels)
+        hessian = np.diag(diagonal @ mass) - (factor * mass) @ factor.T + problem.lambda_b * np.eye(K)
+        slope = slopes @ mass + problem.lambda_b * b
+        return mass @ values + problem.lambda_b / 2 * b @ b, axes.T @ slope, axes.T @ hessian @ axes
+
+    y = np.zeros(axes.shape[1])
+    if problem.bias_kind != "none":
+        y = newton(risk, y, np.full(len(y), 3.0), np.zeros(len(y), bool))
+    b = axes @ y
+    slopes = per_sample_both(problem.loss, np.tile(b[:, None], K), labels)[1]
+    pulls = -(w * np.sqrt(share)) * slopes
+    return ZeroPoint(float(risk(y)[0]), b, operator_norm(pulls.T) / float(np.sqrt(problem.num_samples)))
 
 
 def collapse(problem: Problem) -> Prediction:

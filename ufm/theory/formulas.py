@@ -7,7 +7,7 @@ import numpy as np
 from ufm.geometry import gram_distance
 from ufm.metrics.definitions import Metrics
 from ufm.model.constraints import Constraint, Free
-from ufm.model.losses import LabelSmoothing, facts_of, is_one_of
+from ufm.model.losses import LabelSmoothing, facts_of, flat_of, is_one_of
 from ufm.model.problem import Problem
 
 Kinds = type | tuple[type, ...]
@@ -117,9 +117,12 @@ def balanced_shape(problem: Problem, simplex: float, common: float = 0.0) -> dic
 
 
 def known_bias(problem: Problem, b: np.ndarray) -> dict[str, Any]:
-    """An optimal bias, as far as it is one number: a free one up to a shift, where the loss doesn't see it."""
-    centred = problem.bias_kind == "free" and facts_of(problem.loss).ignores_shift
-    return {} if problem.bias_kind == "none" else {"centred_bias": b - np.mean(b)} if centred else {"bias": b}
+    """An optimal bias, as far as it is one: a free one up to a shift, where the loss doesn't see it."""
+    free, K = problem.bias_kind == "free", problem.num_classes
+    if free and facts_of(problem.loss).ignores_shift:
+        return {"centred_bias": b - np.mean(b)}
+    several = free and flat_of(problem.loss, K) is not None  # apart by another direction
+    return {} if problem.bias_kind == "none" or several else {"bias": b}
 
 
 def unused_bias(problem: Problem) -> dict[str, Any]:
