@@ -488,7 +488,7 @@ def test_declared_curvatures_are_those_of_the_loss(loss):
     random = np.random.default_rng(0)
     with jax.enable_x64(True):
         Z, labels, weights = jnp.asarray(random.normal(size=(3, 5))), jnp.arange(5) % 3, jnp.asarray(random.random(5))
-        wanted = jax.hessian(lambda b: weights @ per_sample(loss, Z + b[:, None], labels))(jnp.zeros(3))
+        wanted = jax.jit(jax.hessian(lambda b: weights @ per_sample(loss, Z + b[:, None], labels)))(jnp.zeros(3))
         undeclared = Custom(lambda z, y: loss(z, y))
         for kind in (loss, undeclared):
             assert_allclose(curvature_of_shifts(kind, Z, labels, weights), wanted, atol=1e-14)
