@@ -144,6 +144,24 @@ TABLE = {
     "Fixed.etf": Call(ufm.Fixed.etf, {**FRAME, "radius": 1.0}, {"seed": SEED, "radius": POSITIVE}),
     "LabelSmoothing": Call(ufm.LabelSmoothing, {"alpha": 0.1}, {"alpha": {"0"}}),
     "Focal": Call(ufm.Focal, {"gamma": 2.0}, {"gamma": AT_LEAST_0}),
+    "VectorScaling": Call(
+        ufm.VectorScaling,
+        {"additive": [0.0, -1.0], "multiplicative": [1.0, 0.5]},
+        {"additive": {"1.5", "10**30", "-1", "0"}, "multiplicative": POSITIVE},
+    ),
+    "VectorScaling.logit_adjustment": Call(
+        ufm.VectorScaling.logit_adjustment, {"counts": [4, 2], "tau": 1.0}, {"tau": POSITIVE | {"-1", "0"}}
+    ),
+    "VectorScaling.cdt": Call(ufm.VectorScaling.cdt, {"counts": [4, 2], "gamma": 0.2}, {"gamma": {"1.5", "-1", "0"}}),
+    "VectorScaling.ldt": Call(ufm.VectorScaling.ldt, {"counts": [4, 2], "gamma": 0.2}, {"gamma": {"1.5", "-1", "0"}}),
+    "VectorScaling.vs": Call(
+        ufm.VectorScaling.vs,
+        {"counts": [4, 2], "gamma": 0.2, "tau": 1.0},
+        {"gamma": {"1.5", "-1", "0"}, "tau": POSITIVE | {"-1", "0"}},
+    ),
+    "VectorScaling.ldam": Call(
+        ufm.VectorScaling.ldam, {"counts": [4, 2], "margin": 0.5}, {"margin": POSITIVE | {"-1", "0"}}
+    ),
     "DotRegression": Call(ufm.DotRegression, {"target": 1.0}, {"target": POSITIVE}),
     "curvature": Call(ufm.curvature, POINT),
     "spectrum": Call(ufm.spectrum, POINT),

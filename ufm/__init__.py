@@ -37,6 +37,7 @@ from ufm.model.losses import SquaredError as SquaredError
 from ufm.model.params import Params as Params
 from ufm.model.problem import Problem as Problem
 from ufm.model.targets import Targets as Targets
+from ufm.model.vector_scaling import VectorScaling as VectorScaling
 from ufm.sweeps.grid import sweep as sweep
 from ufm.sweeps.trainer import Training as Training
 from ufm.theory import theorems as theorems

@@ -79,17 +79,17 @@ class _Dual(NamedTuple):
 
     @classmethod
     def of(cls, blocks, here, right, wrong):
-        if blocks.ignores_shift:  # the conjugate's domain, which it trusts its caller with
-            right = -np.sum(blocks.alike * wrong, axis=1)
+        right = blocks.tied(right, wrong)  # the conjugate's domain, which it trusts its caller with
         along_C, along_u = gradient(blocks, right, wrong)
         cost = 0.0
         if blocks.bias_kind != "none":
             left = surplus(blocks, along_C)
             cost = 0.5 * float(blocks.outputs @ left**2) / blocks.lambda_b if blocks.lambda_b > 0 else 0.0
         for _ in range(SHIFTS if blocks.bias_kind == "free" else 0):
-            shift = surplus(blocks, along_C) / np.sum(blocks.shares)
-            right, wrong = right - shift[blocks.own[1]], wrong - shift
+            right, wrong = blocks.shifted(right, wrong, surplus(blocks, along_C), here)
             along_C, along_u = gradient(blocks, right, wrong)
+        if blocks.bias_kind == "free" and not blocks.sums_to_zero(right, wrong, surplus(blocks, along_C)):
+            right, wrong = np.full_like(right, np.nan), np.full_like(wrong, np.nan)
         norm = max(float(operator_norm(along_C)), float(np.max(np.abs(along_u))))
         rounded = norm * (1.0 + max(along_C.shape) * allowance())
         return cls(blocks, right, wrong, here, cost, blocks.price / max(rounded, float(np.finfo(np.float64).tiny)))
@@ -98,9 +98,7 @@ class _Dual(NamedTuple):
         """The dual at the slopes times a scale, rounded down."""
         blocks, right, wrong, here = self.blocks, scale * self.right, scale * self.wrong, self.here
         conjugates = blocks.conjugates(right, wrong).value
-        sizes = np.abs(conjugates) + np.abs(right) * (1.0 + np.abs(here.right))
-        sizes = sizes + np.sum(blocks.alike * np.abs(wrong) * (1.0 + np.abs(here.wrong)), axis=1)
-        sizes = sizes + blocks.lost * (1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1)))
+        sizes = np.abs(conjugates) + blocks.sizes(right, wrong, here)
         taken = scale**2 * self.cost
         found = -float(blocks.shares @ conjugates) - taken - allowance() * (float(blocks.shares @ sizes) + taken)
         return found if found == found else -np.inf

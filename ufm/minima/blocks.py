@@ -26,6 +26,7 @@ from ufm.model.losses import SizeConjugate, SizeLoss, facts_of
 
 BIAS_STEPS = 60  # of Newton's method for a bias
 HALVINGS = 40  # of a step of it
+LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
 
 
 class BlockPoint(NamedTuple):
@@ -78,6 +79,20 @@ class Blocks:
         return np.arange(self.num_sizes), np.arange(self.num_sizes)
 
     @ft.cached_property
+    def told(self) -> Any:
+        """What else is told of sizes (G, F), logarithms where it is positive, if others can be told it too; or None."""
+        return np.log(self.weights)[:, None]
+
+    def on_others(self, counts: Any, multiplicities: Any, told: Any) -> "Blocks":
+        """The problem on other sizes (J,), told so much (J, F); samples and classes are as many as before."""
+        return dataclasses.replace(self, counts=counts, multiplicities=multiplicities, weights=np.exp(told[:, 0]))
+
+    @property
+    def steepness(self) -> Any:
+        """Of a sample's slope between its right and wrong logits at equal ones, in units of the loss's."""
+        return 1.0
+
+    @ft.cached_property
     def cancelled(self) -> float:
         """Norm of what slopes lose when they are formed, in units of C; that of a label's loses nothing."""
         return 0.0
@@ -89,6 +104,29 @@ class Blocks:
     def conjugates(self, right: Any, wrong: Any) -> SizeConjugate:
         """Their conjugates at slopes."""
         return self.loss.conjugate_on_sizes(right, wrong, self.alike)
+
+    def tied(self, right: Any, wrong: Any) -> Any:
+        """The slope (G,) of right logits that the wrong ones' tell, where the loss ties them; else as it is."""
+        return -np.sum(self.alike * wrong, axis=1) if self.flat is not None else right
+
+    def shifted(self, right: Any, wrong: Any, excess: Any, here: "Risk") -> tuple[Any, Any]:
+        """Slopes of one class each that add up to so much (E,) less, weighted: all rows' lose the same."""
+        shift = excess / np.sum(self.shares)
+        return right - shift[self.own[1]], wrong - shift
+
+    def sums_to_zero(self, right: Any, wrong: Any, excess: Any) -> bool:
+        """Whether shifted slopes have no excess (E,) but for rounding, as those have that all lose the same."""
+        return True
+
+    def floored(self, wrong: Any) -> Any:
+        """Wrong logits, none of which has less than a small part of its row's mean odds."""
+        return np.maximum(wrong, _least_logits(self.alike, wrong)[:, None])
+
+    def sizes(self, right: Any, wrong: Any, here: "Risk") -> Any:
+        """How large the numbers are (G,) that conjugates add up at slopes, near the logits of a risk."""
+        sizes = np.abs(right) * (1.0 + np.abs(here.right))
+        sizes = sizes + np.sum(self.alike * np.abs(wrong) * (1.0 + np.abs(here.wrong)), axis=1)
+        return sizes + self.lost * (1.0 + np.maximum(np.abs(here.right), np.max(np.abs(here.wrong), axis=1)))
 
     @ft.cached_property
     def first_bias(self) -> Float[np.ndarray, " E"]:
@@ -159,14 +197,16 @@ class Blocks:
         return np.sqrt(self.counts * self.multiplicities / self.total)
 
     @ft.cached_property
-    def shift_axis(self) -> Float[np.ndarray, " E"]:
-        """√(m_h/Σm), of norm 1: what one number added to all logits of a row is along."""
-        return self.roots / np.linalg.norm(self.roots)
+    def flat(self) -> Float[np.ndarray, " E"] | None:
+        """A direction in which block means of logits move at no change of the loss, such as a common shift; or None."""
+        return np.ones(len(self.outputs)) if facts_of(self.loss).ignores_shift else None
 
     @ft.cached_property
-    def ignores_shift(self) -> bool:
-        """Whether the loss does."""
-        return bool(facts_of(self.loss).ignores_shift)
+    def flat_axis(self) -> Float[np.ndarray, " E"] | None:
+        """What moving logits in that direction is along, of norm 1: √(m_h/Σm) where it is a common shift."""
+        if self.flat is None:
+            return None
+        return self.roots * self.flat / np.linalg.norm(self.roots * self.flat)
 
     @ft.cached_property
     def lost(self) -> Float[np.ndarray, " G"]:
@@ -377,12 +417,13 @@ def bias_slope(blocks: Blocks, here: Risk, beta: Any) -> Any:
 
 
 def bias_inverse(blocks: Blocks, hessian: Curvature) -> Float[np.ndarray, "E E"]:
-    """The inverse of the Hessian in β, but for the common shift of all logits, along which nothing is to be moved."""
+    """The inverse of the Hessian in β, but for the flat direction, along which nothing is to be moved."""
     found = hessian.along_bias(blocks.bias_axis)
     found.flat[:: len(found) + 1] += blocks.ridge
-    if not blocks.ignores_shift:
+    axis = blocks.flat_axis
+    if axis is None:
         return _inverse(found)
-    axis, typical = blocks.shift_axis, np.mean(blocks.bias_axis**2 @ hessian.D)
+    typical = np.mean(blocks.bias_axis**2 @ hessian.D)
     along = found @ axis
     along = along - 0.5 * axis * (axis @ along + typical)
     found -= np.outer(axis, along) + np.outer(along, axis)
@@ -400,8 +441,16 @@ def _inverse(hessian):
 
 
 def along_shift(blocks: Blocks, beta: Any) -> Any:
-    """The part of β that adds one number to all logits, which is none of an optimum where the loss ignores it."""
-    return blocks.shift_axis * (blocks.shift_axis @ beta) if blocks.ignores_shift else 0.0
+    """The part of β that moves logits in the flat direction, which is none of an optimum."""
+    return 0.0 if blocks.flat_axis is None else blocks.flat_axis * (blocks.flat_axis @ beta)
+
+
+def _least_logits(alike, wrong):
+    """The logits (G,) of a small part of each row's mean wrong probability."""
+    some = alike > 0
+    top = np.max(np.where(some, wrong, -np.inf), axis=1)
+    odds = np.sum(alike * np.where(some, np.exp(wrong - top[:, None]), 0.0), axis=1)
+    return top + np.log(LEAST_FLOOR * odds / np.sum(alike, axis=1))
 
 
 def surplus(blocks, along_C):

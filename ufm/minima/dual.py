@@ -23,13 +23,19 @@ import numpy as np
 from ufm._core.arrays import mapped, namespace
 from ufm._core.linalg import largest_eigenvalue, operator_norm
 from ufm._core.precision import allowance
-from ufm.minima.bias import best_bias
+from ufm.minima.bias import best_bias, without_excess
 from ufm.minima.reduction import LaneParams, Reduced
 from ufm.minima.streamed_bound import Dual, norm_bound
-from ufm.model.losses import declares, mass_losing_digits, per_sample, per_sample_conjugate, per_sample_slope
+from ufm.model.losses import (
+    conjugate_sizes,
+    declares,
+    mass_losing_digits,
+    per_sample,
+    per_sample_conjugate,
+    per_sample_slope,
+)
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
-SHIFTS = 3  # of slopes, to zero: where they are far off, what the first leaves is rounding of what it takes
 SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
 
 
@@ -42,8 +48,7 @@ def bound_of_lane(lane: Reduced, params: LaneParams):
     slopes = per_sample_slope(lane.loss, logits, lane.targets)  # (K, M)
     surplus = slopes @ lane.weights  # (K,), −1ᵀU
     if lane.bias_kind == "free":
-        for _ in range(SHIFTS):
-            slopes = slopes - ((slopes @ lane.weights) / lane.weights.sum())[:, None]
+        slopes = without_excess(lane, slopes, logits)
     xp, U = namespace(slopes), -(slopes * lane.weights[None]).T  # (M, K)
 
     def norm(decays_H, decays_A):
@@ -160,5 +165,5 @@ def _conjugates(lane, scale, slopes, logits, targets, infima):
         at_slope = (slopes * logits).sum(axis=0) - per_sample(loss, logits, targets)
         between = scale * at_slope - (1.0 - scale) * infima
         found = xp.where(scale <= 1.0, between, xp.inf)
-    sizes = xp.abs(found) + scale * (xp.abs(slopes) * (1.0 + xp.abs(logits))).sum(axis=0)
+    sizes = xp.abs(found) + scale * conjugate_sizes(loss, slopes, logits, targets)
     return found, sizes + mass_losing_digits(loss, targets) * (1.0 + xp.abs(logits).max(axis=0))

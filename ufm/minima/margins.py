@@ -174,10 +174,10 @@ def check_margins(problem: Problem) -> None:
         ValueError: naming the argument, its value and what is legal.
     """
     facts, said = facts_of(problem.loss), shown(problem.loss)
-    if not (facts.convex and facts.falls_exponentially):
+    if not (facts.convex and facts.falls_exponentially and facts.one_rate):
         raise ValueError(
-            f"loss = {said}: a convex loss that falls exponentially with the margin, such as ufm.CrossEntropy(), is "
-            "needed; of others logits have no such direction, or none is known here"
+            f"loss = {said}: a convex loss that falls exponentially with the margin, at one rate in all margins, such "
+            "as ufm.CrossEntropy(), is needed; of others logits have no such direction, or none is known here"
         )
     if problem.widths:
         raise ValueError(f"widths = {problem.widths}: a problem without hidden layers, widths=(), is needed")

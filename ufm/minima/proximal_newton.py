@@ -46,11 +46,11 @@ from ufm.minima.blocks import (
     with_bias,
 )
 from ufm.minima.newton_equation import Equation, Frame, Price
+from ufm.model.losses import facts_of
 
 KINK = 5  # halvings of a step, after which another kind of step is tried too
 SUFFICIENT = 1e-4  # of the decrease that the slope promises, which a step must bring
 HALVINGS, SHORTER = 16, 8.0  # of a step, and how much shorter proximal ones become
-LEAST_FLOOR = 0.1  # of a row's mean wrong probability: the least that a start gives a wrong class
 THIN = 1.5  # times as many rows as columns, from which those beyond pairs are kept apart
 LOOSEST, FORCING, TIGHTEST = 0.1, 0.3, 1e-6  # of their residual: relative, in units of the outer one, and the least
 TINY = float(np.finfo(np.float64).tiny)
@@ -139,20 +139,12 @@ def _dual_start(blocks: Blocks, here: Risk, at_zero: Any) -> BlockPoint:
     along_u = np.clip(here.along_u, -blocks.price, blocks.price)
     found = blocks.conjugates(*slopes(blocks, along_C, along_u))
     right, wrong = found.right, found.wrong
-    if blocks.ignores_shift:
-        wrong = np.maximum(wrong, _least_logits(blocks, wrong)[:, None])
+    if facts_of(blocks.loss).ignores_shift:
+        wrong = blocks.floored(wrong)
     u = np.where(np.abs(here.along_u) > blocks.price, right - wrong[blocks.own], 0.0)
     B = wrong.copy()
     B[blocks.own] = np.where(blocks.several, wrong[blocks.own] + u / blocks.alone, right)
     return _split(blocks, B, u, at_zero)
-
-
-def _least_logits(blocks, wrong):
-    """The logits (G,) of a small part of each row's mean wrong probability."""
-    some = blocks.alike > 0
-    top = np.max(np.where(some, wrong, -np.inf), axis=1)
-    odds = np.sum(blocks.alike * np.where(some, np.exp(wrong - top[:, None]), 0.0), axis=1)
-    return top + np.log(LEAST_FLOOR * odds / np.sum(blocks.alike, axis=1))
 
 
 def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
@@ -160,8 +152,8 @@ def _split(blocks: Blocks, B: Any, u: Any, at_zero: Any) -> BlockPoint:
 
     A regularised one's slope along β is that of the risk along y, no more than c.
     """
-    if blocks.ignores_shift:
-        B = B - (B @ blocks.outputs / np.sum(blocks.outputs))[:, None]
+    if blocks.flat is not None:
+        B = B - np.outer(B @ (blocks.outputs * blocks.flat) / (blocks.outputs @ blocks.flat**2), blocks.flat)
     if blocks.bias_kind == "none":
         return BlockPoint(blocks.scale * B, u, np.zeros(B.shape[1]))
     mean = blocks.counts * blocks.multiplicities @ B / blocks.total
@@ -200,7 +192,7 @@ class _Newton:
         self.blocks = blocks
         self.c = blocks.price
         self.left = _reflector(blocks.bias_axis) if blocks.bias_kind == "free" else None
-        self.right = _reflector(blocks.shift_axis) if blocks.ignores_shift else None
+        self.right = None if blocks.flat_axis is None else _reflector(blocks.flat_axis)
         self.with_bias = blocks.bias_kind != "none"
 
     def run(self, start: BlockPoint, tol: float, max_steps: int) -> Solved:

@@ -62,7 +62,7 @@ class RowBlocks(Blocks):
 
         A bias stays finite where no row wants its output.
         """
-        if not self.ignores_shift:
+        if self.flat is None:
             return np.zeros(self.num_classes)
         shares = self.omega @ self.rows
         logs = np.log(np.maximum(shares, LEAST_SHARE * np.mean(shares)))

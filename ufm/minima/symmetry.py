@@ -17,7 +17,8 @@ identity of m_g − 1 dimensions. So the minimum is that of
 
     Σ_g m_g ω_g ℓ_g + c [ Σ_g (m_g − 1) √n_g |u_g| + ‖C‖_* ] + (λ_b/2) Σ_g m_g b_g²
 
-over C, u and b: G² + 2G numbers, whatever K is. Nothing here asks m_g to be a whole number.
+over C, u and b: G² + 2G numbers, whatever K is. Nothing here asks m_g to be a whole number. A loss of scaled logits
+says which classes can be exchanged as far as it is concerned; sizes are those of equal count and weight among these.
 """
 
 from typing import Any
@@ -28,8 +29,9 @@ from jaxtyping import Int
 from ufm._core.arrays import silent
 from ufm.minima.block_bound import RANK_CUT
 from ufm.minima.blocks import BlockPoint, Blocks, risk, surplus, with_bias
+from ufm.minima.scaled_blocks import ScaledBlocks
 from ufm.minima.sectors import Sectors
-from ufm.model.losses import ON_SIZES, closed, declares, facts_of
+from ufm.model.losses import ON_SIZES, CrossEntropy, closed, declares, facts_of
 from ufm.model.problem import Problem
 
 
@@ -42,7 +44,7 @@ def symmetric(problem: Problem) -> bool:
         problem.targets is None
         and problem.num_groups == problem.num_classes
         and relaxed(problem)
-        and all(declares(problem.loss, name) for name in ON_SIZES)
+        and (declares(problem.loss, "scaling") or all(declares(problem.loss, name) for name in ON_SIZES))
     )
 
 
@@ -61,21 +63,30 @@ def unbound(constraint: Any) -> bool:
 def blocks_of(problem: Problem) -> tuple[Blocks, Int[np.ndarray, " K"]]:
     """The problem on sizes, and the size of each class; classes equal in count and weight share one."""
     counts, weights = problem.group_counts, np.asarray(problem.group_weights, np.float64)
-    _, first, size_of, multiplicities = np.unique(
-        counts.astype(np.float64) + 1j * weights, return_index=True, return_inverse=True, return_counts=True
-    )
-    blocks = Blocks(
-        counts=counts[first].astype(np.float64),
-        weights=weights[first],
-        multiplicities=multiplicities.astype(np.float64),
-        num_samples=float(problem.num_samples),
-        num_classes=problem.num_classes,
-        loss=problem.loss,
-        price=float(np.sqrt(problem.lambda_A) * np.sqrt(problem.lambda_H)),
-        lambda_b=float(problem.lambda_b),
-        bias_kind=problem.bias_kind,
-    )
-    return blocks, size_of
+    sizes = counts.astype(np.float64) + 1j * weights
+    scaled = declares(problem.loss, "scaling")
+    if scaled:
+        kinds = problem.loss.kinds(problem.num_classes) * len(np.unique(sizes))
+        sizes = kinds + np.unique(sizes, return_inverse=True)[1]
+    _, first, size_of, multiplicities = np.unique(sizes, return_index=True, return_inverse=True, return_counts=True)
+    told = {
+        "counts": counts[first].astype(np.float64),
+        "weights": weights[first],
+        "multiplicities": multiplicities.astype(np.float64),
+        "num_samples": float(problem.num_samples),
+        "num_classes": problem.num_classes,
+        "price": float(np.sqrt(problem.lambda_A) * np.sqrt(problem.lambda_H)),
+        "lambda_b": float(problem.lambda_b),
+        "bias_kind": problem.bias_kind,
+    }
+    if not scaled:
+        return Blocks(**told, loss=problem.loss), size_of
+    last = np.zeros(len(first), int)
+    last[size_of] = np.arange(len(size_of))
+    flat = problem.loss.flat(problem.num_classes)
+    scaling = problem.loss.scaling(first, last)
+    flat = None if flat is None else np.asarray(flat, np.float64)[first]
+    return ScaledBlocks(**told, loss=CrossEntropy(), scaling=scaling, flat=flat), size_of
 
 
 def sectors_of(

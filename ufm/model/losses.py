@@ -9,6 +9,8 @@ the loss `takes`. It may declare facts (`Facts`), from which rigorous lower boun
 - `curvature(logits, label)`, a diagonal d and a vector q with ∇² = diag d − q qᵀ, which find a best bias faster;
 - `soft_target(label, num_classes)`, where its conjugate is finite on the simplex about another target than e_y, or
   the row;
+- `flat(num_classes)`, a direction (K,) along which logits can be moved at no change of the loss, whatever the target;
+  of a loss that `ignores_shift` it is that of ones;
 - `along(lead, num_classes)` and `steepest(num_classes)`, where it isn't convex: the line on which it is least on
   balanced classes (`Focal` says what they promise).
 
@@ -20,7 +22,9 @@ of ours alone.
 Losses of ours are written against the namespace of their arguments: NumPy computes what JAX traces. Those that are
 convex and treat all wrong classes alike have a form in which one logit stands for several classes, `on_sizes` and
 `conjugate_on_sizes`; and where they take rows the same for one class each, `on_rows`, the right class being that of the
-row's largest entry. Of a user's loss these are not used, since nothing would say that they are of the same loss.
+row's largest entry. One that is such a loss of scaled logits declares its `scaling` instead, and what its conjugate
+adds up beside slopes times logits, `conjugate_size`. Of a user's loss these are not used, since nothing would say that
+they are of the same loss.
 """
 
 import contextlib
@@ -60,11 +64,13 @@ from ufm.model.entropies import (
 )
 
 ON_SIZES = "on_sizes", "conjugate_on_sizes"  # of classes that are alike
+OURS: list[type] = []  # losses of ours, each of which says so
 OPTIONAL = (
     "slope",
     "conjugate",
     "curvature",
     "soft_target",
+    "flat",
     *ON_SIZES,
     "along",
     "steepest",
@@ -85,8 +91,10 @@ class Facts(NamedTuple):
             it counts only where no conjugate tells that row's own (`infima`).
         attained: whether that is a minimum, as a square's is, so that a value may be it up to rounding.
         keeps_digits: whether loss and conjugate keep their relative accuracy where they vanish.
-        falls_exponentially: whether it vanishes like exp(−margin), so that its logarithm is what can be minimised
-            where all norms are bounded.
+        falls_exponentially: whether it vanishes like exp(−margin), or at another rate in it, so that its logarithm is
+            what can be minimised where all norms are bounded.
+        one_rate: whether, where it falls exponentially, it does so at one rate in all margins z_y − z_k, so that
+            without weight decay logits turn to the hard margin of `ufm.max_margin`.
         ignores_shift: whether adding one number to all logits changes nothing.
         conjugate_on_simplex: whether the conjugate is finite exactly where slope + target is a probability vector; the
             target is e_y unless a `soft_target` says otherwise. Of a row: where it is not negative, and has the row's
@@ -99,6 +107,7 @@ class Facts(NamedTuple):
     attained: Any = False
     keeps_digits: Any = False
     falls_exponentially: Any = False
+    one_rate: Any = True
     ignores_shift: Any = False
     conjugate_on_simplex: Any = False
 
@@ -182,6 +191,12 @@ def _has_formula_of(kind: type, ours: type) -> bool:
     return _first(kind, *FORMULAS) is _first(ours, *FORMULAS)
 
 
+def ours(kind: type) -> type:
+    """Say of a class that it is a loss of ours: NumPy computes it, and what it declares is true."""
+    OURS.append(kind)
+    return kind
+
+
 def _first(kind: type, *names: str) -> type | None:
     """The class, or the nearest above it, whose own body has one of the names."""
     return next((each for each in kind.__mro__ if any(name in vars(each) for name in names)), None)
@@ -202,8 +217,12 @@ class Loss:
     attained: bool = False
     keeps_digits: bool = False
     falls_exponentially: bool = False
+    one_rate: bool = True
     ignores_shift: bool = False
     conjugate_on_simplex: bool = False
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a number of classes that its own numbers aren't of."""
 
     def __call__(self, logits: ArrayLike, label: ArrayLike) -> Any:
         """Loss (...) of each sample from logits (..., K) and targets; traceable, and in float64 where logits are.
@@ -277,6 +296,8 @@ class ConvexLoss(Loss):
 def _check_target(loss: Any, values: Any, target: Any) -> None:
     """Refuse what is neither a label for each row of numbers (..., K), nor a row where the loss takes rows."""
     shape, takes = jnp.shape(values), fact_of(loss, "takes")
+    if shape:
+        loss.check_classes(shape[-1])
     if not are_rows(target) and takes != "row" and target.shape == shape[:-1] != shape:
         _check_labels(target, shape[-1])
     elif are_rows(target) and takes != "label" and target.shape == shape != ():
@@ -345,6 +366,7 @@ def _classes_last(loss: Any, of_columns: Callable, values: Any, target: Any, out
         return found if traced else jax.tree.map(lambda part: np.asarray(part)[()], found)
 
 
+@ours
 @storable
 @pytree
 class CrossEntropy(ConvexLoss):
@@ -412,6 +434,7 @@ class CrossEntropy(ConvexLoss):
         return SizeConjugate(value + others, logit, logits)
 
 
+@ours
 @storable
 @pytree
 class LabelSmoothing(ConvexLoss):
@@ -512,6 +535,7 @@ class LabelSmoothing(ConvexLoss):
         return SizeConjugate(value + others, logit[:, 0], logits)
 
 
+@ours
 @storable
 @pytree
 class Focal(Loss):
@@ -574,6 +598,7 @@ class Focal(Loss):
         return min(1.0, wrong**self.gamma * (wrong + self.gamma * np.log(num_classes) / num_classes))
 
 
+@ours
 @storable
 @pytree
 class SquaredError(ConvexLoss):
@@ -627,6 +652,7 @@ class SquaredError(ConvexLoss):
         return SizeConjugate(value, right + 1.0, wrong)
 
 
+@ours
 @storable
 @pytree
 class DotRegression(ConvexLoss):
@@ -692,9 +718,6 @@ class Custom:
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
 
-OURS = (CrossEntropy, LabelSmoothing, Focal, SquaredError, DotRegression)
-
-
 def as_loss(loss: Any) -> Any:
     """`loss` as a pytree: a bare callable is wrapped.
 
@@ -725,6 +748,7 @@ def check_loss(loss: Any, num_classes: int, *, rows: bool = False) -> None:
         return
     _check_takes(loss, written, "row" if rows else "label")
     if type(loss) in OURS:
+        loss.check_classes(num_classes)
         return
     check_static("loss", loss, ["takes"])
     leaves, structure = jax.tree.flatten(loss)
@@ -838,8 +862,8 @@ def closed(loss: Any) -> bool:
 def _of_columns(loss: Any, name: str, of_columns: str) -> Callable | None:
     """The method of a loss of ours that takes classes first; None where what people call was written by a user."""
     written = getattr(type(loss), name, None)
-    ours = any(vars(kind).get(name) is written for kind in (Loss, ConvexLoss))
-    return getattr(loss, of_columns) if written and ours else None
+    known = any(vars(kind).get(name) is written for kind in (Loss, ConvexLoss))
+    return getattr(loss, of_columns) if written and known else None
 
 
 def takes_columns(loss: Any) -> bool:
@@ -860,6 +884,20 @@ def simplex_targets(
         return np.stack([loss.soft_target(target, slopes.shape[0]) for target in targets.T], axis=1)
     of_target = jax.vmap(lambda target: loss.soft_target(target, slopes.shape[0]), jnp.ndim(targets) - 1, 1)
     return of_target(targets).astype(slopes.dtype)
+
+
+def flat_of(loss: Any, num_classes: int) -> Any:
+    """A direction (K,) along which logits can be moved at no change of the loss; None where none is known."""
+    if declares(loss, "flat"):
+        return loss.flat(num_classes)
+    return np.ones(num_classes) if facts_of(loss).ignores_shift else None
+
+
+def conjugate_sizes(loss: Any, slopes: Float[Array, "K N"], logits: Float[Array, "K N"], targets: Any) -> Any:
+    """How large the numbers are that conjugates add up at slopes, near logits that have them (N,)."""
+    xp = namespace(slopes)
+    sizes = (xp.abs(slopes) * (1.0 + xp.abs(logits))).sum(axis=0)
+    return sizes + loss.conjugate_size(slopes, logits, targets) if declares(loss, "conjugate_size") else sizes
 
 
 def infimum(loss: Any, num_classes: int) -> Any:

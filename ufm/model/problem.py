@@ -39,7 +39,7 @@ from ufm._core.repr import call, fields_of, unusual
 from ufm.model.constraints import Constraint, Free, as_constraint, folds
 from ufm.model.factors import Factor, assembled, squared_size
 from ufm.model.layers import ACTIVATIONS
-from ufm.model.losses import CrossEntropy, as_loss, check_loss, closed, facts_of
+from ufm.model.losses import CrossEntropy, as_loss, check_loss, closed, facts_of, flat_of
 from ufm.model.params import Columns, Params, columns, rows
 from ufm.model.streamed_loss import streamed_loss, weighted_losses
 from ufm.model.targets import Targets, as_targets, check_for, counts_of, is_one_number, weighted, weights_of
@@ -72,8 +72,8 @@ class Problem:
         dim: d ≥ 1, the dimension of the features.
         per_class: samples of each class, one positive integer or K of them.
         loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(alpha)`, `Focal(gamma)`, `DotRegression(target)`,
-            or any callable of (logits, label) that JAX can differentiate; it may declare facts and a conjugate (see
-            `ufm.model.losses`).
+            `VectorScaling(additive, multiplicative)`, or any callable of (logits, label) that JAX can differentiate; it
+            may declare facts and a conjugate (see `ufm.model.losses`).
         lambda_A: weight decay λ_A of the classifier; as the others 0, or from 1e-100 to 1e100.
         lambda_H: weight decay λ_H ≥ 0 of the features, per sample; papers that divide it by N or leave out
             the half differ.
@@ -479,8 +479,8 @@ def _decay(name: str, value: Any) -> float:
 
 def relaxed_rank(problem: Problem) -> int:
     """Dimensions from which the convex relaxation over H Aᵀ is attained: d at least this, and no bad minimum exists."""
-    facts, free = facts_of(problem.loss), problem.bias_kind == "free"
-    of_outputs = problem.num_classes - bool(facts.convex and facts.ignores_shift)
+    K, free = problem.num_classes, problem.bias_kind == "free"
+    of_outputs = K - bool(facts_of(problem.loss).convex and flat_of(problem.loss, K) is not None)
     return min(problem.num_groups - free, of_outputs)
 
 
