@@ -9,11 +9,14 @@ import tempfile
 
 import hypothesis
 import jax
+import jaxtyping
 import numpy as np
 import pytest
+import typechecker
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+jaxtyping.jaxtyped = typechecker.jaxtyped  # of modules of ufm, none of which is imported yet
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -71,7 +71,7 @@ def test_the_gradient_is_the_objective_s_slope_in_every_factor(kind):
     p = DEEP[kind]
     params, way = moved(p.init(seed=1)), moved(p.init(seed=2), seed=1)
     with jax.enable_x64(True):
-        gradient = jax.grad(p.objective)(params)
+        gradient = jax.jit(jax.grad(p.objective))(params)
     step = 1e-6
     for name in ("H", "A", "b", "W"):
         along = jax.tree.map(np.zeros_like, params)._replace(**{name: getattr(way, name)})

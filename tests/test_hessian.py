@@ -60,7 +60,7 @@ def test_coinciding_samples_and_unused_dimensions_leave_the_eigenvector_in_fewer
     point = ufm.Params(means[p.labels], A, b)
     with jax.enable_x64(True):
         flat, unravel = jax.flatten_util.ravel_pytree((point.H, A, b))
-        hessian = np.asarray(jax.hessian(lambda x: p.objective(ufm.Params(*unravel(x))))(flat))
+        hessian = np.asarray(jax.jit(jax.hessian(lambda x: p.objective(ufm.Params(*unravel(x)))))(flat))
     found = ufm.curvature(p, point)
     assert _coordinates(p, point).start.size == 45
     assert_allclose(found.smallest, np.linalg.eigvalsh(hessian)[0], rtol=1e-10)

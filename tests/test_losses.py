@@ -114,7 +114,7 @@ def test_the_declared_curvature_is_the_second_derivative(loss):
         Z, y = jnp.asarray(random.normal(size=(3, 4))), jnp.asarray([2, 0, 3])
         diagonal, vector = loss.curvature(Z, y)
         found = jax.vmap(jnp.diag)(diagonal) - vector[:, :, None] * vector[:, None]
-        assert_allclose(found, jax.vmap(jax.hessian(loss))(Z, y), atol=1e-13)
+        assert_allclose(found, jax.jit(jax.vmap(jax.hessian(loss)))(Z, y), atol=1e-13)
 
 
 @pytest.mark.parametrize("label", [np.zeros(3), np.zeros(4, int), 0], ids=["halves", "too many", "one"])
@@ -351,7 +351,7 @@ def test_the_curvature_of_a_users_loss_is_that_of_each_sample(loss, monkeypatch)
     random = np.random.default_rng(0)
     with jax.enable_x64(True):
         Z, labels, weights = jnp.asarray(random.normal(size=(3, 5))), jnp.arange(5) % 3, jnp.asarray(random.random(5))
-        wanted = jax.hessian(lambda b: weights @ losses.per_sample(loss, Z + b[:, None], labels))(jnp.zeros(3))
+        wanted = jax.jit(jax.hessian(lambda b: weights @ losses.per_sample(loss, Z + b[:, None], labels)))(jnp.zeros(3))
         if not isinstance(loss, Bent):  # what it declares is used
             monkeypatch.setattr(losses, "_along_class", None)
         assert_allclose(losses.curvature_of_shifts(loss, Z, labels, weights), wanted, atol=1e-14)

@@ -275,7 +275,7 @@ def test_metrics_inside_jit_and_vmap_are_the_measured_ones(dtype):
     with jax.enable_x64(dtype == np.float64):
         inside = jax.jit(lambda H, A, b: ufm.metrics.evaluate(H, labels, A, b))(H, A, b)
         told = jax.jit(ufm.metrics.evaluate)(H, labels, A, b)  # labels traced too
-        scaled = jax.vmap(lambda c: ufm.metrics.evaluate(c * H, labels, A, c * b))(np.array([1.0, 3.0], dtype))
+        scaled = jax.jit(jax.vmap(lambda c: ufm.metrics.evaluate(c * H, labels, A, c * b)))(np.array([1.0, 3.0], dtype))
         for name, value in measured._asdict().items():
             assert getattr(inside, name).dtype == dtype
             assert_allclose(getattr(inside, name), value, rtol=tolerance)

@@ -1,4 +1,5 @@
 import dataclasses
+import functools as ft
 import itertools
 import json
 
@@ -184,23 +185,22 @@ def assert_honest(best, reached):
 @pytest.mark.parametrize("gamma", [None, 1.5])
 def test_an_infimum_that_is_not_attained_certifies_nothing_above_it(gamma):
     p = softmax_code(6, 2, 8.0, loss=ufm.CrossEntropy() if gamma is None else ufm.Focal(gamma))
-    best = ufm.minimize(p)
+    best = ufm.minimize(p, max_steps=150)
     # the hexagon: Σ_j exp(τ(cos(2πj/6) − 1)) of the wrong classes, to the power 1 + γ
     hexagon = np.sum(np.exp(64.0 * (np.cos(2 * np.pi * np.arange(1, 6) / 6) - 1))) ** (1 + (gamma or 0.0))
     assert best.value <= hexagon * (1 + 1e-6)
     assert not best.certified
     assert best.starts > 1
     assert ufm.verify(best).holds is False
-    table = ufm.sweep(p, {"seed": [1]})
+    table = ufm.sweep(p, {"seed": [1]}, run=ft.partial(ufm.minimize, max_steps=100))
     assert not table.certified.any()
     assert (table.starts > 1).all()
 
 
 @pytest.mark.slow
 # local minima that random starts end in lie within some percent of one another, and rounding decides which is found
-@pytest.mark.parametrize(("K", "d", "radius", "reached"), [(100, 10, 7.0, 1.7e-13), (120, 48, 10.0, 2.4e-40)])
-def test_many_classes_on_small_spheres_are_honestly_uncertified(K, d, radius, reached):
-    assert_honest(ufm.minimize(softmax_code(K, d, radius)), reached)
+def test_many_classes_on_small_spheres_are_honestly_uncertified():
+    assert_honest(ufm.minimize(softmax_code(100, 10, 7.0)), 1.7e-13)
 
 
 def test_a_loss_of_a_user_that_falls_is_not_certified_by_its_infimum():
@@ -488,7 +488,7 @@ def test_declared_curvatures_are_those_of_the_loss(loss):
     random = np.random.default_rng(0)
     with jax.enable_x64(True):
         Z, labels, weights = jnp.asarray(random.normal(size=(3, 5))), jnp.arange(5) % 3, jnp.asarray(random.random(5))
-        wanted = jax.hessian(lambda b: weights @ per_sample(loss, Z + b[:, None], labels))(jnp.zeros(3))
+        wanted = jax.jit(jax.hessian(lambda b: weights @ per_sample(loss, Z + b[:, None], labels)))(jnp.zeros(3))
         undeclared = Custom(lambda z, y: loss(z, y))
         for kind in (loss, undeclared):
             assert_allclose(curvature_of_shifts(kind, Z, labels, weights), wanted, atol=1e-14)

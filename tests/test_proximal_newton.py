@@ -54,7 +54,7 @@ def test_reference_values_with_class_weights(loss, value):
 
 @pytest.mark.parametrize(
     ("price", "bias", "value"),
-    [(1e-6, "none", 0.0439771560872), (5e-5, "free", 1.39537584945), (2e-4, "free", 3.75427790948)],
+    [(1e-6, "none", 0.0439771560872), (2e-4, "free", 3.75427790948)],
 )
 def test_three_hundred_different_sizes(price, bias, value):
     found = solve(blocks(np.ones(300), np.geomspace(1280, 5, 300), price=price, bias=bias))
@@ -212,7 +212,7 @@ def test_the_largest_and_the_smallest_problems():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_many_minima_are_certified(seed):
     """But for one in 500, whose last direction comes alive below what the value's rounding shows: it stays open."""
     random, open_ = np.random.default_rng(seed), []

@@ -127,8 +127,8 @@ def test_slopes_and_curvatures_of_rows_are_those_that_jax_derives(loss, K):
     Z, T = drawn(loss, K, seed=5)
     slope, (diagonal, vector) = loss.slope(Z, T), loss.curvature(Z, T)
     with jax.enable_x64(True):
-        assert_allclose(slope, jax.vmap(jax.grad(loss))(Z, T), rtol=1e-11, atol=1e-12)
-        hessian = jax.vmap(jax.hessian(loss))(Z, T)
+        assert_allclose(slope, jax.jit(jax.vmap(jax.grad(loss)))(Z, T), rtol=1e-11, atol=1e-12)
+        hessian = jax.jit(jax.vmap(jax.hessian(loss)))(Z, T)
     found = np.eye(K) * diagonal[:, None] - vector[:, :, None] * vector[:, None]
     assert_allclose(found, hessian, rtol=1e-11, atol=1e-12)
 
@@ -138,7 +138,7 @@ def test_curvatures_are_right_where_logits_and_entries_are_tied(loss):
     # p = 1/K at z = 0: ∇² = τ (I/K − J/K²)
     T = np.array([[0.5, 0.5, 0.0], [0.2, 0.2, 0.2], [2.0, 2.0, 2.0]])
     with jax.enable_x64(True):
-        hessian = jax.vmap(jax.hessian(loss))(np.zeros((3, 3)), T)
+        hessian = jax.jit(jax.vmap(jax.hessian(loss)))(np.zeros((3, 3)), T)
     assert_allclose(hessian, T.sum(axis=1)[:, None, None] * (np.eye(3) / 3 - 1 / 9), atol=1e-14)
 
 
@@ -147,8 +147,8 @@ def test_gradients_reach_the_rows(loss):
     Z, T = drawn(loss, 3, seed=2)
     inside = T + 0.1  # a central difference needs room
     with jax.enable_x64(True):
-        found = np.asarray(jax.grad(lambda T: jnp.sum(loss(Z, T)))(inside))
-        at_zero = np.asarray(jax.grad(lambda T: jnp.sum(loss(Z, T)))(T))
+        found = np.asarray(jax.jit(jax.grad(lambda T: jnp.sum(loss(Z, T))))(inside))
+        at_zero = np.asarray(jax.jit(jax.grad(lambda T: jnp.sum(loss(Z, T))))(T))
     step = 1e-5
     for k in range(3):
         E = step * np.eye(3)[k]

@@ -6,12 +6,16 @@ import types
 import typing
 from typing import Any
 
+import numpy as np
 import pytest
-from typechecker import OFFERED, public
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float
+from typechecker import OFFERED, jaxtyped, public
 
 import ufm
 import ufm.console
 import ufm.plot
+from ufm.model import entropies
 from ufm.model.constraints import Constraint
 from ufm.model.losses import Loss
 from ufm.theory import registry
@@ -91,3 +95,18 @@ def test_every_argument_has_a_type_that_says_something(name):
 
 def test_the_modules_whose_arguments_the_type_checker_leaves_alone_are_there():
     assert all(importlib.util.find_spec(module) for module in OFFERED)
+
+
+def test_annotations_are_checked_while_tests_run():
+    def cut(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], to: int) -> Float[np.ndarray, " n"]:
+        return x[:to]
+
+    checked = jaxtyped(cut)
+    for size in (2, 3):  # names of axes are of one call
+        checked(np.zeros(size), np.zeros(size), size)
+    wrong = [(np.zeros(3), np.zeros(2), 3), (np.zeros(3), np.zeros(3, int), 3), (np.zeros(3), np.zeros(3), 2)]
+    for arguments in wrong:
+        with pytest.raises(BeartypeCallHintViolation):
+            checked(*arguments)
+    with pytest.raises(BeartypeCallHintViolation):
+        entropies.one_hot(np.zeros((2, 3)), np.zeros(3))  # labels that are no integers

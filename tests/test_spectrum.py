@@ -30,7 +30,7 @@ def by_differentiation(p, params):
 
     with float64():
         flat, unravel = jax.flatten_util.ravel_pytree(leaves)
-        return np.linalg.eigvalsh(np.asarray(jax.hessian(objective)(flat)))
+        return np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(objective))(flat)))
 
 
 @functools.cache

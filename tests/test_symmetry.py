@@ -280,14 +280,14 @@ def test_lifted_factors_have_the_objective_and_the_gradient_of_the_problem_as_po
     np.testing.assert_allclose(0.03 * np.sum(params.A**2), 0.001 * np.sum(params.H**2), rtol=1e-12)
     np.testing.assert_allclose(problem.objective(params), objective(found, point), rtol=1e-12)
     with float64():
-        gradient = jax.grad(problem.objective)(params)
+        gradient = jax.jit(jax.grad(problem.objective))(params)
         parts = gradient[:3] if bias != "none" else gradient[:2]
         norm = np.sqrt(sum(float(np.sum(np.asarray(part) ** 2)) for part in parts))
     np.testing.assert_allclose(at_sectors(problem, found, sectors), (objective(found, point), norm), rtol=1e-10)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_bound_is_above_a_value_in_many_tries(seed):
     random = np.random.default_rng(seed)
     for case in range(1000):
