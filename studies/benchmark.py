@@ -21,7 +21,7 @@ import optax
 import tyro
 
 import ufm
-from timing import problems, processes, products, pytorch, race, scipy_and_numpy
+from timing import convex_programs, problems, processes, products, pytorch, race, scipy_and_numpy
 from timing.problems import Config
 from timing.race import OURS, Comparison, Row, Timed, at_least, at_most
 from ufm import plot
@@ -86,6 +86,24 @@ def certified(config: Config) -> Rows:
         ):
             words = {"problems": len(some), "missing": pytorch.MISSING, "agreement": ft.partial(problems.gaps, some)}
             yield Comparison(f"minimize, {name}: {what}", at_least(goal), ours, peers, **words)
+
+
+def imbalance(config: Config) -> Rows:
+    """Certified minimisation of imbalanced classes, per problem, against convex programs in cvxpy on some of them."""
+    for name, batch in problems.imbalanced(config).items():
+        title = f"minimize, {name}"
+        if not convex_programs.installed():
+            yield Row(f"{title}: cvxpy", convex_programs.MISSING)
+            continue
+        count = config.peer_problems if batch[0].num_classes <= config.num_classes else 1
+        some = problems.spaced(batch, count)[:count]
+        peers = {way: race.once(run).per_problem(count) for way, run in convex_programs.minima(some).items()}
+        for what, goal, together in (("cvxpy", 100, batch), (f"cvxpy, ours by {count}", 5, some)):
+            ours = race.race({}, minima(together), config.repeats, peers_compile=False)[OURS].per_problem(len(together))
+            best = problems.spaced(ours.result, count)[:count]
+            yield Comparison(
+                f"{title}: {what}", at_least(goal), ours, peers, agreement=ft.partial(problems.program_gaps, best)
+            )
 
 
 def growth(config: Config) -> Rows:
@@ -223,6 +241,7 @@ GROUPS: dict[str, Callable[[Config], Rows]] = {
     "certified": certified,
     "alone": alone,
     "spheres": spheres,
+    "imbalance": imbalance,
     "growth": growth,
     "targets": targets,
     "depth": depth,
@@ -259,8 +278,9 @@ def lifting(timed: dict[str, Timed]) -> str:
 
 def machine() -> str:
     """What the times depend on besides the versions."""
-    torch = f", torch {version('torch')}" if pytorch.installed() else ""
-    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, JAX on {jax.default_backend()}{torch}"
+    peers = [*["torch"] * pytorch.installed(), *["cvxpy", "clarabel"] * convex_programs.installed()]
+    found = "".join(f", {name} {version(name)}" for name in peers)
+    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, JAX on {jax.default_backend()}{found}"
 
 
 def chosen(config: Config) -> tuple[str, ...]:

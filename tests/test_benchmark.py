@@ -34,6 +34,7 @@ SMALL = {
     "repeats_vocabulary": 1,
     "alone": ((5, (1e-3,)),),
     "repeats_alone": 1,
+    "many_tailed": 4,
 }
 
 
@@ -77,6 +78,26 @@ def test_compiled_torch_takes_the_same_steps_through_hidden_layers(benchmark):
     for activation in ("linear", "relu"):
         compiled, _ = benchmark.deep_training(benchmark.Config(**SMALL), activation)
         assert "loss" in compiled.row().note
+
+
+def test_without_cvxpy_its_rows_say_what_to_install(benchmark, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cvxpy", None)
+    rows = race.rows(benchmark.imbalance(benchmark.Config(**SMALL)))
+    assert [row.what.split(", ")[1] for row in rows] == ["two groups", "two groups layer-peeled", *["long-tailed"] * 2]
+    assert all("pip install -e '.[benchmark]'" in row.note for row in rows)
+
+
+def test_convex_programs_find_the_certified_minima(benchmark):
+    pytest.importorskip("cvxpy")
+    pytest.importorskip("clarabel")
+    rows = race.rows(benchmark.imbalance(benchmark.Config(**SMALL)))
+    told = [row.what.split(": cvxpy")[1] for row in rows]
+    assert told == ["", ", ours by 2"] * 3 + ["", ", ours by 1"]
+    for row in rows:
+        ours, theirs = (float(part.split()[-1]) for part in row.note.split("relative gap ")[1].split(",")[:2])
+        assert ours <= 1e-8
+        assert theirs <= 1e-6
+        assert "gave up" not in row.note
 
 
 def test_sweeps_are_timed_against_scipy(benchmark):

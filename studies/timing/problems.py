@@ -80,6 +80,8 @@ class Config:
     """Classes, and prices of each number of them, of problems that are solved alone."""
     repeats_alone: int = 5
     """Runs of ufm in the group of problems alone; its peers run once."""
+    many_tailed: int = 30
+    """Classes of the long-tailed problem with more of them in the imbalance group."""
     repeats_vocabulary: int = 5
     """Runs of each side in the vocabulary group."""
     output: pathlib.Path = pathlib.Path("figures/benchmark.json")
@@ -112,8 +114,12 @@ def squared_errors(config: Config, widths: tuple[int, ...]) -> list[ufm.Problem]
 
 def counts(config: Config) -> dict[str, Any]:
     """Samples of each class: as many, and from 1,000 down to 10."""
-    tail = np.round(np.geomspace(1000, 10, config.num_classes))
-    return {"balanced": config.per_class, "long-tailed": tuple(int(n) for n in tail)}
+    return {"balanced": config.per_class, "long-tailed": tail(config.num_classes)}
+
+
+def tail(num_classes: int) -> tuple[int, ...]:
+    """Samples of each class, from 1,000 down to 10."""
+    return tuple(int(n) for n in np.round(np.geomspace(1000, 10, num_classes)))
 
 
 def decays(config: Config, per_class: Any) -> list[ufm.Problem]:
@@ -122,6 +128,29 @@ def decays(config: Config, per_class: Any) -> list[ufm.Problem]:
         posed(config, per_class, lambda_A=float(decay), lambda_H=5e-6)
         for decay in np.geomspace(1e-5, 1e-2, config.batch)
     ]
+
+
+def imbalanced(config: Config) -> dict[str, list[ufm.Problem]]:
+    """Batches of imbalanced problems without bias: two groups at ratios from 1 to 1,000, long tails over decays.
+
+    Under weight decay, c = 1e-3, the minority of two groups of five classes merges at a ratio of about 200.
+    """
+    K, L = config.num_classes, config.many_tailed
+    groups = [(round(ratio),) * (K - K // 2) + (1,) * (K // 2) for ratio in np.geomspace(1, 1000, config.batch)]
+    priced: dict[str, Any] = {"lambda_A": 5e-3, "lambda_H": 2e-4, "bias": False}
+    held: dict[str, Any] = {"lambda_A": 0.0, "lambda_H": 0.0, "bias": False}
+    held |= {"features": ufm.MeanBall(), "classifier": ufm.MeanBall()}
+    return {
+        f"two groups, K = {K}": [posed(config, group, **priced) for group in groups],
+        f"two groups layer-peeled, K = {K}": [posed(config, group, **held) for group in groups],
+        f"long-tailed, K = {K}": without_bias(decays(config, tail(K))),
+        f"long-tailed, K = {L}": without_bias(decays(dataclasses.replace(config, num_classes=L), tail(L))),
+    }
+
+
+def without_bias(problems: list[ufm.Problem]) -> list[ufm.Problem]:
+    """The same without bias."""
+    return [dataclasses.replace(problem, bias=False) for problem in problems]
 
 
 def on_spheres(config: Config, per_class: Any) -> list[ufm.Problem]:
@@ -241,6 +270,18 @@ def gaps(problems: list[ufm.Problem], timed: dict[str, Timed]) -> str:
     ]
     ours = max(map(relative_gap, timed[OURS].result))
     return f"worst relative gap {ours:.1e}, peer's {max(theirs):.1e}"
+
+
+def program_gaps(some: list[ufm.Optimum], timed: dict[str, Timed]) -> str:
+    """A note on relative gaps, ours and of the values that the fastest peer says where it has one, to our bounds."""
+    found = zip(some, fastest(timed)[1].result, strict=True)
+    known = [(best, value) for best, value in found if np.isfinite(value)]
+    for best, value in known:
+        same("value", best.value, value)
+    ours = max(map(relative_gap, timed[OURS].result))
+    theirs = max((abs(value - best.lower_bound) / best.value for best, value in known), default=np.nan)
+    failed = f", which gave up on {len(some) - len(known)} of {len(some)}" if len(known) < len(some) else ""
+    return f"worst relative gap {ours:.1e}, peer's {theirs:.1e}{failed}"
 
 
 def same_loss(problem: ufm.Problem, timed: dict[str, Timed]) -> str:
