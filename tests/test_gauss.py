@@ -23,7 +23,8 @@ def test_a_gauss_rule_integrates_polynomials_and_interpolates_them(measure, node
     mine, theirs = (legvander(2 * x / points.max() - 1, 2 * nodes - 1) for x in (found.nodes, points))
     assert_allclose(found.weights @ mine, masses @ theirs, atol=1e-11 * masses.sum())  # to degree 2J − 1
     assert_allclose(found.interpolation @ mine[:, :nodes], theirs[:, :nodes], atol=1e-10)  # to degree J − 1
-    assert_allclose(found.fitted(masses, theirs[:, :nodes].sum(axis=1)), mine[:, :nodes].sum(axis=1), atol=1e-10)
+    values = theirs[:, :nodes].sum(axis=1, keepdims=True)
+    assert_allclose(found.fitted(masses, values), mine[:, :nodes].sum(axis=1, keepdims=True), atol=1e-10)
 
 
 @given(measures(), st.lists(st.floats(-2, 6), min_size=1, max_size=3))

@@ -8,11 +8,13 @@ from jaxtyping import Float
 
 from ufm._core.arrays import Array, custom_jvp, mapped, namespace, while_loop
 from ufm._core.linalg import eigh
+from ufm._core.precision import allowance
 from ufm.minima.reduction import Reduced, by_lane, zeros
-from ufm.model.losses import curvature_of_shifts, per_sample_slope
+from ufm.model.losses import curvature_of_shifts, declares, flat_of, per_sample_curvature, per_sample_slope
 
 BIAS_STEPS = 60  # of Newton's method for a bias
 HALVINGS = 8  # of a step, all tried at once
+SHIFTS = 3  # of slopes, to zero: where they are far off, what the first leaves is rounding of what it takes
 FLAT = 45  # rounding's worth of the largest curvature, within which another is none
 
 
@@ -73,6 +75,26 @@ def _slopes(lane, logits):
 def _slope(lane, products, b):
     """Gradient (K,) of the objective along the bias."""
     return _slopes(lane, products + b[:, None]).sum(axis=1) + lane.lambda_b * b
+
+
+def without_excess(lane: Reduced, slopes: Any, logits: Any) -> Any:
+    """Slopes (K, M) of losses at logits that a free bias has sum to zero, weighted: their excess (K,) is taken off.
+
+    All lose the same, which leaves slopes whose sum is told, that along a flat direction of the loss. Where several
+    labels have none in common, each loses what a move ξ of the bias would take, ∇²ℓ ξ, along which its own is kept;
+    NaN where there is none that takes all.
+    """
+    if flat_of(lane.loss, lane.num_classes) is not None or not declares(lane.loss, "scaling"):
+        for _ in range(SHIFTS):
+            slopes = slopes - ((slopes @ lane.weights) / lane.weights.sum())[:, None]
+        return slopes
+    xp, (diagonal, factor) = namespace(slopes), per_sample_curvature(lane.loss, logits, lane.targets)
+    for _ in range(SHIFTS):
+        excess = slopes @ lane.weights
+        xi = _newton(lane, logits, xp.zeros_like(excess), excess)[:, None]
+        slopes = slopes - (diagonal * xi - factor * (factor * xi).sum(axis=0)[None])
+    gone = xp.abs(slopes @ lane.weights) <= allowance(slopes.dtype) * (xp.abs(slopes) @ lane.weights)
+    return xp.where(gone.all(), slopes, np.nan)
 
 
 def _newton(lane, products, b, slope):

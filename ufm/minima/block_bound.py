@@ -86,9 +86,10 @@ class _Dual(NamedTuple):
             left = surplus(blocks, along_C)
             cost = 0.5 * float(blocks.outputs @ left**2) / blocks.lambda_b if blocks.lambda_b > 0 else 0.0
         for _ in range(SHIFTS if blocks.bias_kind == "free" else 0):
-            shift = surplus(blocks, along_C) / np.sum(blocks.shares)
-            right, wrong = right - shift[blocks.own[1]], wrong - shift
+            right, wrong = blocks.shifted(right, wrong, surplus(blocks, along_C), here)
             along_C, along_u = gradient(blocks, right, wrong)
+        if blocks.bias_kind == "free" and not blocks.sums_to_zero(right, wrong, surplus(blocks, along_C)):
+            right, wrong = np.full_like(right, np.nan), np.full_like(wrong, np.nan)
         norm = max(float(operator_norm(along_C)), float(np.max(np.abs(along_u))))
         rounded = norm * (1.0 + max(along_C.shape) * allowance())
         return cls(blocks, right, wrong, here, cost, blocks.price / max(rounded, float(np.finfo(np.float64).tiny)))

@@ -63,8 +63,6 @@ class Blocks:
     lambda_b: float
     bias_kind: str
 
-    smooth = True  # functions of the count: loss and offsets of sizes that are between others
-
     @property
     def num_sizes(self) -> int:
         """G."""
@@ -79,6 +77,20 @@ class Blocks:
     def own(self) -> tuple[Any, Any]:
         """Index of each row's own column, of the right class and its peers."""
         return np.arange(self.num_sizes), np.arange(self.num_sizes)
+
+    @ft.cached_property
+    def told(self) -> Any:
+        """What else is told of sizes (G, F), logarithms where it is positive, if others can be told it too; or None."""
+        return np.log(self.weights)[:, None]
+
+    def on_others(self, counts: Any, multiplicities: Any, told: Any) -> "Blocks":
+        """The problem on other sizes (J,), told so much (J, F); samples and classes are as many as before."""
+        return dataclasses.replace(self, counts=counts, multiplicities=multiplicities, weights=np.exp(told[:, 0]))
+
+    @property
+    def steepness(self) -> Any:
+        """Of a sample's slope between its right and wrong logits at equal ones, in units of the loss's."""
+        return 1.0
 
     @ft.cached_property
     def cancelled(self) -> float:
@@ -96,6 +108,15 @@ class Blocks:
     def tied(self, right: Any, wrong: Any) -> Any:
         """The slope (G,) of right logits that the wrong ones' tell, where the loss ties them; else as it is."""
         return -np.sum(self.alike * wrong, axis=1) if self.flat is not None else right
+
+    def shifted(self, right: Any, wrong: Any, excess: Any, here: "Risk") -> tuple[Any, Any]:
+        """Slopes of one class each that add up to so much (E,) less, weighted: all rows' lose the same."""
+        shift = excess / np.sum(self.shares)
+        return right - shift[self.own[1]], wrong - shift
+
+    def sums_to_zero(self, right: Any, wrong: Any, excess: Any) -> bool:
+        """Whether shifted slopes have no excess (E,) but for rounding, as those have that all lose the same."""
+        return True
 
     def floored(self, wrong: Any) -> Any:
         """Wrong logits, none of which has less than a small part of its row's mean odds."""

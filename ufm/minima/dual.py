@@ -23,7 +23,7 @@ import numpy as np
 from ufm._core.arrays import mapped, namespace
 from ufm._core.linalg import largest_eigenvalue, operator_norm
 from ufm._core.precision import allowance
-from ufm.minima.bias import best_bias
+from ufm.minima.bias import best_bias, without_excess
 from ufm.minima.reduction import LaneParams, Reduced
 from ufm.minima.streamed_bound import Dual, norm_bound
 from ufm.model.losses import (
@@ -36,7 +36,6 @@ from ufm.model.losses import (
 )
 
 SCALES = np.linspace(0.125, 1.0, 8)  # of the dual point, tried away from an optimum
-SHIFTS = 3  # of slopes, to zero: where they are far off, what the first leaves is rounding of what it takes
 SMALLEST_NORM = 1e8  # times the smallest number: by less nothing is divided
 
 
@@ -49,8 +48,7 @@ def bound_of_lane(lane: Reduced, params: LaneParams):
     slopes = per_sample_slope(lane.loss, logits, lane.targets)  # (K, M)
     surplus = slopes @ lane.weights  # (K,), −1ᵀU
     if lane.bias_kind == "free":
-        for _ in range(SHIFTS):
-            slopes = slopes - ((slopes @ lane.weights) / lane.weights.sum())[:, None]
+        slopes = without_excess(lane, slopes, logits)
     xp, U = namespace(slopes), -(slopes * lane.weights[None]).T  # (M, K)
 
     def norm(decays_H, decays_A):

@@ -34,9 +34,9 @@ class Rule(NamedTuple):
     weights: Float[np.ndarray, " J"]
     interpolation: Float[np.ndarray, "G J"]
 
-    def fitted(self, masses: Float[np.ndarray, " G"], values: Float[np.ndarray, " G"]) -> Float[np.ndarray, " J"]:
-        """Values at the nodes of the polynomial of least squares, in the measure, through values at the points."""
-        return self.interpolation.T @ (masses * values) / self.weights
+    def fitted(self, masses: Float[np.ndarray, " G"], values: Float[np.ndarray, "G F"]) -> Float[np.ndarray, "J F"]:
+        """Values at the nodes of the polynomials of least squares, in the measure, through values at the points."""
+        return self.interpolation.T @ (masses[:, None] * values) / self.weights[:, None]
 
 
 def rule(

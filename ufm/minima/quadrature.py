@@ -8,7 +8,6 @@ few sizes. Its solution, extended by polynomials in both arguments of f and in t
 sizes starts from, which mostly is where it ends: nothing but speed rests on any of this.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from ufm._core.status import Status
 from ufm.minima import proximal_newton
 from ufm.minima.block_bound import value_and_bound
-from ufm.minima.blocks import BlockPoint, Blocks
+from ufm.minima.blocks import BlockPoint, Blocks, along_shift
 from ufm.minima.clusters import median_cuts, radial
 from ufm.minima.gauss import Rule, rule
 from ufm.minima.proximal_newton import Solved
@@ -60,7 +59,7 @@ def solve(blocks: Blocks, *, tol: float = 1e-11, enough: float = 1e-9, max_steps
 
 def fewer_sizes(blocks: Blocks) -> Fewer | None:
     """The problem on fewer sizes that is solved first, or None where there are few anyhow."""
-    if blocks.num_sizes < MANY or not blocks.smooth:
+    if blocks.num_sizes < MANY or blocks.told is None:
         return None
     found = rule_of(blocks)
     if pays(blocks, found):
@@ -74,16 +73,15 @@ def rule_of(blocks: Blocks) -> Rule:
 
 
 def pays(blocks: Blocks, found: Rule) -> bool:
-    """Whether nodes are far fewer than sizes, and weights a function of the count that the rule interpolates."""
-    logs = np.log(blocks.weights)
-    fitted = found.interpolation @ found.fitted(blocks.multiplicities, logs)
-    return len(found.nodes) <= SHRINKS * blocks.num_sizes and float(np.max(np.abs(fitted - logs))) <= SMOOTH
+    """Whether nodes are far fewer than sizes, and what these are told a function of the count that it interpolates."""
+    fitted = found.interpolation @ found.fitted(blocks.multiplicities, blocks.told)
+    return len(found.nodes) <= SHRINKS * blocks.num_sizes and float(np.max(np.abs(fitted - blocks.told))) <= SMOOTH
 
 
 def on_nodes(blocks: Blocks, found: Rule) -> Fewer:
     """The problem on a rule's nodes."""
-    log_weights = found.fitted(blocks.multiplicities, np.log(blocks.weights))
-    return Fewer(_with_sizes(blocks, found.nodes, log_weights, found.weights), found.interpolation)
+    told = found.fitted(blocks.multiplicities, blocks.told)
+    return Fewer(blocks.on_others(np.exp(found.nodes), found.weights, told), found.interpolation)
 
 
 def on_clusters(blocks: Blocks) -> Fewer:
@@ -98,7 +96,7 @@ def on_clusters(blocks: Blocks) -> Fewer:
     m, sides = blocks.multiplicities, (np.flatnonzero(above > 0), np.flatnonzero(above <= 0))
     means, parts = zip(*(_clustered(points, m, side, share) for side in sides if len(side)), strict=True)
     mean, to_all = np.concatenate(means), np.concatenate(parts, axis=1)
-    return Fewer(_with_sizes(blocks, mean @ t, mean @ np.log(blocks.weights), (mean > 0) @ m), to_all)
+    return Fewer(blocks.on_others(np.exp(mean @ t), (mean > 0) @ m, mean @ blocks.told), to_all)
 
 
 def _clustered(points, masses, side, share):
@@ -109,13 +107,6 @@ def _clustered(points, masses, side, share):
         row[members] = masses[members] / np.sum(masses[members])
     to_side[side] = radial(points[side], mean @ points)
     return mean, to_side
-
-
-def _with_sizes(blocks, log_counts, log_weights, multiplicities):
-    """Other sizes; samples and classes are as many as before."""
-    return dataclasses.replace(
-        blocks, counts=np.exp(log_counts), weights=np.exp(log_weights), multiplicities=multiplicities
-    )
 
 
 def thresholds(blocks: Blocks) -> Float[np.ndarray, " s"]:
@@ -133,7 +124,7 @@ def _above(blocks):
     """By how much each size is above the threshold, log(w√n s/(cN)); s is 1 − α of cross-entropy with smoothing α."""
     zeros = np.zeros((1, blocks.num_sizes))
     at = blocks.loss.on_sizes(zeros[:, 0], zeros, blocks.alike[:1])
-    steepness = np.max(at.wrong) - at.right[0]
+    steepness = blocks.steepness * (np.max(at.wrong) - at.right[0])
     return np.log(blocks.weights * np.sqrt(blocks.counts) * steepness / (blocks.price * blocks.num_samples))
 
 
@@ -154,7 +145,8 @@ def centred(blocks: Blocks, point: BlockPoint) -> BlockPoint:
     C, b = point.C, point.b
     if blocks.flat_axis is not None:
         C = C - np.outer(C @ blocks.flat_axis, blocks.flat_axis)
-        b = b - blocks.multiplicities @ b / blocks.num_classes
+        beta = blocks.beta(b)
+        b = blocks.bias(beta - along_shift(blocks, beta))
     if blocks.bias_kind == "free":
         moved = blocks.bias_axis @ C
         C, b = C - np.outer(blocks.bias_axis, moved), b + blocks.bias(moved)

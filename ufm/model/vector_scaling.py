@@ -30,16 +30,37 @@ SUMMED = 256  # rounding's worth of what is added up, within which a sum is zero
 ALIKE = 1e-12  # relative, to which rows of factors are multiples of each other
 
 
+class ScalingVectors(NamedTuple):
+    """Logarithms of the factors of G sizes as labels and as logits, and their offsets as logits, (G,) each."""
+
+    labels: Float[np.ndarray, " G"]
+    logits: Float[np.ndarray, " G"]
+    offsets: Float[np.ndarray, " G"]
+
+
 class Scaling(NamedTuple):
     """Factors and offsets of samples of G sizes of classes, in NumPy: own those of the right logit (G,), others (G, G).
 
-    The diagonal is that of wrong classes of a sample's own size.
+    The diagonal is that of wrong classes of a sample's own size. `vectors` are what all are made of, where they are.
     """
 
     own_factor: Float[np.ndarray, " G"]
     factor: Float[np.ndarray, "G G"]
     own_offset: Float[np.ndarray, " G"]
     offset: Float[np.ndarray, "G G"]
+    vectors: ScalingVectors | None = None
+
+    @classmethod
+    def of(cls, vectors: ScalingVectors) -> "Scaling":
+        """Of numbers of labels and logits."""
+        labels, logits, offsets = vectors
+        factor = np.exp(labels[:, None] + logits)
+        return cls(np.diag(factor).copy(), factor, offsets, np.tile(offsets, (len(labels), 1)), vectors)
+
+    @property
+    def entries(self) -> tuple[Any, Any, Any, Any]:
+        """Factors and offsets, own and others."""
+        return self[:4]
 
 
 @ours
@@ -246,6 +267,10 @@ class VectorScaling(ConvexLoss):
     def scaling(self, first: Int[np.ndarray, " G"], second: Int[np.ndarray, " G"]) -> Scaling:
         """Factors and offsets of sizes of classes, each with a first class of it and, where there is one, a second."""
         offsets, factors = (_Entries(matrix) for matrix in (self.additive, self.multiplicative))
+        if all(1 in shape for shape in self.shapes):
+            none = np.zeros_like(first)
+            logs = np.log(factors.of(none, first)), np.log(factors.of(first, none) / factors.of(none, none))
+            return Scaling.of(ScalingVectors(logs[1], logs[0], offsets.of(none, first)))
         return Scaling(
             own_factor=factors.of(first, first),
             factor=factors.between(first, second),
