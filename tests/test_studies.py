@@ -425,3 +425,31 @@ def test_mean_balls_see_counts_and_weights_by_their_product_alone(study):
     first, other = (ufm.minimize(problem) for problem in (weighted, counted))
     assert first.value == pytest.approx(other.value, rel=1e-9)
     np.testing.assert_allclose(first.A @ first.A.T, other.A @ other.A.T, atol=1e-6)
+
+
+def test_what_remedies_change_of_long_tailed_counts(study, written):
+    module = study("long_tailed_counts")
+    sizes = {"num_classes": 4, "samples": 10, "points": 2, "shown": 2.0, "shrinkage": 1.2}
+    table = module.data(module.Config(tail=(9, 4, 1), prices=4, **sizes))
+    assert (table.gap < 1e-8).all()
+    assert (table.dying_gap < 1e-8).all()
+    equal, tailed = table.isel(power=0), table.isel(power=1)
+    np.testing.assert_allclose(equal.cosine, np.broadcast_to(np.eye(4) * 4 / 3 - 1 / 3, (12, 4, 4)), atol=1e-6)
+    assert (equal["rank"] == 3).all()
+    # offsets of logits are the bias's business where it is free, b → b − ι up to a constant
+    free, adjusted = (tailed.sel(remedy=name) for name in ("free bias", "adjustment, free bias"))
+    np.testing.assert_allclose(adjusted.norm, free.norm, atol=1e-7)
+    counts = module.counts_of(module.Config(**sizes), 2.0)
+    assert counts.tolist() == [10, 2, 1, 1]
+    np.testing.assert_allclose(adjusted.bias - free.bias, np.log(counts).mean() - np.log(counts), atol=1e-7)
+    # the last two classes have one sample each, and merge iff w Δ √n ≤ N c
+    known = tailed.reach[:, -1].drop_vars("class").dropna("remedy")
+    merged = known <= float(table.threshold)
+    np.testing.assert_array_equal(tailed.cosine.sel(remedy=known.remedy)[:, -2, -1] > 1 - 1e-9, merged)
+    assert set(merged.values) == {True, False}
+    assert np.ptp(tailed.reach.sel(remedy="weights 1/√n").values) < 1e-12
+    fixed = tailed.sel(remedy="fixed ETF")
+    np.testing.assert_allclose(fixed.norm, fixed["predicted/norm"], rtol=1e-6)
+    np.testing.assert_allclose(table.square, table["predicted/square"], atol=1e-9)
+    out, _ = written(module, table)
+    assert "with a free bias" in out
