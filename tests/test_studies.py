@@ -1,4 +1,5 @@
 import ast
+import dataclasses
 import inspect
 import pathlib
 import re
@@ -12,7 +13,16 @@ import ufm
 import ufm.plot
 import ufm.training
 from ufm.minima import solver
-from ufm.theory import deep_linear, deep_relu, landscape, next_tokens, regression, symmetric_designs
+from ufm.theory import (
+    deep_linear,
+    deep_relu,
+    imbalanced_cross_entropy,
+    landscape,
+    next_tokens,
+    regression,
+    seli,
+    symmetric_designs,
+)
 
 STUDIES = pathlib.Path(__file__).parents[1] / "studies"
 FILES = sorted(STUDIES.rglob("*.py"))
@@ -20,6 +30,7 @@ FILES = sorted(STUDIES.rglob("*.py"))
 PUBLIC = (ufm, ufm.console, ufm.geometry, ufm.metrics, ufm.plot, ufm.sweeps, ufm.targets, ufm.theory, ufm.training)
 PUBLIC = {module.__name__ for module in (*PUBLIC, deep_linear, deep_relu, landscape)}
 PUBLIC |= {module.__name__ for module in (next_tokens, regression, symmetric_designs, solver)}
+PUBLIC |= {module.__name__ for module in (imbalanced_cross_entropy, seli)}
 INTERNAL = {"products.py"}  # times what is internal
 SHARED = {"handwriting", "networks", "flows", "benchmark"}
 
@@ -371,3 +382,74 @@ def test_slopes_orders_and_the_central_path_are_theorys(study, written):
     assert module.off_loss(table, 4).max() < 1e-6
     out, _ = written(module, table)
     assert "central path" in out
+
+
+def test_rare_classes_merge_and_vanish_where_theory_says_under_decay_and_within_balls(study, written):
+    module = study("imbalance")
+    sizes = {"num_classes": 5, "frequent": (3,), "largest": 300.0, "ratios": 4, "samples": 10**6, "decades": 7}
+    config = module.Config(decay=1.5e-4, mean_squares=(1.5, 0.4), **sizes)
+    table = module.data(config)
+    for name in ("value", "norm", "cosine"):
+        np.testing.assert_allclose(table[name], table[f"predicted/{name}"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(table["value"], table["predicted/value"], rtol=1e-9)
+    at = table.sel(frequent=3)
+    by_counts, by_weights = (
+        at.merging.sel(model=model) / at["predicted/merging"].sel(model=model) for model in module.MODELS
+    )
+    assert by_counts == pytest.approx(1, abs=3 * float(at.merging.sel(model="decay")) / config.samples)  # whole numbers
+    assert by_weights == pytest.approx(1, abs=1e-6)
+    below, above = at.cosine_beside.transpose("side", "model").values
+    assert (below < 1 - 1e-5).all()
+    np.testing.assert_allclose(above, 1.0, atol=1e-9)
+    below, above = at.norm_beside.transpose("side", "model").values
+    assert (below > 1e-3).all()
+    np.testing.assert_allclose(above, 0.0, atol=1e-7)
+    assert_seli_is_met(table)
+    out, _ = written(module, table)
+    assert "R at which they vanish" in out
+
+
+def assert_seli_is_met(table):
+    """Errors fall; what a decade adds comes as near as it is known to, with c at the decade's lower end."""
+    assert (table.direction.diff("price") < 0).all()
+    off = np.abs(table.angle - table["predicted/angle"]).max("pair").sel(price=[1e-3, 1e-5, 1e-7], method="nearest")
+    assert (off.diff("price") < 0).all()
+    scaled = (table.added * np.log(table.price) ** 2).sel(price=[1e-4, 1e-5, 1e-6, 1e-7], method="nearest")
+    np.testing.assert_allclose(scaled, [0.995, 0.995, 1.037, 1.075], atol=6e-4)
+
+
+def test_mean_balls_see_counts_and_weights_by_their_product_alone(study):
+    module = study("imbalance")
+    weighted = module.within_balls(module.Config(num_classes=5, mean_squares=(1.5, 1.0)), 3, 4.0)
+    counted = dataclasses.replace(weighted, per_class=(8, 8, 8, 2, 2), class_weights=None)
+    first, other = (ufm.minimize(problem) for problem in (weighted, counted))
+    assert first.value == pytest.approx(other.value, rel=1e-9)
+    np.testing.assert_allclose(first.A @ first.A.T, other.A @ other.A.T, atol=1e-6)
+
+
+def test_what_remedies_change_of_long_tailed_counts(study, written):
+    module = study("long_tailed_counts")
+    sizes = {"num_classes": 4, "samples": 10, "points": 2, "shown": 2.0, "shrinkage": 1.2}
+    table = module.data(module.Config(tail=(9, 4, 1), prices=4, **sizes))
+    assert (table.gap < 1e-8).all()
+    assert (table.dying_gap < 1e-8).all()
+    equal, tailed = table.isel(power=0), table.isel(power=1)
+    np.testing.assert_allclose(equal.cosine, np.broadcast_to(np.eye(4) * 4 / 3 - 1 / 3, (12, 4, 4)), atol=1e-6)
+    assert (equal["rank"] == 3).all()
+    # offsets of logits are the bias's business where it is free, b → b − ι up to a constant
+    free, adjusted = (tailed.sel(remedy=name) for name in ("free bias", "adjustment, free bias"))
+    np.testing.assert_allclose(adjusted.norm, free.norm, atol=1e-7)
+    counts = module.counts_of(module.Config(**sizes), 2.0)
+    assert counts.tolist() == [10, 2, 1, 1]
+    np.testing.assert_allclose(adjusted.bias - free.bias, np.log(counts).mean() - np.log(counts), atol=1e-7)
+    # the last two classes have one sample each, and merge iff w Δ √n ≤ N c
+    known = tailed.reach[:, -1].drop_vars("class").dropna("remedy")
+    merged = known <= float(table.threshold)
+    np.testing.assert_array_equal(tailed.cosine.sel(remedy=known.remedy)[:, -2, -1] > 1 - 1e-9, merged)
+    assert set(merged.values) == {True, False}
+    assert np.ptp(tailed.reach.sel(remedy="weights 1/√n").values) < 1e-12
+    fixed = tailed.sel(remedy="fixed ETF")
+    np.testing.assert_allclose(fixed.norm, fixed["predicted/norm"], rtol=1e-6)
+    np.testing.assert_allclose(table.square, table["predicted/square"], atol=1e-9)
+    out, _ = written(module, table)
+    assert "with a free bias" in out
