@@ -1,5 +1,7 @@
 """Cross-entropy of scaled and moved logits, on sizes and in lanes, and what theory says of it."""
 
+from typing import Any
+
 import numpy as np
 import optax
 import pytest
@@ -224,7 +226,7 @@ def test_a_loss_is_kept_trained_and_swept(tmp_path):
 
 
 def test_margins_are_of_losses_that_fall_at_one_rate():
-    words = {"lambda_A": 0.0, "lambda_H": 0.0}
+    words: Any = {"lambda_A": 0.0, "lambda_H": 0.0}
     moved, plain = (ufm.max_margin(problem(loss, **words)) for loss in (LOSSES["margins"], ufm.CrossEntropy()))
     assert moved.value == plain.value
     with pytest.raises(ValueError, match="at one rate in all margins"):

@@ -270,8 +270,8 @@ class VectorScaling(ConvexLoss):
 
     def scaling(self, first: Int[np.ndarray, " G"], second: Int[np.ndarray, " G"]) -> Scaling:
         """Factors and offsets of sizes of classes, each with a first class of it and, where there is one, a second."""
-        offsets, factors = (_Entries(matrix) for matrix in (self.additive, self.multiplicative))
-        moved = _of_logits(self.additive)
+        additive: Any = self.additive
+        offsets, factors, moved = _Entries(additive), _Entries(self.multiplicative), _of_logits(additive)
         if moved is not None and 1 in self.shapes[1]:
             none, (of_logits, right) = np.zeros_like(first), moved
             logs = np.log(factors.of(none, first)), np.log(factors.of(first, none) / factors.of(none, none))
