@@ -102,7 +102,9 @@ def remedies_of(config: Config) -> dict[str, Remedy]:
 def problem_of(config: Config, remedy: Remedy, radius: float) -> ufm.Problem:
     """The model: the network's objective with free features in place of the layers below them."""
     K, d = NUM_CLASSES, config.network.widths[-1]
-    fixed: dict[str, Any] = {"classifier": ufm.Fixed.etf(K, d, radius=radius), "lambda_A": 0.0, "bias": False}
+    classifier: dict[str, Any] = {"lambda_A": config.lambda_A}
+    if remedy.fixed:
+        classifier = {"lambda_A": 0.0, "classifier": ufm.Fixed.etf(K, d, radius=radius), "bias": False}
     return ufm.Problem(
         num_classes=K,
         dim=d,
@@ -110,7 +112,7 @@ def problem_of(config: Config, remedy: Remedy, radius: float) -> ufm.Problem:
         class_weights=remedy.weights,
         loss=remedy.loss,
         lambda_H=config.lambda_H,
-        **(fixed if remedy.fixed else {"lambda_A": config.lambda_A}),
+        **classifier,
     )
 
 
