@@ -129,6 +129,19 @@ def test_no_bound_is_above_a_value(seed):
     assert ufm.lower_bound(p, means) <= np.min(pairs[:, 0]) * (1 + 1e-13)
 
 
+def test_rows_that_are_almost_multiples_share_no_flat_direction():
+    """b = t(1, 1 − δ/2) has x₀₀ − x₀₁ = tδ/2 and x₁₁ − x₁₀ ≈ tδ/2 under Δ₁₁ = 1 + δ: a free bias classifies alone."""
+    p = problem(
+        ufm.VectorScaling(multiplicative=[[1.0, 1.0], [1.0, 1.0 + 5e-13]]), [5, 5], lambda_A=10.0, lambda_H=10.0
+    )
+    best, t = ufm.minimize(p), 4e14
+    far = best.params._replace(b=np.array([t, t * (1 - 2.5e-13)]))
+    with float64():
+        value = float(p.objective(far))
+    assert value < 1e-9
+    assert best.lower_bound <= value
+
+
 def test_a_bias_that_classifies_alone_leaves_no_bound_but_the_infimum():
     """Δ_00 b_0 > Δ_01 b_1 and Δ_11 b_1 > Δ_10 b_0 can be had where Δ_00 Δ_11 > Δ_01 Δ_10: 0 isn't attained."""
     loss = ufm.VectorScaling(multiplicative=[[0.945, 0.993], [0.971, 1.028]])
@@ -208,7 +221,7 @@ def test_the_zero_point_is_found_however_large_offsets_and_small_factors_are(los
     p, share = problem(loss, counts, lambda_A=10.0, lambda_H=10.0), np.array(counts) / np.sum(counts)
     report = ufm.verify(p)
     assert [claim for claim in report.claims if claim.verdict is not ufm.Verdict.HOLDS] == []
-    values = [claim.predicted for claim in report.claims if claim.quantity == "minimum of the objective"]
+    values: list[Any] = [claim.predicted for claim in report.claims if claim.quantity == "minimum of the objective"]
     assert_allclose(values, [-share @ np.log(share)], rtol=1e-12)
 
 

@@ -27,7 +27,7 @@ from ufm.model.losses import ConvexLoss, CrossEntropy, ours
 
 USUAL = {"additive": 0.0, "multiplicative": 1.0}
 SUMMED = 256  # rounding's worth of what is added up, within which a sum is zero
-ALIKE = 1e-12  # relative, to which rows of factors are multiples of each other
+ALIKE = 4 * float(np.finfo(np.float64).eps)  # relative, to which rows are multiples: rounding of products and quotients
 
 
 class ScalingVectors(NamedTuple):
