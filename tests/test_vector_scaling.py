@@ -194,6 +194,31 @@ def test_what_theory_says_of_factors_and_offsets_holds(name, c):
         assert (len(report.claims) > 0) == (name != "a matrix")
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ufm.VectorScaling.vs([10**6, 10**3, 1], tau=3.0),
+        ufm.VectorScaling([0.0, 1e3, -1e3]),
+        ufm.VectorScaling(multiplicative=[1e-6, 2e-6, 3e-6]),
+    ],
+)
+def test_the_zero_point_is_found_however_large_offsets_and_small_factors_are(loss):
+    """A free bias makes x_k any numbers, whatever ι and Δ of logits are: the least risk is the entropy of shares."""
+    counts = [10**6, 10**3, 1]
+    p, share = problem(loss, counts, lambda_A=10.0, lambda_H=10.0), np.array(counts) / np.sum(counts)
+    report = ufm.verify(p)
+    assert [claim for claim in report.claims if claim.verdict is not ufm.Verdict.HOLDS] == []
+    values = [claim.predicted for claim in report.claims if claim.quantity == "minimum of the objective"]
+    assert_allclose(values, [-share @ np.log(share)], rtol=1e-12)
+
+
+def test_nothing_is_said_of_a_zero_point_that_is_not_found():
+    """Offsets of labels far beyond what exponentials reach leave no second derivatives to find a free bias by."""
+    loss = ufm.VectorScaling(1e4 * np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 0.5], [0.7, 0.3, 0.2]]))
+    report = ufm.verify(problem(loss, [30, 10, 10], lambda_A=1.0, lambda_H=1.0))
+    assert [claim for claim in report.claims if claim.verdict is ufm.Verdict.FAILS] == []
+
+
 def test_classes_are_apart_whose_factor_puts_the_threshold_off():
     """At 1.15 times the threshold of a factor 1, classes 2, 3 and 4 coincide; under a factor 1.3 they don't."""
     c = 1.15 * np.sqrt(10) / 91

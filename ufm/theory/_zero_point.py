@@ -1,9 +1,11 @@
 """The zero point A = H = 0 with its best bias, for cross-entropies and squared error of any targets."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from ufm._core.arrays import silent
 from ufm.model.losses import SquaredError, flat_of, per_sample_both, per_sample_curvature
 from ufm.model.problem import Problem
 from ufm.model.vector_scaling import VectorScaling
@@ -64,11 +66,17 @@ def _entropic(problem: Problem, total: float, mean: np.ndarray) -> tuple[float, 
 
 
 def _scaled(problem: Problem) -> ZeroPoint:
-    """Of vector scaling with a direction along which logits move at no change, of which a free bias has nothing."""
+    """Of vector scaling with a direction along which logits move at no change, of which a free bias has nothing.
+
+    The search is in units of each class's own right logit, from where these are logarithms of shares, which is the
+    minimum where a free bias can take offsets' place; NaN where it ends elsewhere than at a minimum.
+    """
     K, labels, share = problem.num_classes, problem.group_labels, problem.group_counts / problem.num_samples
     w = np.asarray(problem.group_weights, np.float64)
     mass, flat = share * w, np.asarray(flat_of(problem.loss, K), np.float64)
-    axes = np.eye(K) if problem.bias_kind != "free" else np.linalg.svd(flat[None])[2][1:].T
+    own = problem.loss.scaling(labels, labels)
+    turned = np.eye(K) if problem.bias_kind != "free" else np.linalg.svd(own.own_factor[None] * flat)[2][1:].T
+    axes = turned / own.own_factor[:, None]
 
     def risk(y: np.ndarray) -> tuple:
         b = axes @ y
@@ -81,16 +89,31 @@ def _scaled(problem: Problem) -> ZeroPoint:
 
     y = np.zeros(axes.shape[1])
     if problem.bias_kind != "none":
-        y = newton(risk, y, np.full(len(y), 3.0), np.zeros(len(y), bool))
+        told = turned.T @ (np.log(mass) - own.own_offset)
+        y = _settled(risk, min(y, told, key=lambda start: risk(start)[0]), 1e-7 * np.min(mass))
     b = axes @ y
+    if not np.all(np.isfinite(b)):
+        return ZeroPoint(np.nan, b, np.nan)
     slopes = per_sample_both(problem.loss, np.tile(b[:, None], K), labels)[1]
     pulls = -(w * np.sqrt(share)) * slopes
     return ZeroPoint(float(risk(y)[0]), b, operator_norm(pulls.T) / float(np.sqrt(problem.num_samples)))
 
 
+def _settled(convex: Callable, start: np.ndarray, flat: float) -> np.ndarray:
+    """The minimiser that Newton's method finds, NaN where the slope isn't that small, or second derivatives vanish."""
+    with silent():
+        try:
+            found = newton(convex, start, np.full(len(start), 3.0), np.zeros(len(start), bool))
+        except np.linalg.LinAlgError:
+            return np.full_like(start, np.nan)
+        return found if np.linalg.norm(convex(found)[1]) <= flat else np.full_like(start, np.nan)
+
+
 def collapse(problem: Problem) -> Prediction:
-    """Whether the minimiser is the zero point, and then its value and bias."""
+    """Whether the minimiser is the zero point, and then its value and bias; nothing where its bias isn't found."""
     value, b, reach = at_zero(problem)
+    if np.isnan(reach):
+        return Prediction()
     c, thresholds = decay_scale(problem), {TOTAL: reach}
     if near(c, reach):
         return Prediction(value=value if c >= reach else None, thresholds=thresholds)
