@@ -23,6 +23,7 @@ ZOO = {
     "label smoothing": problem(loss=ufm.LabelSmoothing(0.2), lambda_b=1e-2),
     "focal": problem(loss=ufm.Focal(1.5)),
     "imbalanced": problem(per_class=[7, 3, 2], class_weights=[1.0, 2.0, 0.5]),
+    "vector scaling": problem(per_class=[7, 3, 3], loss=ufm.VectorScaling.vs([7, 3, 3]), lambda_b=1e-2),
     "spheres": problem(lambda_A=0.0, lambda_H=0.0, features=ufm.Sphere(2.0), classifier=ufm.Sphere(1.5), bias=False),
     "sphere": problem(lambda_H=0.0, features=ufm.Sphere(2.0)),
     "balls": problem(lambda_H=0.0, features=ufm.Ball(2.0), classifier=ufm.Ball(9.0), per_class=[7, 3, 2]),

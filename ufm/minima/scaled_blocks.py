@@ -27,7 +27,7 @@ class ScaledBlocks(Blocks):
 
     @ft.cached_property
     def told(self) -> Any:
-        """With factors and offsets (G, 4), where these are of each logit or each label; or None."""
+        """With factors and offsets (G, 5), where these are of each logit or each label; or None."""
         vectors = self.scaling.vectors
         return None if vectors is None else np.column_stack([np.log(self.weights), *vectors])
 

@@ -61,17 +61,14 @@ def unbound(constraint: Any) -> bool:
 
 
 def blocks_of(problem: Problem) -> tuple[Blocks, Int[np.ndarray, " K"]]:
-    """The problem on sizes, and the size of each class; classes equal in count and weight share one."""
-    counts, weights = problem.group_counts, np.asarray(problem.group_weights, np.float64)
-    sizes = counts.astype(np.float64) + 1j * weights
-    scaled = declares(problem.loss, "scaling")
-    if scaled:
-        kinds = problem.loss.kinds(problem.num_classes) * len(np.unique(sizes))
-        sizes = kinds + np.unique(sizes, return_inverse=True)[1]
-    _, first, size_of, multiplicities = np.unique(sizes, return_index=True, return_inverse=True, return_counts=True)
-    told = {
-        "counts": counts[first].astype(np.float64),
-        "weights": weights[first],
+    """The problem on sizes, and the size of each class; classes that can be exchanged share one."""
+    _, first, size_of, multiplicities = np.unique(
+        _told(problem), axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    size_of = size_of.ravel()
+    words = {
+        "counts": problem.group_counts[first].astype(np.float64),
+        "weights": np.asarray(problem.group_weights, np.float64)[first],
         "multiplicities": multiplicities.astype(np.float64),
         "num_samples": float(problem.num_samples),
         "num_classes": problem.num_classes,
@@ -79,14 +76,20 @@ def blocks_of(problem: Problem) -> tuple[Blocks, Int[np.ndarray, " K"]]:
         "lambda_b": float(problem.lambda_b),
         "bias_kind": problem.bias_kind,
     }
-    if not scaled:
-        return Blocks(**told, loss=problem.loss), size_of
+    if not declares(problem.loss, "scaling"):
+        return Blocks(**words, loss=problem.loss), size_of
     last = np.zeros(len(first), int)
     last[size_of] = np.arange(len(size_of))
     flat = problem.loss.flat(problem.num_classes)
-    scaling = problem.loss.scaling(first, last)
     flat = None if flat is None else np.asarray(flat, np.float64)[first]
-    return ScaledBlocks(**told, loss=CrossEntropy(), scaling=scaling, flat=flat), size_of
+    return ScaledBlocks(**words, loss=CrossEntropy(), scaling=problem.loss.scaling(first, last), flat=flat), size_of
+
+
+def _told(problem):
+    """What exchangeable classes share, by which sizes are sorted: count, weight, and kind of factors and offsets."""
+    told = [problem.group_counts, problem.group_weights]
+    scaled = [problem.loss.kinds(problem.num_classes)] if declares(problem.loss, "scaling") else []
+    return np.column_stack([*told, *scaled]).astype(np.float64)
 
 
 def sectors_of(

@@ -31,11 +31,15 @@ ALIKE = 1e-12  # relative, to which rows of factors are multiples of each other
 
 
 class ScalingVectors(NamedTuple):
-    """Logarithms of the factors of G sizes as labels and as logits, and their offsets as logits, (G,) each."""
+    """Logarithms of the factors of G sizes as labels and as logits, and their offsets as logits, (G,) each.
+
+    A right logit has its own offset `right` besides.
+    """
 
     labels: Float[np.ndarray, " G"]
     logits: Float[np.ndarray, " G"]
     offsets: Float[np.ndarray, " G"]
+    right: Float[np.ndarray, " G"]
 
 
 class Scaling(NamedTuple):
@@ -53,9 +57,9 @@ class Scaling(NamedTuple):
     @classmethod
     def of(cls, vectors: ScalingVectors) -> "Scaling":
         """Of numbers of labels and logits."""
-        labels, logits, offsets = vectors
+        labels, logits, offsets, right = vectors
         factor = np.exp(labels[:, None] + logits)
-        return cls(np.diag(factor).copy(), factor, offsets, np.tile(offsets, (len(labels), 1)), vectors)
+        return cls(np.diag(factor).copy(), factor, offsets + right, np.tile(offsets, (len(labels), 1)), vectors)
 
     @property
     def entries(self) -> tuple[Any, Any, Any, Any]:
@@ -266,11 +270,13 @@ class VectorScaling(ConvexLoss):
 
     def scaling(self, first: Int[np.ndarray, " G"], second: Int[np.ndarray, " G"]) -> Scaling:
         """Factors and offsets of sizes of classes, each with a first class of it and, where there is one, a second."""
-        offsets, factors = (_Entries(matrix) for matrix in (self.additive, self.multiplicative))
-        if all(1 in shape for shape in self.shapes):
-            none = np.zeros_like(first)
+        additive: Any = self.additive
+        offsets, factors, moved = _Entries(additive), _Entries(self.multiplicative), _of_logits(additive)
+        if moved is not None and 1 in self.shapes[1]:
+            none, (of_logits, right) = np.zeros_like(first), moved
             logs = np.log(factors.of(none, first)), np.log(factors.of(first, none) / factors.of(none, none))
-            return Scaling.of(ScalingVectors(logs[1], logs[0], offsets.of(none, first)))
+            others, own = (_Entries(part[None]).of(none, first) for part in (of_logits, right))
+            return Scaling.of(ScalingVectors(logs[1], logs[0], others, own))
         return Scaling(
             own_factor=factors.of(first, first),
             factor=factors.between(first, second),
@@ -342,6 +348,15 @@ def _of_labels(matrix, shape, values, label):
         return matrix[0].reshape(shape[1], *between, *matrix.shape[2:])
     rows = xp.take_along_axis(matrix, label[:, None], axis=0) if lanes else matrix[label]
     return xp.moveaxis(rows, 1 if lanes else -1, 0)
+
+
+def _of_logits(offsets):
+    """Offsets of each logit, and of the right one besides, that make a matrix of (labels, logits); None of others."""
+    if 1 in offsets.shape:
+        return offsets[0], np.zeros_like(offsets[0])
+    wrong = np.where(np.arange(len(offsets)) == 0, offsets[1], offsets[0])
+    apart = offsets - wrong
+    return (wrong, np.diag(apart)) if np.count_nonzero(apart) == np.count_nonzero(np.diag(apart)) else None
 
 
 class _Entries(NamedTuple):
