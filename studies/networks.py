@@ -1,9 +1,10 @@
 """The small networks that studies train, mostly on handwritten digits: perceptron or convolutional, under any decay.
 
 Hidden layers are normalised by batch and cut at zero; on top are features H and a linear classifier (A, b), as in the
-unconstrained features model, and the objective minimised is that model's with the hidden weights θ beside it:
+unconstrained features model, and the objective minimised is that model's with the hidden weights θ beside it, where the
+loss ℓ is cross-entropy and the weights w are 1 unless others are asked for:
 
-    (1/N) Σ_i cross-entropy(A h_i + b, y_i) + λ_θ/2 ‖θ‖² + λ_A/2 ‖A‖² + λ_b/2 ‖b‖² + λ_H/2 ‖H‖².
+    (1/N) Σ_i w_{y_i} ℓ(A h_i + b, y_i) + λ_θ/2 ‖θ‖² + λ_A/2 ‖A‖² + λ_b/2 ‖b‖² + λ_H/2 ‖H‖².
 """
 
 import dataclasses
@@ -90,6 +91,17 @@ class Network(NamedTuple):
     b: Any
 
 
+class Cost(NamedTuple):
+    """What logits (n, K) cost: a loss of ufm's, and weights (K,) of classes."""
+
+    loss: Any
+    weights: Any
+
+    def __call__(self, Z, labels):
+        """Mean over samples."""
+        return jnp.mean(self.weights[labels] * self.loss(Z, labels))
+
+
 class State(NamedTuple):
     """What training carries along; `running` holds the mean and variance of each hidden layer's outputs."""
 
@@ -99,7 +111,10 @@ class State(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """A recipe as traced numbers, with its number of steps; `learnt` is 0 where A and b stay as they are, else 1."""
+    """A recipe as traced numbers, with its number of steps; `learnt` is 0 where A and b stay as they are, else 1.
+
+    `cost` is of logits and labels; None is cross-entropy.
+    """
 
     rate: Any
     momentum: Any
@@ -108,6 +123,7 @@ class Numbers(NamedTuple):
     learnt: Any
     steps: Any
     seed: Any
+    cost: Cost | None = None
 
 
 class Look(NamedTuple):
@@ -145,6 +161,7 @@ def fit(
     seed: int = 0,
     snapshots: int = 60,
     classifier: np.ndarray | None = None,
+    cost: Cost | None = None,
 ) -> Trained:
     """Train a network from a random start, and look at it on the way.
 
@@ -155,6 +172,7 @@ def fit(
         seed: of the initial parameters and the batches.
         snapshots: how many looks, log-spaced over the epochs.
         classifier: (K, d) that stays as it is, without a bias; None learns one, and a bias.
+        cost: of logits, that is minimised in place of cross-entropy.
 
     Raises:
         ValueError: where a batch is larger than the samples.
@@ -165,7 +183,7 @@ def fit(
     steps = recipe.epochs * (len(digits.labels) // recipe.batch)
     decays = dataclasses.astuple(recipe.decays)
     learnt = float(classifier is None)
-    numbers = Numbers(recipe.rate, recipe.momentum, recipe.average, decays, learnt, steps, seed)
+    numbers = Numbers(recipe.rate, recipe.momentum, recipe.average, decays, learnt, steps, seed, cost)
     state, looks = start(architecture, numbers, classifier), []
     epochs = schedule(recipe.epochs, snapshots)
     with progress(recipe.epochs, "epochs") as update:
@@ -231,7 +249,7 @@ def advance(numbers: Numbers, batch: int, state: State, X, labels, done, epoch) 
 
 def step(numbers: Numbers, state: State, X, labels, samples: int) -> State:
     """One step on a batch, of so many samples in all."""
-    gradient, seen = jax.grad(objective, has_aux=True)(state.network, numbers.decays, X, labels, samples)
+    gradient, seen = jax.grad(objective, has_aux=True)(state.network, numbers.decays, X, labels, samples, numbers.cost)
     gradient = gradient._replace(A=numbers.learnt * gradient.A, b=numbers.learnt * gradient.b)
     updates, optimizer_state = optimizer(numbers).update(gradient, state.optimizer_state, state.network)
     network: Any = optax.apply_updates(state.network, updates)  # pyright: ignore[reportArgumentType]
@@ -240,7 +258,7 @@ def step(numbers: Numbers, state: State, X, labels, samples: int) -> State:
     return State(network, running, optimizer_state)
 
 
-def objective(network: Network, decays: tuple, X, labels, samples: int):
+def objective(network: Network, decays: tuple, X, labels, samples: int, cost: Cost | None = None):
     """The objective as a batch of B estimates it, under the batch's own statistics; and these.
 
     The features of a batch are B of N, so ‖H‖² is estimated, without bias, by N/B times the batch's own.
@@ -249,7 +267,7 @@ def objective(network: Network, decays: tuple, X, labels, samples: int):
     of_hidden, of_A, of_b, of_H = decays
     squares = of_hidden * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(network.layers))
     squares += of_A * jnp.sum(network.A**2) + of_b * jnp.sum(network.b**2) + of_H * samples / len(X) * jnp.sum(H**2)
-    return cross_entropy(logits(network, H), labels) + 0.5 * squares, seen
+    return (cost or cross_entropy)(logits(network, H), labels) + 0.5 * squares, seen
 
 
 def hidden(network: Network, X, running: tuple | None = None):

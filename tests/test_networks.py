@@ -31,6 +31,18 @@ def test_batches_estimate_the_objective_of_the_model(study):
     np.testing.assert_allclose(np.mean(batches), whole, rtol=1e-6)  # float32
 
 
+def test_a_cost_is_the_models_risk_under_its_loss_and_weights(study):
+    networks = study("networks")
+    network, X = network_of(networks, widths=(5,), num_classes=3, linear=True)
+    labels, weights = np.repeat(np.arange(3, dtype=np.int32), [7, 3, 2]), np.array([0.5, 1.0, 2.0], np.float32)
+    loss = ufm.VectorScaling.vs([7, 3, 2], gamma=0.3)
+    problem = ufm.Problem(3, 5, per_class=(7, 3, 2), lambda_A=0.3, lambda_H=0.02, loss=loss, class_weights=weights)
+    cost = networks.Cost(loss, weights)
+    found, _ = networks.objective(network, (0.0, 0.3, 0.0, 0.02), X, labels, 12, cost)
+    H, A = (np.asarray(part, np.float64) for part in (networks.hidden(network, X)[0], network.A))
+    np.testing.assert_allclose(found, problem.objective(ufm.Params(H, A, np.zeros(3))), rtol=1e-6)  # float32
+
+
 def test_perceptrons_take_samples_of_any_size(study):
     networks = study("networks")
     network, _ = network_of(networks, widths=(5, 4), num_classes=3, inputs=2)

@@ -366,6 +366,40 @@ def test_every_optimiser_collapses_but_adamw_which_minimises_the_risk_in_a_box(s
     assert "AdamW's own problem" in out
 
 
+def test_remedies_of_a_long_tail_end_at_the_minima_of_their_losses(study, written):
+    module = study("long_tail")
+    network = module.Architecture(widths=(64, 16), linear=True)
+    config = module.Config(network=network, epochs=1000, seeds=1)
+    table = module.data(config)
+    assert (table.gap <= 1e-8 * table["value"]).all()
+    assert (table.excess > -1e-6).all()  # float32; a bound from below on any network
+    assert (table.excess < 0.05).all()
+    at = table.sel(seed=0)
+    assert float(np.abs(at.ratio_A / at["predicted/ratio_A"] - 1).max()) < 0.35
+    # offsets of logits change the bias alone, of plain cross-entropy and of one with temperatures
+    for name in (f"predicted/{part}" for part in module.GEOMETRY):
+        for moved, plain in (("logit adjustment", "cross-entropy"), ("VS", "CDT")):
+            np.testing.assert_allclose(table[name].sel(remedy=moved), table[name].sel(remedy=plain), rtol=1e-5)
+    said = table["predicted/cosine"]
+    order = [float(said.sel(remedy=name)) for name in ("CDT", "cross-entropy", "weights 1/n", module.FIXED)]
+    assert np.all(np.diff(order) < -0.05)
+    np.testing.assert_allclose(order[-1], -1 / 9, rtol=1e-12)
+    assert (at.rare.sel(remedy=["weights 1/n", "logit adjustment"]) > at.rare.sel(remedy="cross-entropy") + 0.1).all()
+    out, _ = written(module, table)
+    assert "a ratio of 140 to 1; 346 in all" in out
+
+
+def test_a_long_tail_has_its_counts_and_is_tested_in_balance(study):
+    module = study("long_tail")
+    counts = module.counts_of(module.Config())
+    first, other = (module.long_tail(counts, seed) for seed in (0, 1))
+    for digits in (first, other):
+        np.testing.assert_array_equal(digits.labels, np.repeat(np.arange(10), counts))
+        assert len(set(np.bincount(digits.labels_test))) == 1
+        assert np.bincount(digits.labels_test)[0] >= 34
+    assert len(np.unique(np.concatenate([first.X, first.X_test]), axis=0)) == len(first.X) + len(first.X_test)
+
+
 def test_slopes_orders_and_the_central_path_are_theorys(study, written):
     module = study("dynamics")
     sizes = {"steps": 1500, "grid": 2, "trained": 1, "trained_steps": 20_000, "decades": 3.0}

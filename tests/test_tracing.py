@@ -83,7 +83,7 @@ def test_what_traces_gives_the_same_inside(name, dtype):
         inside = jax.jit(of)(*one)
         assert inside.dtype == dtype
         assert_allclose(inside, values[0], rtol=tolerance)
-        assert_allclose(jax.vmap(of)(*map(np.stack, zip(one, other, strict=True))), values, rtol=tolerance)
+        assert_allclose(jax.jit(jax.vmap(of))(*map(np.stack, zip(one, other, strict=True))), values, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", TRACED)
