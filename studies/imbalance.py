@@ -107,7 +107,8 @@ def multiplier(best: ufm.Optimum) -> float:
 
 def data(config: Config) -> xarray.Dataset:
     """Two kinds of classes over their ratio, and the limit of vanishing decay."""
-    return xarray.merge([part(config) for part in (over_ratios, at_thresholds, as_decay_vanishes)])
+    kinds = over_ratios(config)
+    return xarray.merge([kinds, at_thresholds(config, kinds), as_decay_vanishes(config)])
 
 
 def over_ratios(config: Config) -> xarray.Dataset:
@@ -129,8 +130,12 @@ def tabulated(config: Config, records: list, by: tuple[str, ...], coords: dict[s
 
 def records_of(config: Config, model: str, frequent: int, ratios: np.ndarray) -> list[dict[str, Any]]:
     """What is measured and predicted of one model at each ratio."""
-    bests = ufm.minimize([POSED[model](config, frequent, ratio) for ratio in ratios.tolist()])
-    return [measured(best, frequent) | predicted(config, model, best, frequent) for best in bests]
+    bests = ufm.minimize([POSED[model](config, frequent, ratio) for ratio in ratios.tolist()], tol=SURE)
+    apart = THRESHOLDS[model][0]
+    return [
+        measured(best, frequent) | {"apart": apart(best, frequent)} | predicted(config, model, best, frequent)
+        for best in bests
+    ]
 
 
 def measured(best: ufm.Optimum, frequent: int) -> dict[str, Any]:
@@ -166,16 +171,19 @@ def cosine(gram: np.ndarray, frequent: int) -> float:
     return float((np.sum(rare) / squares[-1] - several) / (several * (several - 1)))
 
 
-def at_thresholds(config: Config) -> xarray.Dataset:
+def at_thresholds(config: Config, kinds: xarray.Dataset) -> xarray.Dataset:
     """R from which rare classifiers coincide, and vanish; and what is there on either side of each."""
-    records = [[thresholds_of(config, model, K_A) for K_A in config.frequent] for model in MODELS]
+    apart = [[kinds.apart.sel(model=model, frequent=K_A) for K_A in config.frequent] for model in MODELS]
+    records = [[thresholds_of(config, each) for each in several] for several in apart]
     return tabulated(config, records, ("model", "frequent", "side"), {"side": SIDES})
 
 
-def thresholds_of(config: Config, model: str, frequent: int) -> dict[str, Any]:
-    """Of one model; infinite where there is none up to the largest R."""
+def thresholds_of(config: Config, known: xarray.DataArray) -> dict[str, Any]:
+    """Of one model, from how far apart rare classes are at some R; infinite where none is up to the largest R."""
+    model, frequent = str(known.model.values), int(known.frequent)
     apart, merging, vanishing = THRESHOLDS[model]
-    gaps = []
+    ratios, gaps = known.ratio.values, []
+    low, high = max([LEAST, *ratios[known > 0]]), min([config.largest, *ratios[known < 0]])
 
     def minima(ratios: list[float]) -> list[ufm.Optimum]:
         bests = ufm.minimize([POSED[model](config, frequent, ratio) for ratio in ratios], tol=SURE)
@@ -187,11 +195,11 @@ def thresholds_of(config: Config, model: str, frequent: int) -> dict[str, Any]:
             return np.full((2, *[2] * (name == "norm")), np.nan)
         return np.array([measured(best, frequent)[name] for best in minima((ratio * SIDES).tolist())])
 
-    found = crossing(config, lambda ratio: apart(minima([ratio])[0], frequent))
-    gone = crossing(config, lambda ratio: vanishing(config, frequent, ratio))
+    found = crossing(lambda ratio: apart(minima([ratio])[0], frequent), low, high)
+    gone = crossing(lambda ratio: vanishing(config, frequent, ratio), LEAST, config.largest)
     return {
         "merging": found,
-        "predicted/merging": crossing(config, lambda ratio: merging(config, frequent, ratio)),
+        "predicted/merging": crossing(lambda ratio: merging(config, frequent, ratio), LEAST, config.largest),
         "predicted/vanishing": gone,
         "cosine_beside": beside(found, "cosine"),
         "norm_beside": beside(gone, "norm")[:, 1],
@@ -200,9 +208,9 @@ def thresholds_of(config: Config, model: str, frequent: int) -> dict[str, Any]:
     }
 
 
-def crossing(config: Config, excess: Callable[[float], float]) -> float:
+def crossing(excess: Callable[[float], float], low: float, high: float) -> float:
     """R at which what is positive at first becomes negative; infinite where it doesn't."""
-    ends, last = np.log([LEAST, config.largest]), excess(config.largest)
+    ends, last = np.log([low, high]), excess(high)
     if last > 0:
         return np.inf
     root: Any = brentq(lambda x: last if x == ends[1] else excess(float(np.exp(x))), *ends, xtol=1e-7)
@@ -381,7 +389,7 @@ def draw_speed(axis: Any, table: xarray.Dataset) -> None:
         zip(plot.COLOURS, plot.MARKS, lines.items(), strict=False), 1
     ):
         axis.plot(x, table[name], mark, color=colour, ms=4, label=label)
-        law = f"theory: like 1/log{'²' * (power - 1)}(1/c)"
+        law = f"like 1/log{'²' * (power - 1)}(1/c)"
         line = "k--" if power == 1 else "k-."
         axis.plot(x, float(table[name][-1]) * (x[-1] / x) ** power, line, lw=1.0, label=law)
     axis.set(xscale="log", yscale="log", xlabel="log(1/c)", ylabel="distance to the limit", title="SELI: how fast")
@@ -448,6 +456,16 @@ def summary(table: xarray.Dataset) -> None:
 
 def main(config: Config) -> None:
     """Minimise, print, draw."""
+    K, most = config.num_classes, config.num_classes - 2
+    for K_A in config.frequent:
+        if not 2 <= K_A <= most:
+            raise SystemExit(f"--frequent {K_A}: two of either kind are needed, that is 2 to {most} of {K} classes")
+    if config.ratios < 1:
+        raise SystemExit(f"--ratios {config.ratios}: at least 1 is needed")
+    if not LEAST < config.largest <= config.samples:
+        raise SystemExit(f"--largest {config.largest:g}: more than {LEAST} is needed, and no more than --samples")
+    if config.decades < 2:
+        raise SystemExit(f"--decades {config.decades}: at least 2 are needed")
     table = data(config)
     summary(table)
     plot.write(draw(table), config.output, data=table)

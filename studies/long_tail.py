@@ -153,9 +153,9 @@ def cost_of(remedy: Remedy) -> Cost:
     """What the network pays: all losses with offsets and factors of one shape, so that one program serves all."""
     K = NUM_CLASSES
     scaled = remedy.loss if isinstance(remedy.loss, ufm.VectorScaling) else ufm.VectorScaling()
-    parts = (np.broadcast_to(np.asarray(part), (K, K)) for part in (scaled.additive, scaled.multiplicative))
+    offsets, factors = (np.broadcast_to(np.asarray(part), (K, K)) for part in (scaled.additive, scaled.multiplicative))
     weights = np.ones(K) if remedy.weights is None else remedy.weights
-    return Cost(ufm.VectorScaling(*parts), weights.astype(np.float32))
+    return Cost(ufm.VectorScaling(offsets, factors), weights.astype(np.float32))
 
 
 def long_tail(counts: np.ndarray, seed: int) -> Digits:

@@ -310,6 +310,10 @@ def summary(table: xarray.Dataset) -> None:
 
 def main(config: Config) -> None:
     """Minimise, print, draw."""
+    for name, least in (("num_classes", 3), ("samples", 1), ("points", 1), ("prices", 1)):
+        if getattr(config, name) < least:
+            option = name.replace("_", "-")
+            raise SystemExit(f"--{option} {getattr(config, name)}: at least {least} is needed")
     table = data(config)
     summary(table)
     plot.write(draw(table), config.output, data=table)

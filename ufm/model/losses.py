@@ -30,7 +30,7 @@ they are of the same loss.
 import contextlib
 import functools as ft
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,7 @@ from ufm.model.entropies import (
     x_log_x,
 )
 
+Kind = TypeVar("Kind", bound=type)
 ON_SIZES = "on_sizes", "conjugate_on_sizes"  # of classes that are alike
 OURS: list[type] = []  # losses of ours, each of which says so
 OPTIONAL = (
@@ -191,7 +192,7 @@ def _has_formula_of(kind: type, ours: type) -> bool:
     return _first(kind, *FORMULAS) is _first(ours, *FORMULAS)
 
 
-def ours(kind: type) -> type:
+def ours(kind: Kind) -> Kind:
     """Say of a class that it is a loss of ours: NumPy computes it, and what it declares is true."""
     OURS.append(kind)
     return kind

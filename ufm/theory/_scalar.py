@@ -41,20 +41,22 @@ def newton(convex: Callable, x: np.ndarray, most: np.ndarray, positive: np.ndarr
         most: the largest step of each entry, so that no exponential is left far behind.
         positive: which entries must stay so; the minimiser has them positive.
     """
-    polish = 4
+    # where exponentials leave hardly any curvature rounding must leave it positive
+    floor = 1e-14 * np.eye(len(x))
+    polish, (value, gradient, hessian) = 4, convex(x)
     for _ in range(1000):
-        value, gradient, hessian = convex(x)
         scale = 1 / np.sqrt(np.diag(hessian))
-        step = -scale * np.linalg.solve(hessian * np.outer(scale, scale), gradient * scale)
+        step = -scale * np.linalg.solve(hessian * np.outer(scale, scale) + floor, gradient * scale)
         promised = -gradient @ step
         limits = [0.9 * x[i] / -step[i] for i in np.flatnonzero(positive & (step < 0))]
         size = min(1.0, 1.0 / max(np.max(np.abs(step) / most), 1e-300), *limits)
-        if promised <= 1e-12 * abs(value):
-            if polish == 0:
-                break
-            polish -= 1
-        else:
-            while convex(x + size * step)[0] > value - 0.25 * size * promised:
-                size *= 0.5
-        x = x + size * step
+        end = promised <= 1e-12 * abs(value)
+        if end and polish == 0:
+            break
+        polish -= end
+        there = convex(x + size * step)
+        while not end and there[0] > value - 0.25 * size * promised:
+            size *= 0.5
+            there = convex(x + size * step)
+        x, (value, gradient, hessian) = x + size * step, there
     return x

@@ -156,31 +156,51 @@ class TwoGroups:
         self.e = np.zeros(problem.num_classes)
         self.e[self.members[0]], self.e[self.members[1]] = 1 / self.sizes[0], -1 / self.sizes[1]
         self.g = float(np.linalg.norm(self.e))
+        self.price = self.c * self.g  # of a unit of ‖α‖, stretched
         self.stretch = np.sqrt(self.sizes * self.counts)
+        self.most = 3.0, 3.0 / self.g**2  # that a step changes u and v, and the others: a margin's exponential by e³
+        own, other = self.sizes, self.sizes[::-1]
+        self.rivals = np.stack([own - 1, other], axis=1)  # wrong classes in the group of a sample, and in the other
+        zeros, ones = np.zeros(2), np.ones(2)
+        # of group i at [i]: minus the two margins, as functions of (r, m)
+        self.minus_margins = -np.array([[ones, zeros], [1 - 1 / own, ones * self.g**2]]).transpose(2, 0, 1)
+        # α z_y: the targets' uniform part, as logits sum to zero
+        self.right = self.alpha * np.stack([1 - 1 / own, 1 / own], axis=1)
         # closer than 1e-8 to merging u is of that order too, and adds 1e-16 to the value
         self.apart = (self.sizes > 1) & (self.c < (1 - 1e-8) * self.reach)
 
     def solve(self) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether it is clear of every threshold."""
         apart, bias = np.eye(5)[:, :2][:, self.apart], int(self.problem.bias)
-        start = np.ones(apart.shape[1])
         # first with α = 0, where only the bias tells the groups apart
         together = np.hstack([apart, np.array([[0.0], [0.0], [1.0], [-1.0], [1.0]])[:, :bias]])
-        x = together @ self._minimum(together, np.append(start, [0.0] * bias))
+        x = together @ self._minimum(together, np.append(np.ones(apart.shape[1]), [0.0] * bias))
         pull = float(np.linalg.norm(self.smooth(x)[1][2:4] / self.stretch))
-        price = self.c * self.g
         merges = any(near(self.c, float(reach)) for reach in self.reach[self.sizes > 1])
-        if pull > price:
+        clear = not merges and not near(pull, self.price)
+        # closer than 1e-12 α is of that order too
+        if pull > (1 + 1e-12) * self.price:
             free = np.hstack([apart, np.eye(5)[:, 2 : 4 + bias]])
-            y = np.append(start, [0.0] * (2 + bias))
-            for rounding in (*10.0 ** np.arange(0, -10, -1), 0.0):
-                y = self._minimum(free, y, rounding)
-            x = free @ y
-        return x, not merges and not near(pull, price)
+            x = free @ self._minimum(free, free.T @ self._leaving(x), self.price)
+        return x, clear
+
+    def _leaving(self, x: np.ndarray) -> np.ndarray:
+        """x moved off α = 0 the way on which the objective falls fastest, while it does.
+
+        From there on no descent comes back to α = 0, where the norm has its kink.
+        """
+        _, gradient, hessian = self.smooth(x)
+        way = np.zeros(5)
+        way[2:4] = -gradient[2:4] / self.stretch**2
+        way /= np.linalg.norm(self.stretch * way[2:4])
+        size = min(-(gradient @ way + self.price) / (way @ hessian @ way), self.most[-1] / np.max(np.abs(way)))
+        while self.smooth(x + size * way)[1] @ way + self.price > 0:
+            size *= 0.5
+        return x + size * way
 
     def objective(self, x: np.ndarray) -> float:
         """What is minimised."""
-        return float(self.smooth(x)[0] + self.c * self.g * np.linalg.norm(self.stretched(x)))
+        return float(self.smooth(x)[0] + self.price * np.linalg.norm(self.stretched(x)))
 
     def stretched(self, x: np.ndarray) -> np.ndarray:
         """(2,) √(Kn) α, whose norm is ‖α‖; exactly zero where the solution has it so."""
@@ -188,16 +208,15 @@ class TwoGroups:
 
     def smooth(self, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Value, gradient and Hessian of all but the norm of α."""
+        losses, slopes, curvatures = self._losses(x[:4].reshape(2, 2).T)
         cost = self.c * np.sqrt(self.counts) * (self.sizes - 1)
         decay = self.problem.lambda_b * self.g**2
-        value = cost @ x[:2] + decay * x[4] ** 2 / 2
-        gradient = np.array([*cost, 0.0, 0.0, decay * x[4]])
-        hessian = np.diag([0.0, 0.0, 0.0, 0.0, decay])
+        value = cost @ x[:2] + decay * x[4] ** 2 / 2 + self.mass @ losses
+        gradient, hessian = np.array([*cost, 0.0, 0.0, decay * x[4]]), np.zeros((5, 5))
+        gradient[:4] += (self.mass[:, None] * slopes).T.ravel()
+        hessian[4, 4] = decay
         for i in (0, 1):
-            loss, slope, curvature = self._loss(i, x[i:4:2])
-            value += self.mass[i] * loss
-            gradient[i:4:2] += self.mass[i] * slope
-            hessian[i:4:2, i:4:2] += self.mass[i] * curvature
+            hessian[i:4:2, i:4:2] = self.mass[i] * curvatures[i]
         return float(value), gradient, hessian
 
     def shape(self, x: np.ndarray) -> dict[str, Any]:
@@ -227,44 +246,43 @@ class TwoGroups:
             "merged": _listed(merged),
         }
 
-    def _loss(self, i: int, margins: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Loss of a sample of group i at (r, m), with gradient (2,) and Hessian (2, 2) in them.
+    def _losses(self, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Losses (2,) of a sample of either group at its (r, m), with gradients (2, 2) and Hessians (2, 2, 2) in them.
 
         The margins are r over the others of its group, and r(1−1/K_i) + m g² over the other group's.
         """
-        own, other = self.sizes[i], self.sizes[1 - i]
-        J = -np.array([[1.0, 0.0], [1 - 1 / own, self.g**2]])  # minus the two margins, as functions of (r, m)
-        exponents = J @ margins
+        J, right = self.minus_margins, self.right
+        exponents = np.einsum("ijk,ik->ij", J, margins)
         # log(1 + Σ odds), the right class's being 1, without overflow
-        top = max(0.0, float(np.max(exponents)))
-        odds = np.array([own - 1, other]) * np.exp(exponents - top)
-        total = np.exp(-top) + np.sum(odds)
-        value = np.log1p(np.sum(odds)) if top == 0 else top + np.log(total)
-        p = odds / total  # of all wrong classes in the group, and of all in the other
-        right = self.alpha * np.array([1 - 1 / own, 1 / own])  # α z_y: the targets' uniform part, as logits sum to zero
-        return float(value + right @ margins), J.T @ p + right, J.T @ (np.diag(p) - np.outer(p, p)) @ J
+        top = np.maximum(exponents.max(axis=1), 0.0)
+        odds = self.rivals * np.exp(exponents - top[:, None])
+        rest = odds.sum(axis=1)
+        total = np.exp(-top) + rest
+        values = np.where(top == 0, np.log1p(rest), top + np.log(total))
+        p = odds / total[:, None]  # of all wrong classes in the group, and of all in the other
+        inner = np.eye(2) * p[:, None] - p[:, :, None] * p[:, None]
+        slopes = np.einsum("ijk,ij->ik", J, p) + right
+        return values + np.sum(right * margins, axis=1), slopes, J.transpose(0, 2, 1) @ inner @ J
 
-    def _minimum(self, L: np.ndarray, y: np.ndarray, rounding: float | None = None) -> np.ndarray:
-        """The y that minimises at x = L y, u and v staying positive.
+    def _minimum(self, L: np.ndarray, y: np.ndarray, price: float = 0.0) -> np.ndarray:
+        """The y that minimises at x = L y with this price of the norm of α, u and v staying positive.
 
-        With `rounding` the norm of α counts, as √(‖α‖² + rounding²); where that is zero α must stay away from zero.
+        Where that isn't zero, α is nowhere on the way from y down.
         """
         if not y.size:
             return y
-        # (√(Kn) α) = T y, and what a unit of its norm costs
-        T, price = np.stack([self.stretched(column) for column in L.T], axis=1), self.c * self.g
-        unit = np.linalg.norm(self.stretch) / self.g**2  # of that norm where m is of order one
+        T = np.stack([self.stretched(column) for column in L.T], axis=1)  # (√(Kn) α) = T y
 
         def restricted(y: np.ndarray) -> tuple:
             value, gradient, hessian = self.smooth(L @ y)
             gradient, hessian = gradient @ L, L.T @ hessian @ L
-            if rounding is not None:
-                stretched = T @ y
-                length = np.sqrt(stretched @ stretched + (rounding * unit) ** 2)
+            if price > 0:
+                length = np.linalg.norm(T @ y)
+                along = (T @ y / length) @ T
                 value += price * length
-                gradient += price * stretched @ T / length
-                hessian += price * T.T @ (np.eye(2) - np.outer(stretched, stretched) / length**2) @ T / length
+                gradient += price * along
+                hessian += price / length * (T.T @ T - np.outer(along, along))
             return value, gradient, hessian
 
         positive = np.arange(len(y)) < np.count_nonzero(self.apart)
-        return newton(restricted, y, np.where(positive, 3.0, 3.0 / self.g**2), positive)
+        return newton(restricted, y, np.where(positive, *self.most), positive)
