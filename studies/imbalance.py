@@ -4,7 +4,7 @@ Two kinds of classes, frequent and rare, are minimised under weight decay (Hong 
 within mean balls, the layer-peeled model (Fang et al. 2021). From some ratio of their counts on the classifiers of all
 rare classes coincide, and from a larger one, where they are few, they are all zero. As decay vanishes without a bias
 logits turn to those of simplex-encoded labels (Thrampoulidis et al. 2022): directions like 1/log(1/c), but what a
-decade adds to the logits like 1/log²(1/c).
+decade adds to the logits about like 1/log²(1/c), as far as is seen.
 """
 
 import dataclasses
