@@ -1,5 +1,6 @@
 """Formulas that several theorems share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def smoothing(problem: Problem) -> float:
 def radius_of(constraint: Constraint) -> float:
     """Of a sphere or ball; infinite where a constraint has none."""
     return np.inf if constraint.radius is None else float(constraint.radius)
+
+
+def named(kind: str, numbers: Sequence[int] | np.ndarray) -> str:
+    """Two or more classes or outputs in words, those beyond three by how many they are."""
+    said = [str(k) for k in numbers[:3]] + [f"{len(numbers) - 3} more"] * (len(numbers) > 3)
+    return f"{kind} {', '.join(said[:-1])} and {said[-1]}"
 
 
 def same_weights(problem: Problem) -> bool:

@@ -38,15 +38,7 @@ def as_labels(problem: Problem) -> Problem | None:
 def _checks(problem: Problem, found: Found) -> Iterator[Check]:
     """The minimum is compared with the other problem's, which the solver finds by itself."""
     other = found.minimum(_labelled(problem))
-    yield Check(
-        "minimum with labels and smoothing",
-        predicted=other.value,
-        measured=found.value,
-        error=abs(found.value - other.value) / max(other.value, found.value),
-        tolerance=VALUE,
-        certain=found.certified and other.certified,
-        doubt=found.relative_gap + other.relative_gap,
-    )
+    yield found.of_another("minimum with labels and smoothing", other, tolerance=VALUE)
 
 
 def _labelled(problem: Problem) -> Problem:

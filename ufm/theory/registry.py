@@ -195,6 +195,18 @@ class Found:
         refuted = check.distance > tolerance + check.doubt
         return dataclasses.replace(check, doubt=max(check.doubt, 4.0 * self._reach)) if refuted else check
 
+    def of_another(self, quantity: str, other: "Found", *, tolerance: float) -> Check:
+        """A check that the minimum is another problem's, relative, certain where both are certified."""
+        return Check(
+            quantity,
+            predicted=other.value,
+            measured=self.value,
+            error=abs(self.value - other.value) / max(abs(other.value), abs(self.value)),
+            tolerance=tolerance,
+            certain=self.certified and other.certified,
+            doubt=self.relative_gap + other.relative_gap,
+        )
+
     @property
     def _reach(self) -> float:
         """How far the minimiser may be, relative to the smaller factor: f grows by half a curvature times a square."""

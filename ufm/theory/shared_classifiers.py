@@ -9,6 +9,7 @@ import numpy as np
 
 from ufm.model.problem import Problem
 from ufm.theory._groups import LOSSES, Groups, groups_of, in_units, is_relaxed, is_told, logits_of, slopes, targets_of
+from ufm.theory.formulas import named
 from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, theorem
 
 CLEAR = 1e-2  # relative distance of ĉ from a threshold, within which columns nearly coincide and nothing is said
@@ -23,8 +24,7 @@ class Alike(NamedTuple):
     reach: float
 
     def __str__(self) -> str:
-        named = [str(k) for k in self.outputs[:3]] + [f"{len(self.outputs) - 3} more"] * (len(self.outputs) > 3)
-        return f"outputs {', '.join(named[:-1])} and {named[-1]}"
+        return named("outputs", self.outputs)
 
 
 @ft.lru_cache(maxsize=4)

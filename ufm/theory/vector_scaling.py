@@ -12,7 +12,7 @@ from ufm.model.problem import Problem
 from ufm.model.vector_scaling import VectorScaling
 from ufm.theory._groups import in_units, is_relaxed, logits_of, slopes
 from ufm.theory._zero_point import collapse
-from ufm.theory.formulas import VALUE, decay_scale, is_about, is_decayed, is_plain
+from ufm.theory.formulas import VALUE, decay_scale, is_about, is_decayed, is_plain, named
 from ufm.theory.registry import GEOMETRY, Check, Found, Prediction, theorem
 
 CLEAR = 1e-2  # relative distance of c from a threshold, within which classes nearly coincide and nothing is said
@@ -25,8 +25,7 @@ class Alike(NamedTuple):
     reach: float
 
     def __str__(self) -> str:
-        named = [str(k) for k in self.classes[:3]] + [f"{len(self.classes) - 3} more"] * (len(self.classes) > 3)
-        return f"classes {', '.join(named[:-1])} and {named[-1]}"
+        return named("classes", self.classes)
 
 
 def exchangeable(problem: Problem) -> list[Alike]:
@@ -108,16 +107,7 @@ def _is_moved(problem: Problem) -> bool:
 def _checks_of_offsets(problem: Problem, found: Found) -> Iterator[Check]:
     """The minimum is compared with the other problem's, which the solver finds by itself."""
     other = found.minimum(_without_offsets(problem))
-    certified, doubt = found.certified and other.certified, found.relative_gap + other.relative_gap
-    yield Check(
-        "minimum without offsets",
-        predicted=other.value,
-        measured=found.value,
-        error=abs(found.value - other.value) / max(abs(other.value), abs(found.value)),
-        tolerance=VALUE,
-        certain=certified,
-        doubt=doubt,
-    )
+    yield found.of_another("minimum without offsets", other, tolerance=VALUE)
     if not is_decayed(problem) or not is_relaxed(problem) or not np.any(other.classifier):
         return  # minimisers may be many
     for name, rows, others in (
